@@ -1,0 +1,41 @@
+# Every target sets itself up: `make demo` in a fresh clone makes .venv, installs, and runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo test test-all bench docs format lint clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
+
+# One environment for everything, made once and again when the requirements change.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python examples/ffhq_superres.py
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+bench: install
+	$(BIN)/python -m benchmarks.speed
+
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf docs/_build docs/gallery build dist .pytest_cache .ruff_cache

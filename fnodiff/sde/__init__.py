@@ -1,0 +1,29 @@
+"""Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, samplers."""
+
+from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Normalization, Preconditioned
+from fnodiff.sde.loss import DenoisingLoss
+from fnodiff.sde.noise import RBF, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
+from fnodiff.sde.process import FunctionSpaceSDE
+from fnodiff.sde.sample import DDIM, Heun, Sampler
+from fnodiff.sde.schedule import EDM, VP, Schedule
+
+__all__ = [
+    "DDIM",
+    "EDM",
+    "RBF",
+    "VP",
+    "Denoiser",
+    "DenoisingLoss",
+    "FunctionSpaceSDE",
+    "GaussianDenoiser",
+    "GaussianRandomField",
+    "Heun",
+    "Matern",
+    "Noise",
+    "Normalization",
+    "PixelNoise",
+    "Preconditioned",
+    "Sampler",
+    "Schedule",
+    "WhiteNoise",
+]

@@ -1,0 +1,164 @@
+"""Denoisers: E[x | x_t].
+
+With the noise level in the data's units, s = sigma_t / alpha_t, and y = x_t / alpha_t = x + s z, EDM's preconditioning is
+
+    D(x_t, t) = c_skip y + c_out F(c_in y, c_noise),
+    c_skip = sd^2 / (s^2 + sd^2),  c_out = s sd / sqrt(s^2 + sd^2),  c_in = 1 / sqrt(sd^2 + v s^2),  c_noise = ln(s) / 4,
+
+where sd = sigma_data and v is the noise's variance per point on the grid at hand (1 for PixelNoise): c_in gives the
+network unit variance on every grid; c_skip and c_out, which belong to the function, do not move with the grid.
+
+Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from fnodiff.sde.noise import GaussianRandomField
+from fnodiff.sde.process import FunctionSpaceSDE, over_space
+
+
+class Normalization(nn.Module):
+    """Per-channel affine map between data units and the units in which diffusion runs.
+
+    Args:
+        mean: Mean per channel, (C,) or () for all.
+        std: Standard deviation per channel, likewise; what data are divided by.
+
+    Raises:
+        ValueError: If the shapes differ, have more than one axis, or a std is not positive.
+    """
+
+    def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
+        super().__init__()
+        mean, std = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, std))
+        if mean.shape != std.shape or mean.ndim > 1 or not bool(((std > 0) & std.isfinite() & mean.isfinite()).all()):
+            raise ValueError(
+                f"Normalization: expected a finite mean and a positive std, each () or (channels,), got {mean} and {std}; "
+                f"a constant channel has std 0: leave it out or give it std 1."
+            )
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From data units."""
+        return (x - self._per_channel(self.mean, x)) / self._per_channel(self.std, x)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """To data units."""
+        return x * self._per_channel(self.std, x) + self._per_channel(self.mean, x)
+
+    @staticmethod
+    def _per_channel(value: Tensor, x: Tensor) -> Tensor:
+        if value.ndim and value.shape[0] != x.shape[1]:
+            raise ValueError(
+                f"Normalization: expected fields of {value.shape[0]} channels, got shape {tuple(x.shape)}; "
+                f"use the channels that the model was trained on."
+            )
+        return value.to(x).reshape(-1, *(1,) * (x.ndim - 2))
+
+
+class Denoiser(nn.Module, abc.ABC):
+    """E[x | x_t], the one thing that samplers need. Subclasses define `forward`.
+
+    Attributes:
+        sde: The process that made x_t.
+        normalization: Maps data units to those of x; samplers undo it at the end.
+    """
+
+    def __init__(self, sde: FunctionSpaceSDE, normalization: Normalization | None = None) -> None:
+        super().__init__()
+        self.sde = sde
+        self.normalization = Normalization() if normalization is None else normalization
+
+    @abc.abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The denoised estimate, of x_t's shape (B, C, *spatial), given t in [0, 1], () or (B,)."""
+
+
+class Preconditioned(Denoiser):
+    """A network under EDM's preconditioning; see the head of this module.
+
+    Args:
+        backbone: F(x, noise_level, **condition): (B, C, *spatial), (B,) -> (B, C, *spatial).
+        sde: The process.
+        sigma_data: Standard deviation of the (normalised) data.
+        normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        sde: FunctionSpaceSDE,
+        sigma_data: float = 0.5,
+        *,
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__(sde, normalization)
+        if not sigma_data > 0:
+            raise ValueError(f"Preconditioned: expected sigma_data > 0, got {sigma_data!r}; pass the data's standard deviation.")
+        self.backbone = backbone
+        self.sigma_data = float(sigma_data)
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        shape = self.sde.domain.check_field(x_t)
+        alpha_t, sigma_t = self.sde.marginal(x_t, t)
+        y, s, sd = x_t / alpha_t, sigma_t / alpha_t, self.sigma_data
+        c_skip = sd**2 / (s.square() + sd**2)
+        c_out = s * sd / (s.square() + sd**2).sqrt()
+        c_in = 1 / (sd**2 + self.sde.noise.variance(shape) * s.square()).sqrt()
+        c_noise = (s.log() / 4).flatten().expand(x_t.shape[0])
+        return c_skip * y + c_out * self.backbone(c_in * y, c_noise, **condition).to(x_t.dtype)
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """1 / c_out^2 = (s^2 + sd^2) / (s sd)^2, of t's shape: the weight of |D - x|^2 under which F's error counts alike."""
+        s, sd = self.sde.schedule.ratio(t), self.sigma_data
+        return (s.square() + sd**2) / (s * sd).square()
+
+
+class GaussianDenoiser(Denoiser):
+    """Exact for data ~ N(0, S): per mode, alpha S / (alpha^2 S + sigma^2 C) x_t. The oracle of the tests.
+
+    Args:
+        data: The law of the data, on the same domain as the noise.
+        sde: The process.
+
+    Raises:
+        ValueError: If the two domains differ.
+    """
+
+    def __init__(self, data: GaussianRandomField, sde: FunctionSpaceSDE) -> None:
+        super().__init__(sde)
+        if data.domain != sde.domain:
+            raise ValueError(f"GaussianDenoiser: expected data on {sde.domain}, got {data.domain}; use one domain for both.")
+        self.data = data
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        if condition:
+            raise ValueError(f"GaussianDenoiser: expected no condition, got {sorted(condition)}; leave it out.")
+        shape = self.sde.domain.check_field(x_t)
+        alpha_t, sigma_t = self.sde.marginal(x_t, t)
+
+        def gain(eigenvalues: Tensor) -> Tensor:
+            s = self.data.std(eigenvalues).square()
+            c = self.sde.noise.on(shape).std(eigenvalues).square()
+            return alpha_t * s / (alpha_t.square() * s + sigma_t.square() * c)
+
+        return self.sde.domain.filter(x_t, gain)
+
+    def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The probability-flow ODE's solution at s from x_t at t, in closed form: per mode, sqrt(N_s / N_t) x_t."""
+        shape = self.sde.domain.check_field(x_t)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.sde.marginal(x_t, t), self.sde.marginal(x_t, s)
+
+        def gain(eigenvalues: Tensor) -> Tensor:
+            data = self.data.std(eigenvalues).square()
+            noise = self.sde.noise.on(shape).std(eigenvalues).square()
+            n_t = alpha_t.square() * data + sigma_t.square() * noise
+            return ((alpha_s.square() * data + sigma_s.square() * noise) / n_t).sqrt()
+
+        return self.sde.domain.filter(x_t, gain)

@@ -1,0 +1,212 @@
+"""Noise as a process on a domain.
+
+A noise z is a random function with independent coefficients, z = sum_k sqrt(C_k) w_k phi_k with w white, so that its
+law on a grid is that of one function seen there. For a Gaussian random field, C = c(-Laplacian) / trace, and
+
+    mean over the domain of Var z(x) = sum_k C_k = 1.
+
+White noise has no such function: its variance per mode is the same for every mode, and it grows with the grid per
+point. `PixelNoise`, one per point on every grid, is the noise of most published diffusion models; it is a different
+process on each grid.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fnodiff.domain import Domain, Generators, normals
+
+Spectrum = Callable[[Tensor, int], Tensor]
+
+
+def _check_positive(owner: object, **values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{type(owner).__name__}: expected {name} > 0, got {value!r}; pass a positive number.")
+
+
+@dataclass(frozen=True)
+class Matern:
+    """The Matern spectrum, (1 + length_scale^2 lambda / (2 nu))^-(nu + dim/2) with nu = `smoothness`.
+
+    Modes fall as k^-(2 nu + dim); sample functions have about nu derivatives.
+
+    Args:
+        smoothness: nu > 0.
+        length_scale: Correlation length, in the domain's units.
+
+    Source: Lindgren, Rue, Lindstroem (2011), An explicit link between Gaussian fields and Gaussian Markov random fields.
+    """
+
+    smoothness: float
+    length_scale: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_positive(self, smoothness=self.smoothness, length_scale=self.length_scale)
+
+    def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
+        scaled = eigenvalues * (self.length_scale**2 / (2 * self.smoothness))
+        return (1 + scaled) ** -(self.smoothness + dim / 2)
+
+
+@dataclass(frozen=True)
+class RBF:
+    """The Gaussian spectrum exp(-length_scale^2 lambda / 2): infinitely smooth functions.
+
+    Args:
+        length_scale: Standard deviation of the squared-exponential covariance, in the domain's units.
+    """
+
+    length_scale: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_positive(self, length_scale=self.length_scale)
+
+    def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
+        return (eigenvalues * (-0.5 * self.length_scale**2)).exp()
+
+
+class Noise(abc.ABC):
+    """A centred Gaussian process on a domain, diagonal in its modes. Subclasses define `std`."""
+
+    domain: Domain
+
+    @abc.abstractmethod
+    def std(self, eigenvalues: Tensor) -> Tensor:
+        """Standard deviation of the modes with these eigenvalues of -Laplacian; same shape."""
+
+    def on(self, shape: Sequence[int]) -> Noise:
+        """This noise as seen on one grid; itself, if it is a function that every grid sees."""
+        return self
+
+    def sample(
+        self, shape: Sequence[int], *, generator: Generators = None, device=None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Draw fields.
+
+        Args:
+            shape: (B, C, *spatial); channels are independent.
+            generator: One generator, or one per sample: the same seed is the same function on every grid, in any batch
+                and on any device. None: plain draws.
+
+        Returns:
+            (B, C, *spatial).
+
+        Raises:
+            ValueError: If `shape` does not fit the domain, or the generators are not one per sample.
+        """
+        batch, spatial = _split(shape, self.domain)
+        white = self.domain.white(batch, spatial, generator=generator, device=device, dtype=dtype)
+        eigenvalues = self.domain.eigenvalues(spatial, device=white.device, dtype=white.real.dtype)
+        return self.domain.synthesize(white * self.std(eigenvalues), spatial)
+
+    def variance(self, shape: Sequence[int]) -> float:
+        """Mean variance per point on a grid of this spatial shape (the modes beyond the grid are not in it)."""
+        return _variance(self, tuple(shape))
+
+
+@functools.lru_cache(maxsize=256)
+def _variance(noise: Noise, shape: tuple[int, ...]) -> float:
+    std = noise.on(shape).std(noise.domain.eigenvalues(shape, dtype=torch.float64))
+    return float((noise.domain.multiplicity(shape, dtype=torch.float64) * std.square()).sum())
+
+
+def _split(shape: Sequence[int], domain: Domain) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    batch, spatial = tuple(shape[:2]), tuple(shape[2:])
+    if len(batch) != 2:
+        raise ValueError(f"expected a shape (B, C, *spatial), got {tuple(shape)}; name the batch and the channels too.")
+    return batch, domain.check_shape(spatial)
+
+
+@dataclass(frozen=True)
+class GaussianRandomField(Noise):
+    """N(0, C), C = spectrum(-Laplacian) / trace: unit mean variance in the continuum, the modes beyond the grid included.
+
+    Args:
+        domain: Where the field lives.
+        spectrum: `Matern`, `RBF`, or any callable (eigenvalues, dim) -> nonnegative Tensor of the same shape, which
+            accepts float64.
+
+    Raises:
+        ValueError: On first use, if the spectrum's sum over all modes is not finite and positive.
+    """
+
+    domain: Domain
+    spectrum: Spectrum
+
+    @functools.cached_property
+    def trace(self) -> float:
+        """The sum of the bare spectrum over all modes."""
+        return self.domain.trace(lambda eigenvalues: self.spectrum(eigenvalues, self.domain.dim))
+
+    def std(self, eigenvalues: Tensor) -> Tensor:
+        return (self.spectrum(eigenvalues, self.domain.dim) / self.trace).sqrt()
+
+
+@dataclass(frozen=True)
+class WhiteNoise(Noise):
+    """The same variance for every mode on every grid; mean variance one per point on the reference grid.
+
+    On a grid n times finer per side it has n^dim as much variance per point, as white noise must: a network trained
+    at one sigma then sees the same signal-to-noise ratio in a mode on every grid.
+
+    Args:
+        domain: Where the field lives.
+        reference: Spatial shape of the grid with unit variance per point.
+    """
+
+    domain: Domain
+    reference: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reference", self.domain.check_shape(self.reference))
+
+    @functools.cached_property
+    def mode_variance(self) -> float:
+        """The variance of each mode: one over the number of modes of the reference grid."""
+        return 1.0 / float(self.domain.multiplicity(self.reference, dtype=torch.float64).sum())
+
+    def std(self, eigenvalues: Tensor) -> Tensor:
+        return torch.full_like(eigenvalues, math.sqrt(self.mode_variance))
+
+
+@dataclass(frozen=True)
+class PixelNoise(Noise):
+    """Independent unit normals at the points of whatever grid: not a function, and so different on each grid.
+
+    The noise of EDM and of the DFU paper's experiments. Refining the grid by r leaves r^dim less of it in each mode, so
+    one sigma means different things at different resolutions. Here for comparison with published settings.
+    """
+
+    domain: Domain
+
+    def std(self, eigenvalues: Tensor) -> Tensor:
+        raise ValueError(
+            "PixelNoise has a spectrum only on a given grid; write noise.on(shape).std(eigenvalues), "
+            "or use WhiteNoise(domain, reference)."
+        )
+
+    def on(self, shape: Sequence[int]) -> Noise:
+        return _PixelNoiseOn(self.domain, self.domain.check_shape(shape))
+
+    def sample(
+        self, shape: Sequence[int], *, generator: Generators = None, device=None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        batch, spatial = _split(shape, self.domain)
+        return normals(batch, spatial, generator=generator, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class _PixelNoiseOn(WhiteNoise):
+    """White noise with one unit of variance shared among a grid's points, those of a Nyquist mode included."""
+
+    @functools.cached_property
+    def mode_variance(self) -> float:
+        return 1.0 / math.prod(self.reference)

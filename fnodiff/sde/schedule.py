@@ -1,0 +1,99 @@
+"""Schedules: t in [0, 1] -> (alpha_t, sigma_t), the law of x_t = alpha_t x + sigma_t z.
+
+    EDM    alpha = 1,  sigma = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
+    VP     alpha = exp(-B(s) / 2),  sigma^2 = 1 - alpha^2,  B(s) = beta_min s + (beta_max - beta_min) s^2 / 2,
+           s = t_min + t (1 - t_min)
+
+t = 0 is clean and t = 1 is noise. sigma(0) > 0: nothing is ever evaluated without noise.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Schedule(abc.ABC):
+    """t -> (alpha_t, sigma_t). Subclasses define `__call__` and its inverse `time`; sigma / alpha rises with t."""
+
+    @abc.abstractmethod
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, of t's shape and dtype."""
+
+    @abc.abstractmethod
+    def time(self, ratio: Tensor) -> Tensor:
+        """The t at which sigma_t / alpha_t = ratio."""
+
+    def ratio(self, t: Tensor) -> Tensor:
+        """sigma_t / alpha_t, the noise level in the units of x."""
+        alpha_t, sigma_t = self(t)
+        return sigma_t / alpha_t
+
+    def _check_order(self, **values: float) -> None:
+        """Raise unless the named values are positive and increase in the order given."""
+        names = " < ".join(values)
+        if not all(a < b for a, b in zip((0.0, *values.values()), (*values.values(), float("inf")), strict=True)):
+            raise ValueError(f"{type(self).__name__}: expected 0 < {names} < inf, got {values}; change those values.")
+
+
+@dataclass(frozen=True)
+class EDM(Schedule):
+    """The variance-exploding schedule whose equal steps in t are equal steps of sigma^(1/rho).
+
+    Args:
+        sigma_min: Noise level at t = 0, in the units of the (normalised) data.
+        sigma_max: Noise level at t = 1.
+        rho: How strongly steps crowd towards small noise.
+
+    Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        self._check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        self._check_order(rho=self.rho)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return torch.ones_like(t), (low + t * (high - low)) ** self.rho
+
+    def time(self, ratio: Tensor) -> Tensor:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (ratio ** (1 / self.rho) - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class VP(Schedule):
+    """The variance-preserving schedule with a linear rate beta.
+
+    Args:
+        beta_min: Rate at s = 0.
+        beta_max: Rate at s = 1.
+        t_min: Where on the time axis s of the source t = 0 lies; it sets sigma(0) = sqrt(1 - exp(-B(t_min))).
+
+    Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        self._check_order(beta_min=self.beta_min, beta_max=self.beta_max)
+        self._check_order(t_min=self.t_min, one=1.0)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        s = self.t_min + t * (1 - self.t_min)
+        b = self.beta_min * s + 0.5 * (self.beta_max - self.beta_min) * s.square()
+        return (-0.5 * b).exp(), (-torch.expm1(-b)).sqrt()
+
+    def time(self, ratio: Tensor) -> Tensor:
+        b, slope = torch.log1p(ratio.square()), self.beta_max - self.beta_min
+        s = 2 * b / (self.beta_min + (self.beta_min**2 + 2 * slope * b).sqrt())  # stable for small b
+        return (s - self.t_min) / (1 - self.t_min)
