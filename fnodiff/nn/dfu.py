@@ -1,0 +1,313 @@
+"""DFU: the dual Fourier UNet, a score network that reads any grid.
+
+A DDPM++ UNet in which every convolution is a `DualConv`, a local convolution plus a spectral one. Level l of a grid of n
+points has ceil(n / 2^l) points per axis; each size is remembered on the way down and restored on the way up, so odd and
+non-square grids work. The spectral branch changes size by its modes, the local branch by cell averages.
+
+    residual block:  h = conv(silu(norm(x)));  h = h + embedding;  h = conv(dropout(silu(norm(h))));  (h + skip(x)) / sqrt(2)
+
+Source: Havrilla, Rojas, Liao, Tao (2024), DFU: scale-robust diffusion model for zero-shot super-resolution; Song et al.
+(2021), Score-based generative modeling through SDEs (DDPM++).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from fnodiff.domain import Box, Domain
+from fnodiff.nn.layers import DualConv, LocalConv
+
+SMALLEST_GRID = 8
+
+
+class DFU(nn.Module):
+    """The dual Fourier UNet.
+
+    Args:
+        in_channels: Channels of the field, without those of a conditioning field.
+        out_channels: Channels of the result.
+        n_modes: Modes per axis at the finest level, in neuralop's convention (both signs), halved at each level down. Modes
+            that the smallest training grid cannot hold learn nothing from it.
+        hidden_channels: Width of the first level.
+        channel_mult: Width of each level, in units of `hidden_channels`; one entry per level.
+        num_blocks: Residual blocks per level on the way down; one more on the way up.
+        spectral_levels: How many levels, from the finest, have spectral branches. 0 is exactly the baseline UNet.
+        attention_levels: Levels with self-attention, 0 the finest; the bottleneck always has it.
+        domain: Box (images and fields with edges) or Torus (periodic fields).
+        local: "conv", 3 x 3 pixels, or None for spectral branches alone (then every level needs one).
+        dropout: Probability, in every residual block.
+        num_classes: Number of class labels; 0 for none.
+        condition_channels: Channels of a conditioning field; 0 for none.
+        zero_init: Start each block's last convolution, and the network's, near zero, as for training.
+        spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
+
+    Raises:
+        ValueError: If a level is named that does not exist, or n_modes does not fit the domain.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        n_modes: Sequence[int],
+        hidden_channels: int = 128,
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        num_blocks: int = 4,
+        spectral_levels: int = 3,
+        attention_levels: Sequence[int] = (2,),
+        domain: Domain | None = None,
+        *,
+        local: str | None = "conv",
+        dropout: float = 0.13,
+        num_classes: int = 0,
+        condition_channels: int = 0,
+        zero_init: bool = True,
+        spectral: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        domain = Box(2) if domain is None else domain
+        self.config["domain"] = domain
+        n_modes, channel_mult, levels = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
+        if not 0 <= spectral_levels <= levels or not all(0 <= i < levels for i in attention_levels):
+            raise ValueError(
+                f"DFU: expected spectral_levels from 0 to {levels} and attention_levels among {list(range(levels))}, as "
+                f"channel_mult={channel_mult} has {levels} levels, got {spectral_levels} and {tuple(attention_levels)}."
+            )
+        if len(n_modes) != domain.dim:
+            raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
+        self.domain, self.in_channels = domain, in_channels
+        self.num_classes, self.condition_channels = num_classes, condition_channels
+        self.levels = levels
+
+        widths = [hidden_channels * m for m in channel_mult]
+        modes = [tuple(max(1, n >> i) for n in n_modes) if i < spectral_levels else None for i in range(levels)]
+        embedding = 4 * hidden_channels
+        self.embed_noise = nn.Sequential(
+            NoiseEmbedding(hidden_channels),
+            nn.Linear(hidden_channels, embedding),
+            nn.SiLU(),
+            nn.Linear(embedding, embedding),
+        )
+        self.embed_label = nn.Embedding(num_classes, embedding) if num_classes else None
+
+        conv = partial(DualConv, domain=domain, local=local, spectral=spectral)
+        last = {"init_scale": 1e-5 if zero_init else 1.0}
+        block = partial(ResidualBlock, embedding=embedding, conv=conv, domain=domain, dropout=dropout, last=last)
+
+        width = widths[0]
+        self.stem = conv(in_channels + condition_channels, width, n_modes=modes[0])
+        skips = [width]
+        self.down = nn.ModuleList()
+        for level in range(levels):
+            blocks = nn.ModuleList()
+            if level > 0:  # the first block of a level brings the field to its grid
+                blocks.append(block(width, width, n_modes=modes[level]))
+                skips.append(width)
+            for _ in range(num_blocks):
+                blocks.append(block(width, widths[level], n_modes=modes[level], attention=level in attention_levels))
+                width = widths[level]
+                skips.append(width)
+            self.down.append(blocks)
+
+        self.middle = nn.ModuleList([block(width, width, n_modes=modes[-1], attention=a) for a in (True, False)])
+        self.up = nn.ModuleList()
+        for level in reversed(range(levels)):
+            blocks = nn.ModuleList()
+            for i in range(num_blocks + 1):
+                attention = level in attention_levels and i == num_blocks
+                blocks.append(block(width + skips.pop(), widths[level], n_modes=modes[level], attention=attention))
+                width = widths[level]
+            if level > 0:  # the last block of a level brings the field to the grid above
+                blocks.append(block(width, width, n_modes=modes[level - 1]))
+            self.up.append(blocks)
+        self.head_norm = _group_norm(width)
+        self.head = conv(width, out_channels, n_modes=modes[0], **last)
+
+    def forward(
+        self, x: Tensor, noise_level: Tensor, *, label: Tensor | None = None, field: Tensor | None = None
+    ) -> Tensor:
+        """The network's output (B, out_channels, *spatial) on x's own grid.
+
+        Args:
+            x: (B, in_channels, *spatial), at least 8 points per axis; odd and non-square included.
+            noise_level: (B,) or (), such as ln(sigma) / 4.
+            label: Class labels (B,), int64, for a model with classes.
+            field: Conditioning field (B, condition_channels, *any grid), brought to x's grid by the domain.
+
+        Raises:
+            ValueError: If the channels, the grid or the condition are not what the model was made for.
+        """
+        shape = self.domain.check_field(x)
+        if x.shape[1] != self.in_channels or min(shape) < SMALLEST_GRID:
+            raise ValueError(
+                f"DFU: expected {self.in_channels} channels on a grid of at least {SMALLEST_GRID} points per axis, got a "
+                f"field of shape {tuple(x.shape)}; resample it with domain.resample, or check the channel axis."
+            )
+        x = self._with_field(x, field)
+        emb = self._embedding(x, noise_level, label)
+        shapes = [tuple(-(-n // 2**i) for n in shape) for i in range(self.levels)]
+
+        x = self.stem(x)
+        skips = [x]
+        for level, blocks in enumerate(self.down):
+            for block in blocks:
+                x = block(x, emb, shapes[level])
+                skips.append(x)
+        for block in self.middle:
+            x = block(x, emb, shapes[-1])
+        for level, blocks in zip(reversed(range(self.levels)), self.up, strict=True):
+            for block in blocks:
+                if block is blocks[-1] and level > 0:
+                    x = block(x, emb, shapes[level - 1])
+                else:
+                    x = block(torch.cat([x, skips.pop()], dim=1), emb, shapes[level])
+        return self.head(silu(self.head_norm(x)))
+
+    def _with_field(self, x: Tensor, field: Tensor | None) -> Tensor:
+        channels = 0 if field is None else field.shape[1]
+        if channels != self.condition_channels:
+            raise ValueError(
+                f"DFU: expected a conditioning field of {self.condition_channels} channels, got {channels}; pass "
+                f"field=(B, {self.condition_channels}, ...) or build the model with condition_channels={channels}."
+            )
+        return x if field is None else torch.cat([x, self.domain.resample(field, x.shape[2:]).to(x.dtype)], dim=1)
+
+    def _embedding(self, x: Tensor, noise_level: Tensor, label: Tensor | None) -> Tensor:
+        if noise_level.ndim > 1 or (noise_level.ndim == 1 and noise_level.shape[0] != x.shape[0]):
+            raise ValueError(f"DFU: expected noise_level () or ({x.shape[0]},), got shape {tuple(noise_level.shape)}.")
+        emb = self.embed_noise(noise_level.to(x.dtype).expand(x.shape[0]))
+        if (label is None) == (self.num_classes > 0):
+            raise ValueError(
+                f"DFU: expected {'a label' if self.num_classes else 'no label'}, as num_classes={self.num_classes}, got "
+                f"{'none' if label is None else tuple(label.shape)}; pass label=(B,) int64 exactly when the model has classes."
+            )
+        if label is not None:
+            if label.shape != x.shape[:1] or not bool(((label >= 0) & (label < self.num_classes)).all()):
+                raise ValueError(f"DFU: expected {x.shape[0]} labels from 0 to {self.num_classes - 1}, got {label}.")
+            emb = emb + self.embed_label(label)
+        return silu(emb)
+
+    @classmethod
+    def tiny(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
+        """0.15M parameters in 2-D with 3 channels: for tests and first steps. `options` override the preset's arguments."""
+        return cls._preset(
+            in_channels,
+            out_channels,
+            options,
+            8,
+            hidden_channels=16,
+            channel_mult=(1, 2),
+            num_blocks=1,
+            spectral_levels=2,
+            attention_levels=(),
+        )
+
+    @classmethod
+    def small(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
+        """For CPU training. `options` override the preset's arguments."""
+        return cls._preset(
+            in_channels, out_channels, options, 16, hidden_channels=32, channel_mult=(1, 2, 2), num_blocks=1
+        )
+
+    @classmethod
+    def paper(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
+        """The paper's configuration. `options` override the preset's arguments."""
+        return cls._preset(in_channels, out_channels, options, (32, 16), hidden_channels=128)
+
+    @classmethod
+    def _preset(
+        cls, in_channels: int, out_channels: int, options: dict[str, Any], n_modes: int | tuple[int, ...], **preset: Any
+    ) -> DFU:
+        domain = options.get("domain") or Box(2)
+        n_modes = (n_modes,) * domain.dim if isinstance(n_modes, int) else n_modes
+        return cls(in_channels, out_channels, **{"n_modes": n_modes, **preset, **options})
+
+
+class ResidualBlock(nn.Module):
+    """A residual block of two convolutions, with the noise embedding between them and self-attention after.
+
+    The first convolution also brings the field to another grid, when one is asked for.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        embedding: int,
+        conv: Any,
+        n_modes: Sequence[int] | None,
+        domain: Domain,
+        dropout: float,
+        last: dict[str, float],
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.domain = domain
+        self.norm_in, self.norm_out = _group_norm(in_channels), _group_norm(out_channels)
+        self.conv_in = conv(in_channels, out_channels, n_modes=n_modes)
+        self.conv_out = conv(out_channels, out_channels, n_modes=n_modes, **last)
+        self.embed = nn.Linear(embedding, out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.skip = (
+            None if in_channels == out_channels else LocalConv(in_channels, out_channels, domain=domain, kernel_size=1)
+        )
+        self.attention = Attention(out_channels) if attention else None
+
+    def forward(self, x: Tensor, emb: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """(B, in_channels, *any) -> (B, out_channels, *shape), with an embedding (B, embedding)."""
+        target = None if tuple(x.shape[2:]) == shape else shape
+        h = self.conv_in(silu(self.norm_in(x)), target)
+        h = h + self.embed(emb).reshape(*h.shape[:2], *(1,) * (h.ndim - 2))
+        h = self.conv_out(self.dropout(silu(self.norm_out(h))))
+        x = x if target is None else self.domain.pool(x, target)
+        x = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
+        return x if self.attention is None else self.attention(x)
+
+
+class Attention(nn.Module):
+    """Self-attention over the points of the grid, with a residual; heads of at most 64 channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // 64)
+        self.norm = _group_norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.out = nn.Conv1d(channels, channels, 1)
+        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():
+            self.out.weight.mul_(1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *spatial) -> the same shape."""
+        tokens = self.norm(x).flatten(2)
+        q, k, v = self.qkv(tokens).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        a = scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
+        return (x + self.out(a).unflatten(2, x.shape[2:])) * math.sqrt(0.5)
+
+
+class NoiseEmbedding(nn.Module):
+    """Sines and cosines of a scalar at frequencies from 0.1 to 100 radians per unit, (B,) -> (B, channels)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.logspace(-1, 2, channels // 2))
+
+    def forward(self, noise_level: Tensor) -> Tensor:
+        """(B,) -> (B, channels)."""
+        phase = noise_level[:, None] * self.frequencies.to(noise_level)
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with at most 32 groups of at least 4 channels."""
+    groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)

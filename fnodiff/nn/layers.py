@@ -1,0 +1,222 @@
+"""Layers that are operators, and the pixel convolution beside them.
+
+The spectral convolution multiplies the Fourier modes of a function by a complex matrix per mode,
+
+    (K f)^_k = W_k f^_k    for |k| below n_modes and below both grids' Nyquist frequencies,
+
+and reads the result on any grid: it sees the function, not the grid. The local convolution, 3 x 3 pixels, does not:
+its support shrinks as the grid is refined. `DualConv` is their sum.
+
+This is the only module that imports neuralop (about 5 s); import it through `fnodiff.nn` when needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import neuralop.layers.spectral_convolution as neuralop_spectral
+import torch
+from torch import Tensor, nn
+
+from fnodiff.domain import Box, Domain, Shape, Torus
+
+_CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class SpectralConv(neuralop_spectral.SpectralConv):
+    """neuralop's spectral convolution, exact at every pair of grids.
+
+    Constructor, weights and state_dict keys are neuralop's; results equal neuralop's wherever the grid is even, keeps its
+    size and holds the modes below its Nyquist frequency. Elsewhere (odd sizes, a change of size, n_modes above the grid)
+    neuralop's forward is wrong and this one is exact to rounding on band-limited periodic functions.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        n_modes: neuralop's convention: per axis, counting both signs (rows -n//2 .. n//2 - 1; of the last axis 0 .. n//2).
+        domain: `Torus` (points i / n) or `Box` (cell centres, whose half-sample offset turns into a phase when the size
+            changes). Box fields are treated as periodic, an error of order 1 / n at edges that do not match.
+        factorization: "ComplexDense" or "ComplexTucker" (and CP, TT) store real tensors, which optimisers, GradScaler and
+            safetensors handle; neuralop's complex-stored ones are accepted too.
+        options: Everything else that neuralop's constructor takes (rank, bias, separable, init_std, ...).
+
+    Raises:
+        ValueError: If n_modes does not fit the domain, or for complex data or reduced precision inside the layer.
+
+    Source: Li et al. (2021), Fourier neural operator for parametric partial differential equations; neuraloperator 2.0.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        n_modes: Sequence[int] | int,
+        *,
+        domain: Domain | None = None,
+        factorization: str | None = "ComplexDense",
+        **options: Any,
+    ) -> None:
+        n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+        domain = Torus(len(n_modes)) if domain is None else domain
+        if len(n_modes) != domain.dim or not all(isinstance(n, int) and n > 0 for n in n_modes):
+            raise ValueError(
+                f"SpectralConv: expected {domain.dim} positive integers as n_modes on {domain}, got {n_modes}; "
+                f"pass one number of modes per spatial axis."
+            )
+        if options.get("complex_data") or options.get("fno_block_precision", "full") != "full":
+            raise ValueError(
+                "SpectralConv: expected real data in full precision, got complex_data or fno_block_precision; leave them "
+                "out (under autocast the layer computes in float32 by itself)."
+            )
+        if not isinstance(domain, Box | Torus):
+            raise ValueError(f"SpectralConv: expected a Torus or a Box, got {domain!r}; those have Fourier modes.")
+        super().__init__(in_channels, out_channels, n_modes, factorization=factorization, **options)
+        self.domain = domain
+
+    def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
+        """(B, in_channels, *shape) -> (B, out_channels, *output_shape), by default on the same grid.
+
+        float32 inside for half-precision input; float64 for float64.
+        """
+        shape = self.domain.check_field(x)
+        if output_shape is None:
+            scaling = self.resolution_scaling_factor
+            output_shape = (
+                shape if scaling is None else [round(n * r) for n, r in zip(shape, _flat(scaling), strict=True)]
+            )
+        output_shape = self.domain.check_shape(output_shape)
+        if x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"SpectralConv: expected {self.in_channels} channels, got a field of shape {tuple(x.shape)}."
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            out = self._spectral(x if x.dtype == torch.float64 else x.float(), shape, output_shape)
+            if self.bias is not None:
+                out = out + self.bias
+        return out.to(x.dtype)
+
+    def _spectral(self, x: Tensor, shape: Shape, output_shape: Shape) -> Tensor:
+        # Kept modes -low .. high per axis, and the corner of the weight that holds them (its mode 0 is at size // 2).
+        bands = [(min(n, m) - 1) // 2 for n, m in zip(shape, output_shape, strict=True)]
+        kept = [(min(n // 2, k), min(n - n // 2 - 1, k)) for n, k in zip(self.n_modes[:-1], bands[:-1], strict=True)]
+        last = min(self.n_modes[-1] - 1, bands[-1])
+        centres = [n // 2 for n in self.max_n_modes[:-1]]
+        corner = [slice(c - low, c + high + 1) for c, (low, high) in zip(centres, kept, strict=True)]
+
+        # Transform axis by axis and keep only what is needed before the next one.
+        c = torch.fft.rfft(x, norm=self.fft_norm)[..., : last + 1]
+        for axis, (low, high) in enumerate(kept, start=2):
+            c = torch.fft.fft(c, dim=axis, norm=self.fft_norm)
+            c = torch.cat([c.narrow(axis, c.shape[axis] - low, low), c.narrow(axis, 0, high + 1)], dim=axis)
+
+        weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
+        weight = weight[(..., *corner, slice(0, last + 1))].to(c.dtype)
+        modes = "xyz"[: self.order]
+        c = torch.einsum(
+            f"bi{modes},i{modes}->bi{modes}" if self.separable else f"bi{modes},io{modes}->bo{modes}", c, weight
+        )
+
+        if shape != output_shape and isinstance(self.domain, Box):
+            for axis, (low, high) in enumerate([*kept, (0, last)], start=2):
+                k = torch.arange(-low, high + 1, device=x.device, dtype=x.dtype)
+                shift = math.pi * (1 / output_shape[axis - 2] - 1 / shape[axis - 2])
+                phase = torch.polar(torch.ones_like(k), k * shift)
+                c = c * phase.reshape([-1 if i == axis else 1 for i in range(c.ndim)])
+
+        for axis, (low, high) in enumerate(kept, start=2):
+            gap = c.new_zeros(
+                [output_shape[axis - 2] - low - high - 1 if i == axis else n for i, n in enumerate(c.shape)]
+            )
+            c = torch.cat([c.narrow(axis, low, high + 1), gap, c.narrow(axis, 0, low)], dim=axis)
+            c = torch.fft.ifft(c, dim=axis, norm=self.fft_norm)
+        return torch.fft.irfft(c, n=output_shape[-1], norm=self.fft_norm)
+
+
+def _flat(scaling: Sequence[Any]) -> list[float]:
+    """neuralop stores scaling factors as one list per layer, or one number per axis."""
+    return [float(v[0]) if isinstance(v, Sequence) else float(v) for v in scaling]
+
+
+class LocalConv(nn.Module):
+    """A convolution with a kernel of `kernel_size` grid points per axis, continued at the edges as the domain is.
+
+    Periodic on Torus; on Box the field is reflected with its edge repeated. Not an operator: its support is in pixels.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        domain: Its dimension and its edges.
+        kernel_size: 1 or 3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, domain: Domain, kernel_size: int = 3) -> None:
+        super().__init__()
+        if kernel_size not in (1, 3):
+            raise ValueError(f"LocalConv: expected kernel_size 1 or 3, got {kernel_size!r}.")
+        # Reflection with the edge repeated, one point wide, is what torch calls "replicate".
+        padding_mode = "circular" if isinstance(domain, Torus) else "replicate"
+        self.domain = domain
+        self.conv = _CONVS[domain.dim](
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            padding_mode=padding_mode if kernel_size > 1 else "zeros",
+        )
+
+    def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
+        """(B, in_channels, *shape) -> (B, out_channels, *output_shape), the input brought to that grid first."""
+        return self.conv(x if output_shape is None else self.domain.pool(x, output_shape))
+
+
+class DualConv(nn.Module):
+    """A local convolution plus a spectral convolution of the same input; either may be left out.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        domain: Torus or Box.
+        n_modes: Of the spectral branch (neuralop's convention); None: no such branch.
+        local: "conv", 3 x 3 pixels, or None: no such branch.
+        init_scale: The initial weights' factor; 0 starts the layer at zero.
+        spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
+
+    Raises:
+        ValueError: If both branches are left out, or `local` is unknown.
+
+    Source: Havrilla, Rojas, Liao, Tao (2024), DFU: scale-robust diffusion model for zero-shot super-resolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        domain: Domain,
+        n_modes: Sequence[int] | None,
+        local: str | None = "conv",
+        init_scale: float = 1.0,
+        spectral: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if local not in ("conv", None) or (local is None and n_modes is None):
+            raise ValueError(
+                f'DualConv: expected local="conv", or local=None with n_modes given, got local={local!r} and '
+                f"n_modes={n_modes!r}; a layer needs at least one branch."
+            )
+        self.local = None if local is None else LocalConv(in_channels, out_channels, domain=domain)
+        self.spectral = None
+        if n_modes is not None:
+            options = {"bias": local is None, **(spectral or {})}
+            self.spectral = SpectralConv(in_channels, out_channels, n_modes, domain=domain, **options)
+        if init_scale != 1:
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.mul_(init_scale)
+
+    def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
+        """(B, in_channels, *shape) -> (B, out_channels, *output_shape), by default on the same grid."""
+        branches = [branch(x, output_shape) for branch in (self.local, self.spectral) if branch is not None]
+        return branches[0] if len(branches) == 1 else branches[0] + branches[1]
