@@ -52,7 +52,9 @@ class Domain(abc.ABC):
 
     def __post_init__(self) -> None:
         if self.dim not in (1, 2, 3):
-            raise ValueError(f"{self._name}: expected dim 1, 2 or 3, got {self.dim!r}; pass the number of spatial axes.")
+            raise ValueError(
+                f"{self._name}: expected dim 1, 2 or 3, got {self.dim!r}; pass the number of spatial axes."
+            )
         lengths = (1.0,) * self.dim if self.lengths is None else tuple(float(v) for v in self.lengths)
         if len(lengths) != self.dim or not all(math.isfinite(v) and v > 0 for v in lengths):
             raise ValueError(

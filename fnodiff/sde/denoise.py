@@ -14,12 +14,15 @@ Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of dif
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fnodiff.domain import Shape
 from fnodiff.sde.noise import GaussianRandomField
-from fnodiff.sde.process import FunctionSpaceSDE, over_space
+from fnodiff.sde.process import FunctionSpaceSDE
 
 
 class Normalization(nn.Module):
@@ -33,7 +36,9 @@ class Normalization(nn.Module):
         ValueError: If the shapes differ, have more than one axis, or a std is not positive.
     """
 
-    def __init__(self, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
+    def __init__(
+        self, mean: Tensor | Sequence[float] | float = 0.0, std: Tensor | Sequence[float] | float = 1.0
+    ) -> None:
         super().__init__()
         mean, std = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, std))
         if mean.shape != std.shape or mean.ndim > 1 or not bool(((std > 0) & std.isfinite() & mean.isfinite()).all()):
@@ -43,6 +48,11 @@ class Normalization(nn.Module):
             )
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     def forward(self, x: Tensor) -> Tensor:
         """From data units."""
@@ -68,11 +78,13 @@ class Denoiser(nn.Module, abc.ABC):
     Attributes:
         sde: The process that made x_t.
         normalization: Maps data units to those of x; samplers undo it at the end.
+        training_shapes: Spatial shapes that the model was trained on, as `fnodiff.train.fit` left them.
     """
 
     def __init__(self, sde: FunctionSpaceSDE, normalization: Normalization | None = None) -> None:
         super().__init__()
         self.sde = sde
+        self.training_shapes: tuple[Shape, ...] = ()
         self.normalization = Normalization() if normalization is None else normalization
 
     @abc.abstractmethod
@@ -100,9 +112,16 @@ class Preconditioned(Denoiser):
     ) -> None:
         super().__init__(sde, normalization)
         if not sigma_data > 0:
-            raise ValueError(f"Preconditioned: expected sigma_data > 0, got {sigma_data!r}; pass the data's standard deviation.")
+            raise ValueError(
+                f"Preconditioned: expected sigma_data > 0, got {sigma_data!r}; pass the data's standard deviation."
+            )
         self.backbone = backbone
         self.sigma_data = float(sigma_data)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {name: getattr(self, name) for name in ("backbone", "sde", "sigma_data", "normalization")}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         shape = self.sde.domain.check_field(x_t)
@@ -134,7 +153,9 @@ class GaussianDenoiser(Denoiser):
     def __init__(self, data: GaussianRandomField, sde: FunctionSpaceSDE) -> None:
         super().__init__(sde)
         if data.domain != sde.domain:
-            raise ValueError(f"GaussianDenoiser: expected data on {sde.domain}, got {data.domain}; use one domain for both.")
+            raise ValueError(
+                f"GaussianDenoiser: expected data on {sde.domain}, got {data.domain}; use one domain for both."
+            )
         self.data = data
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:

@@ -109,13 +109,11 @@ class Noise(abc.ABC):
 
     def variance(self, shape: Sequence[int]) -> float:
         """Mean variance per point on a grid of this spatial shape (the modes beyond the grid are not in it)."""
-        return _variance(self, tuple(shape))
-
-
-@functools.lru_cache(maxsize=256)
-def _variance(noise: Noise, shape: tuple[int, ...]) -> float:
-    std = noise.on(shape).std(noise.domain.eigenvalues(shape, dtype=torch.float64))
-    return float((noise.domain.multiplicity(shape, dtype=torch.float64) * std.square()).sum())
+        shape, known = self.domain.check_shape(shape), self.__dict__.setdefault("_variances", {})
+        if shape not in known:
+            std = self.on(shape).std(self.domain.eigenvalues(shape, dtype=torch.float64))
+            known[shape] = float((self.domain.multiplicity(shape, dtype=torch.float64) * std.square()).sum())
+        return known[shape]
 
 
 def _split(shape: Sequence[int], domain: Domain) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -14,6 +14,7 @@ Source: Karras et al. (2022), Elucidating the design space of diffusion-based ge
 from __future__ import annotations
 
 import abc
+import itertools
 
 import torch
 from torch import Tensor
@@ -54,12 +55,14 @@ class Sampler(abc.ABC):
     def solve(self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor) -> Tensor:
         """The state at t = 0, noise of sigma(0) still in it, from the state x (B, C, *spatial) at t = 1."""
         times = self.times(x)
-        for t, s in tqdm(list(zip(times[:-1], times[1:], strict=True)), disable=not progress, desc="sampling"):
+        for t, s in tqdm(list(itertools.pairwise(times)), disable=not progress, desc="sampling"):
             x = self.step(x, t, s, generator=generator, **condition)
         return x
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor) -> Tensor:
+    def __call__(
+        self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor
+    ) -> Tensor:
         """Samples (B, C, *spatial) in data units.
 
         Args:

@@ -1,0 +1,193 @@
+"""Whole models on disk: safetensors for the tensors, config.json for everything else needed to sample.
+
+config.json names classes and their constructor arguments; the classes come from an allow-list that the caller can
+extend, and no pickle is read. An object can be saved if it is a dataclass, or has a `config` property that holds its
+constructor's arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from fnodiff import domain, sde
+
+MODEL, CONFIG = "model.safetensors", "config.json"
+FORMAT = 1
+
+_CLASSES: tuple[type, ...] = (
+    domain.Torus,
+    domain.Box,
+    sde.Matern,
+    sde.RBF,
+    sde.GaussianRandomField,
+    sde.WhiteNoise,
+    sde.PixelNoise,
+    sde.EDM,
+    sde.VP,
+    sde.FunctionSpaceSDE,
+    sde.Normalization,
+    sde.Preconditioned,
+)
+
+
+def save_pretrained(denoiser: sde.Denoiser, path: str | os.PathLike[str]) -> Path:
+    """Write a model into a folder, new or not: `config.json` and `model.safetensors`, each replaced in one move.
+
+    Raises:
+        ValueError: If a part of the model cannot be described (not a dataclass, no `config`).
+    """
+    path = Path(path)
+    config = {
+        "format": FORMAT,
+        "model": describe(denoiser),
+        "training_shapes": [list(shape) for shape in denoiser.training_shapes],
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    tensors = {k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()}
+    path.mkdir(parents=True, exist_ok=True)
+    if not (path / CONFIG).is_file() or (path / CONFIG).read_text() != text:
+        (path / MODEL).unlink(missing_ok=True)  # another model's tensors never stand beside this config
+        replace_file(path / CONFIG, lambda new: new.write_text(text))
+    replace_file(path / MODEL, lambda new: safetensors.torch.save_file(tensors, new))
+    return path
+
+
+def from_pretrained(
+    path: str | os.PathLike[str], *, classes: Sequence[type] = (), revision: str | None = None
+) -> sde.Denoiser:
+    """Read a model from a folder, or from the hub by its id "owner/name".
+
+    Args:
+        path: A folder written by `save_pretrained`, or a hub id.
+        classes: Your own classes that config.json may name, beside fnodiff's.
+        revision: Of the hub's repository.
+
+    Returns:
+        The model on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: If files are missing or broken, config.json names a class that is not allowed or arguments that it does
+            not take, or tensors are missing, left over or of the wrong shape.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        folder = _download(os.fspath(path), revision)
+    for name in (CONFIG, MODEL):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder}: expected {CONFIG} and {MODEL}, found {sorted(p.name for p in folder.iterdir())}."
+            )
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); save the model again.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
+        raise ValueError(f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got {str(config)[:80]}.")
+    denoiser = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, _dfu(), *classes)})
+    if not isinstance(denoiser, sde.Denoiser):
+        raise ValueError(f"{folder / CONFIG}: expected a Denoiser as the model, got {type(denoiser).__name__}.")
+    denoiser.training_shapes = tuple(tuple(shape) for shape in config.get("training_shapes", []))
+    load_tensors(denoiser, folder / MODEL)
+    return denoiser.eval()
+
+
+def load_tensors(module: nn.Module, path: Path) -> None:
+    """Fill a module from a safetensors file; ValueError naming every tensor that is missing, left over or misshapen."""
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); save the model again.") from error
+    expected = module.state_dict()
+    problems = [f"missing {k}" for k in expected if k not in tensors] + [
+        f"left over {k}" for k in tensors if k not in expected
+    ]
+    problems += [
+        f"{k}: expected {tuple(v.shape)}, got {tuple(tensors[k].shape)}"
+        for k, v in expected.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit {CONFIG}: {'; '.join(problems[:10])} ({len(problems)} in all).")
+    module.load_state_dict(tensors)
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its final place and move it there once complete: at no moment is there half a file."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        write(new)
+        with new.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def describe(value: Any) -> Any:
+    """An object as JSON types: a dataclass, or what has a `config`, becomes {"class": name, argument: ...}.
+
+    Raises:
+        ValueError: If it, or something inside it, is neither.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [describe(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): describe(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        arguments = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    elif isinstance(getattr(value, "config", None), dict):
+        arguments = value.config
+    else:
+        raise ValueError(
+            f"cannot save {value!r}: expected a dataclass or an object whose `config` holds its constructor's arguments; "
+            f"write it as a frozen dataclass, and name its class in from_pretrained(..., classes=[...])."
+        )
+    return {"class": type(value).__name__, **{k: describe(v) for k, v in arguments.items()}}
+
+
+def _decode(value: Any, classes: dict[str, type]) -> Any:
+    if isinstance(value, list):
+        return [_decode(v, classes) for v in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {k: _decode(v, classes) for k, v in value.items() if k != "class"}
+    if "class" not in value:
+        return arguments
+    if value["class"] not in classes:
+        raise ValueError(
+            f"{CONFIG}: class {value['class']!r} is not allowed; allowed are {', '.join(sorted(classes))}. If you trust it, "
+            f"pass it: from_pretrained(..., classes=[{value['class']}])."
+        )
+    try:
+        return classes[value["class"]](**arguments)
+    except TypeError as error:
+        raise ValueError(f"{CONFIG}: {value['class']} does not take these arguments: {error}.") from error
+
+
+def _dfu() -> type:
+    from fnodiff.nn import DFU  # loads neuralop, which takes seconds: only when a model is read
+
+    return DFU
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    if repo.count("/") != 1 or repo.startswith((".", "/")):
+        raise ValueError(
+            f"{repo}: expected a folder with a saved model, or a hub id such as owner/name; neither is there."
+        )
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=[CONFIG, MODEL]))
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise ValueError(f"{repo}: no such folder, and the hub did not serve it ({error}); check the name.") from error

@@ -1,0 +1,105 @@
+"""Training batches at several resolutions.
+
+One resolution per batch, drawn with a weight for each; the small ones first, if asked. A batch is a pure function of
+(seed, step): a run that stops and goes on, or loads with more workers, sees the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fnodiff.domain import Domain, Shape
+
+
+class Fields(Protocol):
+    """A source of fields that exist at several resolutions: `ImageFolder`, `HDF5Fields`, `Faces`, or your own."""
+
+    channels: int
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """{"x": (B, channels, *shape)} in data units, and what conditions it: "label" (B,), "field" (B, C, *any)."""
+
+
+class MultiResolution(Dataset):
+    """Batches for training, by step: `data[step]` is {"x": (B, C, *shape), ...} with shape one of `shapes`.
+
+    Args:
+        fields: Where the samples come from.
+        domain: What they are functions on; it checks the shapes.
+        shapes: Spatial shapes, each a tuple, or an int for a grid with equal sides.
+        weights: Relative frequency of each shape; equal by default.
+        batch_size: Samples per batch. Every epoch visits all samples once, in a new order; its last batch is filled up from
+            the next epoch.
+        warmup: Over this many steps, shapes join from the smallest to the largest, at equal intervals.
+        seed: Fixes the order of samples and shapes.
+
+    Raises:
+        ValueError: If shapes, weights or sizes do not fit each other or the domain.
+    """
+
+    def __init__(
+        self,
+        fields: Fields,
+        domain: Domain,
+        shapes: Sequence[int | Sequence[int]],
+        weights: Sequence[float] | None = None,
+        batch_size: int = 32,
+        *,
+        warmup: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.fields, self.domain = fields, domain
+        self.shapes = [domain.check_shape((s,) * domain.dim if isinstance(s, int) else s) for s in shapes]
+        self.weights = [1.0] * len(self.shapes) if weights is None else [float(w) for w in weights]
+        if not self.shapes or len(self.weights) != len(self.shapes) or len(set(self.shapes)) != len(self.shapes):
+            raise ValueError(
+                f"MultiResolution: expected different shapes and one weight for each, got {len(self.shapes)} shapes "
+                f"{self.shapes} and {len(self.weights)} weights; name each shape once."
+            )
+        if min(self.weights) < 0 or not 0 < sum(self.weights) < math.inf:
+            raise ValueError(f"MultiResolution: expected weights >= 0 with a positive sum, got {self.weights}.")
+        if len(fields) == 0 or batch_size < 1 or warmup < 0:
+            raise ValueError(
+                f"MultiResolution: expected samples, batch_size >= 1 and warmup >= 0, got {len(fields)} samples, "
+                f"batch_size={batch_size}, warmup={warmup}."
+            )
+        self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
+        self._epoch: tuple[int, Tensor] | None = None
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return self.fields.batch(self.indices(step), self.shape(step))
+
+    def shape(self, step: int) -> Shape:
+        """The shape of the batch at this step."""
+        by_size = sorted(range(len(self.shapes)), key=lambda i: math.prod(self.shapes[i]))
+        weights = torch.zeros(len(self.shapes), dtype=torch.float64)
+        for rank, i in enumerate(by_size):
+            if step * len(by_size) >= rank * self.warmup:
+                weights[i] = self.weights[i]
+        if weights.sum() == 0:  # the shapes that have joined all have weight zero
+            weights = torch.tensor(self.weights, dtype=torch.float64)
+        return self.shapes[int(torch.multinomial(weights, 1, generator=self._generator(0, step)))]
+
+    def indices(self, step: int) -> list[int]:
+        """The samples of the batch at this step."""
+        first = step * self.batch_size
+        return [self._sample(i) for i in range(first, first + self.batch_size)]
+
+    def _sample(self, position: int) -> int:
+        epoch, i = divmod(position, len(self.fields))
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, torch.randperm(len(self.fields), generator=self._generator(1, epoch))
+        return int(self._epoch[1][i])
+
+    def _generator(self, stream: int, count: int) -> torch.Generator:
+        mixed = int.from_bytes(f"{self.seed}/{stream}/{count}".encode(), "little") % (2**61 - 1)
+        return torch.Generator().manual_seed(mixed)

@@ -1,0 +1,266 @@
+"""Training: a plain loop on accelerate.
+
+Adam with a linear ramp-up of the learning rate, gradient clipping, and an exponential moving average (EMA) of the weights,
+which is the model that comes out. A checkpoint folder holds the model (EMA, as `save_pretrained` writes it) and beside it
+`training.pt`, the rest of the run's state, which loads with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+import random
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from fnodiff import checkpoint
+from fnodiff.data.loader import MultiResolution
+from fnodiff.domain import Shape
+from fnodiff.sde import Denoiser, DenoisingLoss, Normalization
+
+STATE = "training.pt"
+"""The file with the run's state, beside the model."""
+
+
+def fit(
+    denoiser: Denoiser,
+    data: MultiResolution,
+    steps: int | None = None,
+    *,
+    minutes: float | None = None,
+    loss: DenoisingLoss | None = None,
+    lr: float = 1e-3,
+    rampup: int = 100,
+    clip: float = 1.0,
+    ema_halflife: float = 20_000,
+    normalize: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    save_every: int = 1000,
+    resume: str | os.PathLike[str] | None = None,
+    workers: int = 0,
+    progress: bool = True,
+    callback: Callable[[int, Shape, float], None] | None = None,
+    accelerator: Accelerator | None = None,
+) -> Denoiser:
+    """Train a denoiser; returns its exponential moving average, in evaluation mode.
+
+    Args:
+        denoiser: The model, trained in place.
+        data: Batches, one resolution each.
+        steps: Stop after this many in all, those of a resumed run included.
+        minutes: Stop after this much wall-clock time of this call; with `steps`, whichever comes first.
+        loss: The loss; `DenoisingLoss(denoiser)` by default.
+        lr: Learning rate after the ramp-up.
+        rampup: Steps of linear ramp-up.
+        clip: Largest norm of the gradient.
+        ema_halflife: Of the moving average, in samples; shorter early on (a twentieth of the samples seen).
+        normalize: Measure each channel's mean and spread on the first batches, and scale to standard deviation `sigma_data`.
+        folder: Where checkpoints go, every `save_every` steps, at the end, and on SIGINT before leaving.
+        save_every: Steps between checkpoints.
+        resume: A checkpoint folder to continue from: with the same thread count, on one CPU process, to the bit.
+        workers: Processes that prepare batches; the batches are the same for any number.
+        progress: Show a bar with the loss per resolution.
+        callback: Called as callback(step, shape, loss) after each step.
+        accelerator: For mixed precision or several devices; by default one device, a GPU where there is one.
+
+    Raises:
+        ValueError: If neither steps nor minutes is given, or the checkpoint does not belong to this model.
+        FloatingPointError: If the loss is not finite, naming the step and the resolution.
+    """
+    if steps is None and minutes is None:
+        raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
+    accelerator = accelerator or Accelerator()
+    loss = loss or DenoisingLoss(denoiser)
+    if loss.denoiser is not denoiser:
+        raise ValueError("fit: expected a loss of this denoiser, got one of another; build DenoisingLoss(denoiser).")
+    if normalize and resume is None:
+        denoiser.normalization = measure_normalization(data, getattr(denoiser, "sigma_data", 1.0))
+    denoiser.training_shapes = tuple(data.shapes)
+
+    denoiser.train()
+    ema = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr)
+    model, optimizer = accelerator.prepare(loss, optimizer)
+    step = _load(Path(resume), denoiser, ema, optimizer, data) if resume is not None else 0
+
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    last = step + 10**9 if steps is None else steps
+    loader = DataLoader(data, batch_size=None, sampler=range(step, last), num_workers=workers)
+    recent: dict[Shape, float] = defaultdict(float)
+    bar = tqdm(total=steps, initial=step, disable=not (progress and accelerator.is_main_process), desc="training")
+    with _interruptible() as interrupted, bar:
+        for batch in loader if step < last else ():
+            batch = {k: v.to(accelerator.device) for k, v in batch.items()}
+            shape = tuple(batch["x"].shape[2:])
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1.0, (step + 1) / max(1, rampup))
+            with accelerator.autocast():
+                value = model(**batch).mean()
+            if not bool(value.isfinite()):
+                raise FloatingPointError(
+                    f"the loss is {float(value)} at step {step}, resolution {shape}; lower lr (now {lr:g}), or look for "
+                    f"values in the data that are not finite: data[{step}]. Checkpoints written before are whole."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(denoiser.parameters(), clip)
+            optimizer.step()
+            step += 1
+            seen = step * data.batch_size
+            _average(ema, denoiser, 0.5 ** (data.batch_size / min(ema_halflife, max(1.0, seen / 20))))
+
+            value = float(value)
+            recent[shape] = value if shape not in recent else 0.98 * recent[shape] + 0.02 * value
+            bar.set_postfix({"x".join(map(str, s)): f"{v:.3f}" for s, v in sorted(recent.items())}, refresh=False)
+            bar.update()
+            if callback is not None:
+                callback(step, shape, value)
+            done = step >= last or time.monotonic() >= deadline or interrupted.is_set()
+            if folder is not None and accelerator.is_main_process and (done or step % save_every == 0):
+                _save(Path(folder), step, denoiser, ema, optimizer, data)
+            if done:
+                break
+    if interrupted.is_set():
+        raise KeyboardInterrupt(
+            f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
+        )
+    return ema
+
+
+def measure_normalization(data: MultiResolution, std: float = 1.0, *, batches: int = 16) -> Normalization:
+    """The per-channel normalisation under which the first batches have mean 0 and standard deviation `std`.
+
+    Raises:
+        ValueError: If a channel is constant.
+    """
+    x = [data[step]["x"].double().transpose(0, 1).flatten(1) for step in range(batches)]
+    mean = torch.stack([v.mean(1) for v in x]).mean(0)
+    spread = torch.stack([(v - mean[:, None]).square().mean(1) for v in x]).mean(0).sqrt()
+    if not bool((spread > 0).all()):
+        raise ValueError(
+            f"expected every channel to vary, got standard deviations {spread.tolist()}; drop the constant ones."
+        )
+    return Normalization(mean.float(), (spread / std).float())
+
+
+@torch.no_grad()
+def _average(ema: Denoiser, denoiser: Denoiser, decay: float) -> None:
+    """ema <- decay ema + (1 - decay) denoiser."""
+    torch._foreach_lerp_(list(ema.parameters()), list(denoiser.parameters()), 1 - decay)
+    for average, buffer in zip(ema.buffers(), denoiser.buffers(), strict=True):
+        average.copy_(buffer)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Set an event at the first SIGINT instead of raising; a second one raises as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _save(
+    folder: Path, step: int, denoiser: Denoiser, ema: Denoiser, optimizer: torch.optim.Optimizer, data: MultiResolution
+) -> None:
+    state = {
+        "step": step,
+        "model": checkpoint.describe(denoiser),
+        "data": _data_state(data),
+        "denoiser": denoiser.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": _random_state(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.replace_file(folder / STATE, lambda new: torch.save(state, new))
+    checkpoint.save_pretrained(ema, folder)
+
+
+def _load(
+    folder: Path, denoiser: Denoiser, ema: Denoiser, optimizer: torch.optim.Optimizer, data: MultiResolution
+) -> int:
+    if not (folder / STATE).is_file():
+        raise ValueError(
+            f"{folder}: expected {STATE} in it, found none; a model saved without its run cannot be resumed."
+        )
+    try:
+        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{folder / STATE}: not a readable training state ({error}).") from error
+    for name, ours in (("model", checkpoint.describe(denoiser)), ("data", _data_state(data))):
+        if _without(state[name]) != _without(ours):
+            raise ValueError(
+                f"{folder}: expected to resume {name} {_without(state[name])}, got {_without(ours)}; use the same."
+            )
+    saved = state["model"]["normalization"]
+    for module, tensors in ((denoiser, state["denoiser"]), (ema, state["ema"])):
+        module.normalization = Normalization(saved["mean"], saved["std"]).to(tensors["normalization.mean"].device)
+        module.load_state_dict(tensors)
+    optimizer.load_state_dict(state["optimizer"])
+    _set_random_state(state["random"])
+    return state["step"]
+
+
+def _without(description: dict[str, Any]) -> dict[str, Any]:
+    """A description but for the normalisation, which a run measures for itself."""
+    return {k: v for k, v in description.items() if k != "normalization"}
+
+
+def _data_state(data: MultiResolution) -> dict[str, Any]:
+    return {
+        "samples": len(data.fields),
+        "shapes": [list(s) for s in data.shapes],
+        "weights": data.weights,
+        "batch_size": data.batch_size,
+        "warmup": data.warmup,
+        "seed": data.seed,
+    }
+
+
+def _random_state() -> dict[str, Any]:
+    """The state of every random number generator that training may use, in types that load with weights_only=True."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what is meant)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(keys.astype("int64")), *rest],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    """Undo `_random_state`."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype("uint32"), *rest))  # noqa: NPY002
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,330 @@
+"""What every domain, noise, schedule and sampler promises. A new one joins by a line in one of these lists."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fnodiff.domain import Box, Domain, Torus
+from fnodiff.sde import (
+    DDIM,
+    EDM,
+    RBF,
+    VP,
+    FunctionSpaceSDE,
+    GaussianDenoiser,
+    GaussianRandomField,
+    Heun,
+    Matern,
+    Noise,
+    PixelNoise,
+    Sampler,
+    Schedule,
+    WhiteNoise,
+)
+
+DOMAINS = [Torus(1), Torus(2), Torus(2, (1.0, 2.5)), Torus(3), Box(1), Box(2), Box(2, (1.0, 2.5)), Box(3)]
+NOISES = [
+    lambda domain: GaussianRandomField(domain, Matern(smoothness=1.0, length_scale=0.3)),
+    lambda domain: GaussianRandomField(domain, RBF(length_scale=0.1)),
+    lambda domain: GaussianRandomField(domain, lambda eigenvalues, dim: (30 + eigenvalues) ** -(0.3 + dim / 2)),
+    lambda domain: WhiteNoise(domain, reference=(32,) * domain.dim),
+]
+SCHEDULES = [EDM(), EDM(sigma_min=0.01, sigma_max=50.0, rho=3.0), VP()]
+SAMPLERS = [(Heun, 2.0), (DDIM, 1.0)]
+
+SHAPES = {1: [(8,), (9,)], 2: [(8, 8), (9, 12), (16, 5)], 3: [(4, 5, 6), (7, 4, 4)]}
+DOMAIN_SHAPES = [(domain, shape) for domain in DOMAINS for shape in SHAPES[domain.dim]]
+FLAT = [Torus(1), Torus(2), Box(1), Box(2)]
+
+
+# ---- independent definitions --------------------------------------------------------------------------------------
+
+
+def eigenfunctions(domain: Domain, shape: tuple[int, ...], points: Tensor) -> tuple[Tensor, Tensor]:
+    """All real eigenfunctions a grid holds, at points (dim, P), written out: (modes, P); and their eigenvalues."""
+    per_axis = []
+    for n, length, x in zip(shape, domain.lengths, points, strict=True):
+        axis = [(torch.ones_like(x), 0.0)]
+        if isinstance(domain, Torus):
+            for k in range(1, (n + 1) // 2):
+                w = 2 * math.pi * k / length
+                axis += [(math.sqrt(2) * (w * x).cos(), w * w), (math.sqrt(2) * (w * x).sin(), w * w)]
+        else:
+            axis += [
+                (math.sqrt(2) * (math.pi * k / length * x).cos(), (math.pi * k / length) ** 2) for k in range(1, n)
+            ]
+        per_axis.append(axis)
+    modes = list(itertools.product(*per_axis))
+    functions = torch.stack([math.prod([f for f, _ in mode[1:]], start=mode[0][0]) for mode in modes])
+    return functions, torch.tensor([sum(value for _, value in mode) for mode in modes])
+
+
+def on_grid(domain: Domain, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Those functions on the grid, (modes, points), and their eigenvalues."""
+    return eigenfunctions(domain, shape, domain.points(shape).flatten(1))
+
+
+# ---- domains ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("domain", "shape"), DOMAIN_SHAPES, ids=str)
+class TestDomain:
+    def test_synthesize_analyze_projects_on_the_modes_of_the_grid(self, domain, shape):
+        x = torch.randn(2, 3, *shape)
+        phi, _ = on_grid(domain, shape)
+        coefficients = x.flatten(2) @ phi.T / math.prod(shape)
+        projected = domain.synthesize(domain.analyze(x), shape)
+        torch.testing.assert_close(projected, (coefficients @ phi).unflatten(-1, shape))
+        torch.testing.assert_close(domain.synthesize(domain.analyze(projected), shape), projected)
+
+    def test_parseval_on_what_it_keeps(self, domain, shape):
+        x = torch.randn(2, 3, *shape)
+        c = domain.analyze(x)
+        assert c.shape == (2, 3, *domain.coefficient_shape(shape))
+        kept = domain.synthesize(c, shape)
+        torch.testing.assert_close(
+            (domain.multiplicity(shape) * c.abs() ** 2).flatten(1).sum(1).sqrt(), domain.norm(kept)
+        )
+        torch.testing.assert_close(domain.norm(kept).square(), kept.square().flatten(2).mean(2).sum(1))
+        torch.testing.assert_close(domain.weights(shape).sum(), torch.tensor(1.0))
+
+    def test_filter_is_a_function_of_the_laplacian(self, domain, shape):
+        x = torch.randn(2, 3, *shape)
+        phi, eigenvalues = on_grid(domain, shape)
+
+        def f(value: Tensor) -> Tensor:
+            return 1 / (1 + value / 50)
+
+        expected = (x.flatten(2) @ phi.T / math.prod(shape) * f(eigenvalues)) @ phi
+        torch.testing.assert_close(domain.filter(x, f), expected.unflatten(-1, shape))
+        gain = torch.rand(2, 3, *(1,) * domain.dim)
+        torch.testing.assert_close(
+            domain.filter(x, lambda value: gain * f(value)), gain * domain.filter(x, f), msg="per sample and channel"
+        )
+
+    def test_resample_is_exact_up_and_back(self, domain, shape):
+        x = domain.synthesize(domain.analyze(torch.randn(2, 1, *shape)), shape)
+        finer = tuple(n + 3 + 4 * i for i, n in enumerate(shape))
+        phi, _ = on_grid(domain, shape)
+        phi_finer, _ = eigenfunctions(domain, shape, domain.points(finer).flatten(1))
+        up = domain.resample(x, finer)
+        torch.testing.assert_close(up, (x.flatten(2) @ phi.T / math.prod(shape) @ phi_finer).unflatten(-1, finer))
+        torch.testing.assert_close(domain.resample(up, shape), x)
+
+    def test_resample_truncates_on_the_way_down(self, domain, shape):
+        finer = tuple(2 * n + 1 for n in shape)
+        x = torch.randn(2, 1, *finer)
+        down = domain.resample(x, shape)
+        torch.testing.assert_close(domain.resample(domain.resample(down, finer), shape), down)
+        phi, _ = eigenfunctions(domain, shape, domain.points(finer).flatten(1))
+        residual = (x - domain.resample(down, finer)).flatten(2) @ phi.T / math.prod(finer)
+        torch.testing.assert_close(residual, torch.zeros_like(residual))
+
+    def test_filter_commutes_with_resample(self, domain, shape):
+        x = domain.synthesize(domain.analyze(torch.randn(2, 1, *shape)), shape)
+        finer = tuple(n + 5 for n in shape)
+
+        def f(value: Tensor) -> Tensor:
+            return (-value / 200).exp()
+
+        torch.testing.assert_close(
+            domain.filter(domain.resample(x, finer), f), domain.resample(domain.filter(x, f), finer)
+        )
+
+    def test_evaluate_anywhere(self, domain, shape):
+        x = domain.synthesize(domain.analyze(torch.randn(2, 3, *shape)), shape)
+        points = torch.rand(domain.dim, 5, 2) * torch.tensor(domain.lengths)[:, None, None]
+        phi, _ = on_grid(domain, shape)
+        there, _ = eigenfunctions(domain, shape, points.flatten(1))
+        expected = (x.flatten(2) @ phi.T / math.prod(shape) @ there).unflatten(-1, (5, 2))
+        torch.testing.assert_close(domain.evaluate(x, points), expected)
+        torch.testing.assert_close(domain.evaluate(x, domain.points(shape)), x)
+
+    def test_gradients(self, domain, shape):
+        x = torch.randn(1, 1, *shape, requires_grad=True)
+        finer = tuple(n + 2 for n in shape)
+        assert torch.autograd.gradcheck(lambda v: domain.resample(domain.filter(v, lambda e: 1 / (1 + e)), finer), x)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_other_precisions_agree(self, domain, shape, dtype):
+        x = torch.randn(1, 1, *shape).to(dtype)
+        out = domain.filter(x, lambda e: 1 / (1 + e))
+        assert out.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(
+            out.double(), domain.filter(x.double(), lambda e: 1 / (1 + e)), atol=tolerance, rtol=tolerance
+        )
+
+    def test_white_noise_coefficients_have_unit_variance_and_are_those_of_a_real_field(self, domain, shape):
+        c = domain.white((4000, 1), shape)
+        torch.testing.assert_close(domain.analyze(domain.synthesize(c, shape)), c)
+        error = (c.abs() ** 2).mean((0, 1)) - 1
+        assert float(error.abs().max()) < 5.5 * math.sqrt(2 / 4000)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("domain", DOMAINS, ids=str)
+class TestTrace:
+    def test_against_the_sum_itself(self, domain):
+        shape = (61,) * domain.dim
+
+        def f(value: Tensor) -> Tensor:
+            return (-value / 300).exp()
+
+        brute = float((domain.multiplicity(shape) * f(domain.eigenvalues(shape))).sum())
+        assert domain.trace(f) == pytest.approx(brute, rel=1e-6)
+
+    def test_slow_tails_are_summed_to_the_end(self, domain):
+        # Between two exponents the derivative of the trace is known by finite differences only if the tail is right.
+        def trace(decay: float, scale: float) -> float:
+            return domain.trace(lambda value: (scale + value) ** -decay)
+
+        decay = domain.dim / 2 + 0.1
+        h = 1e-3
+        slope = (trace(decay, 40 + h) - trace(decay, 40 - h)) / (2 * h)
+        assert slope == pytest.approx(-decay * trace(decay + 1, 40), rel=1e-4)
+
+    def test_divergence_is_an_error(self, domain):
+        with pytest.raises(ValueError, match="smoother"):
+            domain.trace(lambda value: (1 + value) ** -(domain.dim / 2))
+
+
+# ---- noises -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("make", NOISES)
+@pytest.mark.parametrize("domain", FLAT, ids=str)
+class TestNoise:
+    def test_variance_per_shell_of_modes(self, domain, make):
+        noise: Noise = make(domain)
+        shape, samples = (32,) * domain.dim, 200
+        c = domain.analyze(noise.sample((samples, 2, *shape)))
+        eigenvalues = domain.eigenvalues(shape)
+        ratio = (c.abs() / noise.std(eigenvalues)) ** 2
+        if float(noise.std(eigenvalues).min()) < 1e-12:  # the field's rounding drowns what lies below
+            ratio = ratio[..., noise.std(eigenvalues) > 1e-8]
+            eigenvalues = eigenvalues[noise.std(eigenvalues) > 1e-8]
+        ratio, eigenvalues = ratio.flatten(2), eigenvalues.flatten()
+        shell = (eigenvalues.sqrt() / math.pi / 2).round().long()
+        shells = shell.unique()
+        mean = torch.stack([ratio[..., shell == s].mean() for s in shells])
+        # |c|^2 / C of a complex mode has variance 1, of a real one 2: 2 covers both.
+        error = torch.stack([(2 / ratio[..., shell == s].numel()) ** torch.tensor(0.5) for s in shells])
+        normal = torch.distributions.Normal(0.0, 1.0)
+        z = normal.icdf(torch.tensor(1 - (1 - normal.cdf(torch.tensor(4.0)).item()) / len(shells)))
+        assert bool(((mean - 1).abs() < z * error).all()), ((mean - 1) / error).tolist()
+
+    @pytest.mark.parametrize("other", [(64, 64), (45, 64), (32, 32), (7, 16)])
+    def test_one_seed_is_one_function_on_every_grid_and_in_any_batch(self, domain, make, other):
+        noise: Noise = make(domain)
+        shape, other = (32,) * domain.dim, other[: domain.dim]
+        seed = torch.Generator().manual_seed(5)
+        first, second = (noise.sample((3, 2, *shape), generator=seed) for _ in range(2))
+        seeds = [torch.Generator().manual_seed(5) for _ in range(3)]
+        alone = noise.sample((1, 3, *other), generator=seeds[:1])
+        common = tuple(min(n, m) for n, m in zip(shape, other, strict=True))
+        same = domain.resample(first[:1], common)
+        torch.testing.assert_close(domain.resample(alone[:, :2], common), same)
+        seed = torch.Generator().manual_seed(5)
+        again, later = (noise.sample((3, 1, *other), generator=seed) for _ in range(2))
+        torch.testing.assert_close(domain.resample(again, common), domain.resample(first[:, :1], common))
+        torch.testing.assert_close(domain.resample(later, common), domain.resample(second[:, :1], common))
+        assert float(domain.norm(first[:1] - first[1:2])) > 0.1, "samples differ"
+        assert float(domain.norm(first[:, :1] - first[:, 1:]).min()) > 0.1, "channels differ"
+        assert float(domain.norm(first - second).min()) > 0.1, "draws differ"
+        equal = noise.sample(
+            (3, 1, *shape), generator=seeds[1:2] + [torch.Generator().manual_seed(5) for _ in range(2)]
+        )
+        torch.testing.assert_close(equal[1], equal[0], msg="one generator per sample: same seed, same sample")
+
+    def test_variance_per_point(self, domain, make):
+        noise: Noise = make(domain)
+        shape = (32,) * domain.dim
+        phi, eigenvalues = on_grid(domain, shape)
+        covariance_trace = float((phi.square().mean(1) * noise.std(eigenvalues).square()).sum())
+        assert noise.variance(shape) == pytest.approx(covariance_trace)
+
+    def test_mean_variance_is_one(self, domain, make):
+        noise: Noise = make(domain)
+        if isinstance(noise, WhiteNoise):
+            assert noise.variance(noise.reference) == pytest.approx(1.0)
+            return
+        assert domain.trace(lambda e: noise.std(e).square()) == pytest.approx(1, rel=1e-6)
+        coarse, fine = (noise.variance((n,) * domain.dim) for n in (64, 512))
+        assert coarse <= fine <= 1 + 1e-9
+        if float(noise.std(domain.eigenvalues((64,) * domain.dim)).min()) < 1e-6:
+            assert coarse == pytest.approx(1, abs=1e-6)  # a smooth field: all of it is on the grid
+
+    def test_float32_is_the_same_function(self, domain, make):
+        noise: Noise = make(domain)
+        draws = [
+            noise.sample((2, 1, *(16,) * domain.dim), generator=torch.Generator().manual_seed(1), dtype=dtype)
+            for dtype in (torch.float32, torch.float64)
+        ]
+        assert draws[0].dtype == torch.float32
+        torch.testing.assert_close(draws[0].double(), draws[1], atol=1e-5, rtol=1e-4)
+
+
+# ---- schedules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+class TestSchedule:
+    def test_noise_grows_from_a_positive_level(self, schedule: Schedule):
+        t = torch.linspace(0, 1, 101)
+        ratio = schedule.ratio(t)
+        assert float(ratio[0]) > 0
+        assert bool((ratio.diff() > 0).all())
+        assert float(ratio[-1]) > 20 * float(ratio[0])
+
+    def test_time_inverts_the_ratio(self, schedule: Schedule):
+        t = torch.linspace(0, 1, 101)
+        torch.testing.assert_close(schedule.time(schedule.ratio(t)), t)
+
+    def test_forward_sde_has_these_marginals(self, schedule: Schedule):
+        # d Var / dt = 2 f Var + g^2 for unit data variance, against finite differences of alpha^2 + sigma^2.
+        sde = FunctionSpaceSDE(PixelNoise(Box(1)), schedule)
+        t, h = torch.linspace(0.1, 0.9, 9), 1e-6
+
+        def variance(t: Tensor) -> Tensor:
+            alpha, sigma = schedule(t)
+            return alpha**2 + sigma**2
+
+        x = torch.ones(9, 1, 4)
+        f = sde.drift(x, t)[:, 0, 0]
+        expected = (variance(t + h) - variance(t - h)) / (2 * h)
+        torch.testing.assert_close(2 * f * variance(t) + sde.diffusion(t) ** 2, expected, rtol=1e-5, atol=1e-5)
+
+
+# ---- samplers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+@pytest.mark.parametrize(("sampler", "order"), SAMPLERS)
+@pytest.mark.parametrize("domain", FLAT, ids=str)
+class TestSampler:
+    def test_order_against_the_closed_form_flow(self, domain, sampler: type[Sampler], order, schedule):
+        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.7, 0.3)), schedule)
+        denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.5, 0.2)), sde)
+        x = sde.prior((2, 1, *(12, 9)[: domain.dim]), generator=torch.Generator().manual_seed(0))
+        exact = denoiser.flow(x, torch.ones(()), torch.zeros(()))
+        intervals = (256, 512)
+        errors = [float(domain.norm(sampler(denoiser, n + 1).solve(x) - exact).max()) for n in intervals]
+        assert errors[1] < 0.02 * float(domain.norm(exact).max())
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+    def test_last_step_is_the_denoised_estimate(self, domain, sampler: type[Sampler], order, schedule):
+        sde = FunctionSpaceSDE(WhiteNoise(domain, (8,) * domain.dim), schedule)
+        denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.5)), sde)
+        x = sde.prior((2, 1, *(8,) * domain.dim))
+        s = sampler(denoiser, 5)
+        torch.testing.assert_close(s(x), denoiser(s.solve(x), torch.zeros(())))

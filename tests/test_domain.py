@@ -1,0 +1,95 @@
+"""Domains beyond the contract: conventions, area averages, random numbers, bad input."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fnodiff.domain import Box, Torus, normals
+
+
+def test_grids_are_points_on_the_torus_and_cell_centres_on_the_box():
+    torch.testing.assert_close(Torus(1).points((4,)), torch.tensor([[0.0, 0.25, 0.5, 0.75]]))
+    torch.testing.assert_close(Box(1, (2.0,)).points((4,)), torch.tensor([[0.25, 0.75, 1.25, 1.75]]))
+    y, x = Box(2, (1.0, 3.0)).points((2, 3))
+    torch.testing.assert_close(y, torch.tensor([[0.25] * 3, [0.75] * 3]))
+    torch.testing.assert_close(x, torch.tensor([[0.5, 1.5, 2.5]] * 2))
+
+
+@pytest.mark.parametrize(("domain", "frequency"), [(Torus(1, (2.0,)), math.pi), (Box(1, (2.0,)), math.pi / 2)])
+def test_eigenvalues_are_those_of_the_side_lengths(domain, frequency):
+    torch.testing.assert_close(domain.eigenvalues((8,))[1], torch.tensor(frequency**2))
+
+
+def test_an_even_torus_grid_drops_its_nyquist_mode():
+    x = torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 4)
+    torch.testing.assert_close(Torus(1).filter(x, torch.ones_like), torch.zeros_like(x))
+    torch.testing.assert_close(Box(1).filter(x, torch.ones_like), x)
+
+
+class TestAverage:
+    @pytest.mark.parametrize("shape", [(3, 5), (7, 4), (12, 8), (5, 16), (24, 3)])
+    def test_is_the_exact_mean_over_each_new_cell(self, shape):
+        x = torch.randn(2, 3, 12, 8, dtype=torch.float64)
+        common = x.repeat_interleave(shape[0], 2).repeat_interleave(shape[1], 3)  # a grid that both divide
+        expected = common.unflatten(2, (shape[0], 12)).unflatten(4, (shape[1], 8)).mean((3, 5))
+        torch.testing.assert_close(Box(2).average(x, shape), expected)
+
+    def test_multiplies_modes_by_the_sinc(self):
+        fine, coarse, k = 1200, 24, 5
+        x = (math.pi * k * Box(1).points((fine,), dtype=torch.float64)).cos()[None]
+        c = Box(1).analyze(Box(1).average(x, (coarse,)))[0, 0, k] / Box(1).analyze(x)[0, 0, k]
+        assert float(c) == pytest.approx(math.sin(math.pi * k / (2 * coarse)) / (math.pi * k / (2 * coarse)), rel=1e-4)
+
+    def test_survives_inference_mode(self):
+        with torch.inference_mode():
+            Box(1).average(torch.randn(1, 1, 11), (7,))
+        x = torch.randn(1, 1, 11, requires_grad=True)
+        Box(1).average(x, (7,)).sum().backward()
+        torch.testing.assert_close(x.grad, torch.full_like(x, 7 / 11))
+
+
+class TestNormals:
+    def test_are_standard_and_independent(self):
+        z = normals((500, 2), (9, 7), generator=torch.Generator().manual_seed(0)).flatten()
+        assert abs(float(z.mean())) < 4 / math.sqrt(len(z))
+        assert abs(float(z.square().mean()) - 1) < 4 * math.sqrt(2 / len(z))
+        assert abs(float((z[1:] * z[:-1]).mean())) < 4 / math.sqrt(len(z))
+
+    def test_a_sample_depends_on_its_seed_alone(self):
+        whole = normals((4, 2), (5,), generator=torch.Generator().manual_seed(3))
+        generator = torch.Generator().manual_seed(3)
+        chunks = torch.cat([normals((2, 2), (5,), generator=generator) for _ in range(2)])
+        torch.testing.assert_close(whole, chunks, rtol=0, atol=0)
+
+
+def test_isotropy_on_the_torus():
+    from fnodiff.sde import GaussianRandomField, Matern
+
+    x = GaussianRandomField(Torus(2), Matern(1.0, 0.15)).sample((4000, 1, 50, 50), dtype=torch.float64)
+    products = torch.stack([(x * x.roll(shift, (2, 3))).mean((1, 2, 3)) for shift in [(5, 0), (0, 5), (3, 4), (4, -3)]])
+    difference = products[1:] - products[:1]
+    assert bool((difference.mean(1).abs() < 4 * difference.std(1) / math.sqrt(4000)).all())
+    assert float(products.mean()) > 0.2  # and there is something to compare
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Torus(4), "dim 1, 2 or 3"),
+        (lambda: Box(2, (1.0,)), "2 positive side lengths"),
+        (lambda: Box(1, (-1.0,)), "positive side lengths"),
+        (lambda: Box(2).analyze(torch.randn(3, 8, 8)), "B, C"),
+        (lambda: Torus(1).filter(torch.ones(1, 1, 8, dtype=torch.long), torch.ones_like), "real floating-point"),
+        (lambda: Torus(1).analyze(torch.ones(1, 1, 8, dtype=torch.complex64)), "real floating-point"),
+        (lambda: Box(2).resample(torch.randn(1, 1, 8, 8), (8,)), "2 positive sizes"),
+        (lambda: Box(2).weights((0, 8)), "positive sizes"),
+        (lambda: Box(2).evaluate(torch.randn(1, 1, 8, 8), torch.rand(7, 2)), "one row per coordinate"),
+        (lambda: Box(1).white((3, 1), (8,), generator=[torch.Generator()]), "one per sample: 3, got 1"),
+    ],
+)
+def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,249 @@
+"""The SDE, denoisers, the loss and samplers, against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from contracts import on_grid
+from torch import nn
+
+from fnodiff.domain import Box, Torus
+from fnodiff.sde import (
+    DDIM,
+    EDM,
+    RBF,
+    VP,
+    DenoisingLoss,
+    FunctionSpaceSDE,
+    GaussianDenoiser,
+    GaussianRandomField,
+    Heun,
+    Matern,
+    Normalization,
+    PixelNoise,
+    Preconditioned,
+    WhiteNoise,
+)
+
+DOMAINS = [Torus(1), Box(1), Torus(2), Box(2)]
+
+
+class Zero(nn.Module):
+    """A backbone that returns zero and remembers what it saw."""
+
+    def forward(self, x, noise_level, **condition):
+        self.seen = x, noise_level, condition
+        return torch.zeros_like(x)
+
+
+def sde_on(domain, schedule=None, **kwargs):
+    return FunctionSpaceSDE(GaussianRandomField(domain, Matern(1.0, 0.3)), schedule or EDM(**kwargs))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("domain", DOMAINS, ids=str)
+@pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+def test_oracle_and_score_against_dense_matrices(domain, schedule):
+    shape = (7, 9)[: domain.dim]
+    phi, eigenvalues = on_grid(domain, shape)
+    noise, data = GaussianRandomField(domain, Matern(0.5)), GaussianRandomField(domain, Matern(1.5))
+    n, s = ((phi.T * law.std(eigenvalues) ** 2) @ phi for law in (noise, data))
+    sde = FunctionSpaceSDE(noise, schedule)
+    t = torch.tensor(0.4)
+    alpha, sigma = schedule(t)
+    x_t = torch.randn(2, 3, *shape)
+    precision = torch.linalg.inv(alpha**2 * s + sigma**2 * n)
+    x_hat = GaussianDenoiser(data, sde)(x_t, t)
+    torch.testing.assert_close(x_hat.flatten(2), x_t.flatten(2) @ (alpha * precision @ s))
+    torch.testing.assert_close(sde.score(x_t, t, x_hat).flatten(2), -x_t.flatten(2) @ precision @ n)
+
+
+@pytest.mark.usefixtures("float64")
+def test_oracle_is_exact_for_pixel_noise_too():
+    domain, shape = Torus(1), (9,)
+    phi, eigenvalues = on_grid(domain, shape)
+    data = GaussianRandomField(domain, Matern(1.5))
+    s = (phi.T * data.std(eigenvalues) ** 2) @ phi
+    x_t, t = torch.randn(2, 1, 9), torch.tensor(0.5)
+    _, sigma = EDM()(t)
+    expected = x_t @ torch.linalg.inv(s + sigma**2 * torch.eye(9)) @ s
+    torch.testing.assert_close(GaussianDenoiser(data, FunctionSpaceSDE(PixelNoise(domain), EDM()))(x_t, t), expected)
+
+
+@pytest.mark.usefixtures("float64")
+def test_perturb_and_prior_scale_the_noise():
+    sde = sde_on(Box(2), VP())
+    x, t = torch.randn(3, 2, 8, 8), torch.tensor([0.1, 0.5, 0.9])
+    x_t, z = sde.perturb(x, t, generator=torch.Generator().manual_seed(0))
+    alpha, sigma = VP()(t)
+    torch.testing.assert_close(x_t, alpha[:, None, None, None] * x + sigma[:, None, None, None] * z)
+    torch.testing.assert_close(z, sde.noise.sample(x.shape, generator=torch.Generator().manual_seed(0)))
+    prior = sde.prior(x.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prior, VP()(torch.ones(()))[1] * z)
+
+
+def test_vp_has_its_published_rates_and_unit_variance():
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    schedule = VP(beta_min=0.1, beta_max=20.0, t_min=1e-12)
+    alpha, sigma = schedule(t)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t))
+    beta = FunctionSpaceSDE(PixelNoise(Box(1)), schedule).diffusion(t) ** 2
+    torch.testing.assert_close(beta, 0.1 + 19.9 * t)
+
+
+def test_edm_spacing_is_karras():
+    sigma = EDM(sigma_min=0.002, sigma_max=80.0, rho=7.0)(torch.linspace(1, 0, 18, dtype=torch.float64))[1]
+    i = torch.arange(18, dtype=torch.float64) / 17
+    karras = (80 ** (1 / 7) + i * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    torch.testing.assert_close(sigma, karras)
+
+
+@pytest.mark.usefixtures("float64")
+class TestPreconditioned:
+    def test_scalars_at_one_level(self):
+        backbone = Zero()
+        sde = FunctionSpaceSDE(WhiteNoise(Box(2), (8, 8)), VP())
+        denoiser = Preconditioned(backbone, sde, sigma_data=0.7)
+        x_t, t = torch.randn(2, 1, 16, 16), torch.tensor(0.3)
+        alpha, sigma = (float(v) for v in VP()(t))
+        s = sigma / alpha
+        torch.testing.assert_close(denoiser(x_t, t), x_t / alpha * 0.49 / (s**2 + 0.49))
+        seen, level, _ = backbone.seen
+        torch.testing.assert_close(seen, x_t / alpha / math.sqrt(0.49 + 4 * s**2))  # 16 points: 4 times the variance
+        torch.testing.assert_close(level, torch.full((2,), math.log(s) / 4))
+
+    @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (9, 21)])
+    def test_network_sees_unit_variance_on_every_grid(self, shape):
+        backbone = Zero()
+        sde = FunctionSpaceSDE(WhiteNoise(Box(2), (8, 8)), EDM())
+        t = torch.rand(4000)
+        x_t, _ = sde.perturb(0.5 * torch.randn(4000, 1, *shape), t)
+        Preconditioned(backbone, sde)(x_t, t)
+        assert float(backbone.seen[0].square().mean()) == pytest.approx(1, abs=0.02)
+
+    def test_condition_reaches_the_backbone(self):
+        backbone = Zero()
+        label = torch.tensor([1, 2])
+        Preconditioned(backbone, sde_on(Box(1)))(torch.randn(2, 1, 8), torch.tensor(0.5), label=label)
+        assert backbone.seen[2] == {"label": label}
+
+
+@pytest.mark.usefixtures("float64")
+class TestLoss:
+    def test_is_one_where_no_network_is_needed(self):
+        # Data white with variance sd^2 per point: D = c_skip y is the posterior mean, with error variance c_out^2.
+        denoiser = Preconditioned(Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), sigma_data=0.5)
+        values = DenoisingLoss(denoiser)(0.5 * torch.randn(4000, 2, 8))
+        assert values.shape == (4000,)
+        assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
+
+    def test_normalizes_data(self):
+        normalization = Normalization([3.0, -1.0], [20.0, 0.1])
+        denoiser = Preconditioned(
+            Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), sigma_data=1.0, normalization=normalization
+        )
+        x = torch.randn(4000, 2, 8) * torch.tensor([[20.0], [0.1]]) + torch.tensor([[3.0], [-1.0]])
+        values = DenoisingLoss(denoiser)(x)
+        assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
+
+    def test_noise_levels_are_log_normal_within_the_schedule(self):
+        schedule = EDM(sigma_min=0.1, sigma_max=1.0)
+        denoiser = Preconditioned(Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), schedule))
+        log_s = schedule.ratio(DenoisingLoss(denoiser, -1.0, 0.8).times(20000).double()).log().sort().values
+        normal = torch.distributions.Normal(-1.0, 0.8)
+        low, high = normal.cdf(torch.tensor([math.log(0.1), 0.0]))
+        expected = (normal.cdf(log_s) - low) / (high - low)
+        empirical = (torch.arange(20000) + 0.5) / 20000
+        assert float((expected - empirical).abs().max()) < 1.95 / math.sqrt(20000)  # Kolmogorov-Smirnov, p = 0.001
+
+    def test_generator_fixes_each_sample(self):
+        loss = DenoisingLoss(Preconditioned(Zero(), sde_on(Box(1))))
+        x = torch.randn(3, 1, 8)
+        whole = loss(x, generator=[torch.Generator().manual_seed(i) for i in range(3)])
+        alone = loss(x[2:], generator=[torch.Generator().manual_seed(2)])
+        torch.testing.assert_close(whole[2:], alone)
+        assert float((whole[0] - whole[1]).abs()) > 0
+
+
+@pytest.mark.usefixtures("float64")
+class TestSamplers:
+    @pytest.mark.parametrize(("sampler", "evaluations"), [(Heun, 35), (DDIM, 18)])
+    def test_number_of_evaluations(self, sampler, evaluations):
+        calls = []
+
+        class Counting(GaussianDenoiser):
+            def forward(self, x_t, t, **condition):
+                calls.append(float(t))
+                return super().forward(x_t, t, **condition)
+
+        sde = sde_on(Box(1))
+        x = sde.prior((1, 1, 8))
+        sampler(Counting(GaussianRandomField(Box(1), RBF()), sde), 18)(x)
+        assert len(calls) == evaluations
+        assert min(calls) == 0 and max(calls) == 1
+
+    def test_ancestral_sampling_has_the_law_of_the_data(self):
+        domain, samples = Box(1), 4000
+        data = GaussianRandomField(domain, Matern(1.0, 0.3))
+        sde = FunctionSpaceSDE(WhiteNoise(domain, (8,)), EDM(sigma_max=20.0))
+        sampler = DDIM(GaussianDenoiser(data, sde), 300, eta=1.0)
+        x = sampler.solve(sde.prior((samples, 1, 8)))
+        variance = domain.analyze(x).square().mean((0, 1))
+        eigenvalues = domain.eigenvalues((8,))
+        sigma = float(EDM(sigma_max=20.0)(torch.zeros(()))[1])
+        expected = data.std(eigenvalues) ** 2 + sigma**2 / 8
+        assert bool(((variance / expected - 1).abs() < 0.02 + 4 * math.sqrt(2 / samples)).all())
+
+    def test_fresh_noise_follows_the_generator(self):
+        sde = sde_on(Box(1))
+        sampler = DDIM(GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde), 5, eta=1.0)
+        x = sde.prior((2, 1, 16), generator=torch.Generator().manual_seed(0))
+        a, b, c = (sampler(x, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+        torch.testing.assert_close(a, b)
+        assert float((a - c).abs().max()) > 1e-3
+
+    def test_one_step_is_the_denoised_prior(self):
+        sde = sde_on(Box(1))
+        denoiser = GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde)
+        x = sde.prior((2, 1, 8))
+        torch.testing.assert_close(Heun(denoiser, 1)(x), denoiser(x, torch.ones(())))
+
+    def test_samples_come_in_data_units(self):
+        sde = sde_on(Box(1))
+        plain = Preconditioned(Zero(), sde)
+        scaled = Preconditioned(Zero(), sde, normalization=Normalization([10.0], [3.0]))
+        x = sde.prior((2, 1, 8))
+        torch.testing.assert_close(Heun(scaled, 4)(x), 10 + 3 * Heun(plain, 4)(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Matern(0.0), "smoothness > 0"),
+        (lambda: RBF(-1.0), "length_scale > 0"),
+        (lambda: WhiteNoise(Box(2), (32,)), "2 positive sizes"),
+        (lambda: PixelNoise(Box(1)).std(torch.ones(3)), "noise.on"),
+        (lambda: GaussianRandomField(Box(1), lambda e, d: torch.ones_like(e)).std(torch.ones(2)), "WhiteNoise"),
+        (lambda: sde_on(Box(2)).prior((3, 8, 8)), "2 positive sizes"),
+        (lambda: sde_on(Box(2)).prior((3,)), "B, C"),
+        (lambda: EDM(sigma_min=0.0), "0 < sigma_min"),
+        (lambda: EDM(sigma_min=2.0, sigma_max=1.0), "sigma_min < sigma_max"),
+        (lambda: VP(t_min=2.0), "t_min"),
+        (lambda: sde_on(Box(1)).perturb(torch.randn(2, 1, 8), torch.rand(3)), "one per sample"),
+        (lambda: sde_on(Box(1)).perturb(torch.randn(2, 1, 8), torch.tensor(1.5)), r"\[0, 1\]"),
+        (lambda: sde_on(Box(1)).perturb(torch.randn(2, 1, 8), torch.tensor(math.nan)), r"\[0, 1\]"),
+        (lambda: sde_on(Box(1)).perturb(torch.randn(2, 8), torch.rand(2)), "B, C"),
+        (lambda: Heun(Preconditioned(Zero(), sde_on(Box(1))), 0), "steps >= 1"),
+        (lambda: DDIM(Preconditioned(Zero(), sde_on(Box(1))), 5, eta=2.0), r"eta in \[0, 1\]"),
+        (lambda: Preconditioned(Zero(), sde_on(Box(1)), sigma_data=0.0), "sigma_data > 0"),
+        (lambda: GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde_on(Box(2))), "one domain"),
+        (lambda: Normalization([0.0], [0.0]), "positive std"),
+        (lambda: Normalization([0.0], [1.0])(torch.randn(2, 3, 8)), "1 channels"),
+        (lambda: DenoisingLoss(Preconditioned(Zero(), sde_on(Box(1))), p_std=0.0), "p_std > 0"),
+    ],
+)
+def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
