@@ -27,6 +27,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -409,14 +410,22 @@ def normals(
     order = _shell_order(side, dim)
     out = torch.empty(*batch, side**dim, dtype=torch.float64)
     for sample, seed in zip(out, seeds(batch[0], generator), strict=True):
-        parent = torch.Generator().manual_seed(seed)
-        for channel in sample:
-            child = torch.Generator().manual_seed(seeds(1, parent)[0])
-            shells = [(s + 1) ** dim - s**dim for s in range(side)]
-            # Shell by shell: torch.randn has no prefix property, not even between sizes of one call.
-            channel[order] = torch.cat([torch.randn(n, generator=child, dtype=torch.float64) for n in shells])
+        for number, channel in enumerate(sample):
+            channel[order] = torch.from_numpy(_stream(seed, number).standard_normal(side**dim))
     out = out.unflatten(-1, (side,) * dim)[(..., *(slice(0, n) for n in shape))]
     return out.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+def uniforms(batch: int, *, generator: Generators = None) -> Tensor:
+    """Independent uniforms on [0, 1), (batch,), float64, on the CPU; with a generator, each depends on its sample's seed alone."""
+    if generator is None:
+        return torch.rand(batch, dtype=torch.float64)
+    return torch.tensor([_stream(seed, 0).random() for seed in seeds(batch, generator)], dtype=torch.float64)
+
+
+def _stream(seed: int, number: int) -> np.random.Generator:
+    """numpy's Philox, as torch's CPU generator keeps 32 bits of a seed only, and torch.randn has no prefix property."""
+    return np.random.Generator(np.random.Philox(key=[seed, number]))
 
 
 def _cached(make: Callable) -> Callable:

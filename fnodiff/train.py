@@ -99,7 +99,8 @@ def fit(
 
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     last = step + 10**9 if steps is None else steps
-    loader = DataLoader(data, batch_size=None, sampler=range(step, last), num_workers=workers)
+    order = range(step, last)
+    loader = DataLoader(data, batch_size=None, sampler=order, num_workers=workers, generator=torch.Generator())
     recent: dict[Shape, float] = defaultdict(float)
     bar = tqdm(total=steps, initial=step, disable=not (progress and accelerator.is_main_process), desc="training")
     with _interruptible() as interrupted, bar:
@@ -112,7 +113,7 @@ def fit(
                 value = model(**batch).mean()
             if not bool(value.isfinite()):
                 raise FloatingPointError(
-                    f"the loss is {float(value)} at step {step}, resolution {shape}; lower lr (now {lr:g}), or look for "
+                    f"the loss is {value.item()} at step {step}, resolution {shape}; lower lr (now {lr:g}), or look for "
                     f"values in the data that are not finite: data[{step}]. Checkpoints written before are whole."
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -123,7 +124,7 @@ def fit(
             seen = step * data.batch_size
             _average(ema, denoiser, 0.5 ** (data.batch_size / min(ema_halflife, max(1.0, seen / 20))))
 
-            value = float(value)
+            value = value.item()
             recent[shape] = value if shape not in recent else 0.98 * recent[shape] + 0.02 * value
             bar.set_postfix({"x".join(map(str, s)): f"{v:.3f}" for s, v in sorted(recent.items())}, refresh=False)
             bar.update()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -67,13 +67,13 @@ class MultiResolution(Dataset):
             )
         if min(self.weights) < 0 or not 0 < sum(self.weights) < math.inf:
             raise ValueError(f"MultiResolution: expected weights >= 0 with a positive sum, got {self.weights}.")
-        if len(fields) == 0 or batch_size < 1 or warmup < 0:
+        if len(fields) == 0 or batch_size < 1 or warmup < 0 or seed < 0:
             raise ValueError(
-                f"MultiResolution: expected samples, batch_size >= 1 and warmup >= 0, got {len(fields)} samples, "
-                f"batch_size={batch_size}, warmup={warmup}."
+                f"MultiResolution: expected samples, batch_size >= 1, warmup >= 0 and seed >= 0, got {len(fields)} samples, "
+                f"batch_size={batch_size}, warmup={warmup}, seed={seed}."
             )
         self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
-        self._epoch: tuple[int, Tensor] | None = None
+        self._epoch: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         return self.fields.batch(self.indices(step), self.shape(step))
@@ -81,13 +81,13 @@ class MultiResolution(Dataset):
     def shape(self, step: int) -> Shape:
         """The shape of the batch at this step."""
         by_size = sorted(range(len(self.shapes)), key=lambda i: math.prod(self.shapes[i]))
-        weights = torch.zeros(len(self.shapes), dtype=torch.float64)
+        weights = np.zeros(len(self.shapes))
         for rank, i in enumerate(by_size):
             if step * len(by_size) >= rank * self.warmup:
                 weights[i] = self.weights[i]
         if weights.sum() == 0:  # the shapes that have joined all have weight zero
-            weights = torch.tensor(self.weights, dtype=torch.float64)
-        return self.shapes[int(torch.multinomial(weights, 1, generator=self._generator(0, step)))]
+            weights = np.array(self.weights)
+        return self.shapes[int(self._rng(0, step).choice(len(weights), p=weights / weights.sum()))]
 
     def indices(self, step: int) -> list[int]:
         """The samples of the batch at this step."""
@@ -97,9 +97,32 @@ class MultiResolution(Dataset):
     def _sample(self, position: int) -> int:
         epoch, i = divmod(position, len(self.fields))
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, torch.randperm(len(self.fields), generator=self._generator(1, epoch))
+            self._epoch = epoch, self._rng(1, epoch).permutation(len(self.fields))
         return int(self._epoch[1][i])
 
-    def _generator(self, stream: int, count: int) -> torch.Generator:
-        mixed = int.from_bytes(f"{self.seed}/{stream}/{count}".encode(), "little") % (2**61 - 1)
-        return torch.Generator().manual_seed(mixed)
+    def _rng(self, stream: int, count: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, stream, count])
+
+
+class Part:
+    """Some of a source's samples, such as those to train on and those held out.
+
+    Raises:
+        ValueError: If an index is not one of the source's.
+    """
+
+    def __init__(self, fields: Fields, indices: Sequence[int]) -> None:
+        if len(indices) and not (min(indices) >= 0 and max(indices) < len(fields)):
+            raise ValueError(
+                f"Part: expected indices from 0 to {len(fields) - 1}, got {min(indices)} to {max(indices)}; "
+                f"the source has {len(fields)} samples."
+            )
+        self.fields, self.selected = fields, indices
+        self.channels = fields.channels
+
+    def __len__(self) -> int:
+        return len(self.selected)
+
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """As the source's, with indices counted within the part."""
+        return self.fields.batch([self.selected[i] for i in indices], shape)

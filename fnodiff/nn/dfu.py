@@ -197,30 +197,26 @@ class DFU(nn.Module):
 
     @classmethod
     def tiny(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
-        """0.15M parameters in 2-D with 3 channels: for tests and first steps. `options` override the preset's arguments."""
-        return cls._preset(
-            in_channels,
-            out_channels,
-            options,
-            8,
-            hidden_channels=16,
-            channel_mult=(1, 2),
-            num_blocks=1,
-            spectral_levels=2,
-            attention_levels=(),
-        )
+        """0.8M parameters on Box(2) with 3 channels: for tests and first steps. `options` override the preset's arguments."""
+        preset = {
+            "hidden_channels": 16,
+            "channel_mult": (1, 2),
+            "num_blocks": 1,
+            "spectral_levels": 2,
+            "attention_levels": (),
+        }
+        return cls._preset(in_channels, out_channels, options, 8, **preset)
 
     @classmethod
     def small(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
-        """For CPU training. `options` override the preset's arguments."""
-        return cls._preset(
-            in_channels, out_channels, options, 16, hidden_channels=32, channel_mult=(1, 2, 2), num_blocks=1
-        )
+        """4.0M parameters on Box(2) with 3 channels: trains on a CPU. `options` override the preset's arguments."""
+        preset = {"hidden_channels": 32, "channel_mult": (1, 2, 2), "num_blocks": 1, "dropout": 0.0}
+        return cls._preset(in_channels, out_channels, options, 8, **preset)
 
     @classmethod
     def paper(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
         """The paper's configuration. `options` override the preset's arguments."""
-        return cls._preset(in_channels, out_channels, options, (32, 16), hidden_channels=128)
+        return cls._preset(in_channels, out_channels, options, (32, 16))
 
     @classmethod
     def _preset(

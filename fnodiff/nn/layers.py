@@ -113,10 +113,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
 
         weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
         weight = weight[(..., *corner, slice(0, last + 1))].to(c.dtype)
-        modes = "xyz"[: self.order]
-        c = torch.einsum(
-            f"bi{modes},i{modes}->bi{modes}" if self.separable else f"bi{modes},io{modes}->bo{modes}", c, weight
-        )
+        c = c * weight if self.separable else _multiply_modes(c, weight)
 
         if shape != output_shape and isinstance(self.domain, Box):
             for axis, (low, high) in enumerate([*kept, (0, last)], start=2):
@@ -132,6 +129,21 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             c = torch.cat([c.narrow(axis, low, high + 1), gap, c.narrow(axis, 0, low)], dim=axis)
             c = torch.fft.ifft(c, dim=axis, norm=self.fft_norm)
         return torch.fft.irfft(c, n=output_shape[-1], norm=self.fft_norm)
+
+
+def _multiply_modes(c: Tensor, weight: Tensor) -> Tensor:
+    """(B, in, *modes), (in, out, *modes) -> (B, out, *modes): one complex matrix per mode, as one batched real product.
+
+    Real and imaginary parts are stacked, [re c; im c] [re W, im W] per mode, and the four blocks combined.
+    """
+    batch, out_channels, modes = c.shape[0], weight.shape[1], c.shape[2:]
+    left = torch.view_as_real(c).permute(*range(2, c.ndim), c.ndim, 0, 1).reshape(modes.numel(), 2 * batch, -1)
+    right = (
+        torch.view_as_real(weight).permute(*range(2, c.ndim), 0, c.ndim, 1).reshape(modes.numel(), -1, 2 * out_channels)
+    )
+    (rr, ri), (ir, ii) = (half.split(out_channels, 2) for half in torch.bmm(left, right).split(batch, 1))
+    out = torch.complex(rr - ii, ri + ir)
+    return out.permute(1, 2, 0).reshape(batch, out_channels, *modes)
 
 
 def _flat(scaling: Sequence[Any]) -> list[float]:

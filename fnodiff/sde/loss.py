@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fnodiff.domain import Generators, seeds
+from fnodiff.domain import Generators, uniforms
 from fnodiff.sde.denoise import Preconditioned
 
 
@@ -39,11 +39,7 @@ class DenoisingLoss(nn.Module):
         schedule, law = self.denoiser.sde.schedule, torch.distributions.Normal(0.0, 1.0)
         ends = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).log()
         low, high = law.cdf((ends - self.p_mean) / self.p_std)
-        if generator is None:
-            u = torch.rand(batch, dtype=torch.float64)
-        else:
-            children = [torch.Generator().manual_seed(seed) for seed in seeds(batch, generator)]
-            u = torch.stack([torch.rand((), generator=child, dtype=torch.float64) for child in children])
+        u = uniforms(batch, generator=generator)
         log_s = self.p_mean + self.p_std * law.icdf(low + u * (high - low))
         return schedule.time(log_s.exp()).clamp(0, 1).to(device=device, dtype=torch.float32)  # against rounding only
 

@@ -1,0 +1,1 @@
+"""Tables: each module is one command, `python -m benchmarks.<name>`."""

@@ -1,0 +1,41 @@
+"""Sphinx configuration."""
+
+import warnings
+
+import fnodiff
+
+project = "fnodiff"
+author = "The fnodiff developers"
+copyright = "2026, " + author
+version = release = fnodiff.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_gallery.gen_gallery",
+]
+myst_enable_extensions = ["dollarmath", "amsmath"]
+exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.md5"]
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+html_theme = "furo"
+html_title = "fnodiff"
+html_static_path = ["_static"]
+suppress_warnings = ["config.cache"]
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "reset_argv": lambda conf, script_vars: ["--minutes", "3", "--samples", "64", "--out", "_build/runs"],
+    "default_thumb_file": "docs/_static/ffhq_superres.png",
+    "remove_config_comments": True,
+    "show_memory": False,
+    "write_computation_times": False,
+}
+warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,228 @@
+"""The layers and DFU: exact on every grid, equal to neuralop where neuralop is right."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import neuralop.layers.spectral_convolution as neuralop_spectral
+import pytest
+import torch
+
+from fnodiff.domain import Box, Torus
+from fnodiff.nn import DFU, DualConv, LocalConv, SpectralConv
+
+
+def periodic(domain, coefficients, shape):
+    """The band-limited periodic function with Fourier coefficients |k| <= K on each axis, on the domain's grid, float64."""
+    x = coefficients
+    for axis in reversed(range(domain.dim)):
+        n, k = shape[axis], (x.shape[2 + axis] - 1) // 2
+        points = (torch.arange(n, dtype=torch.float64) + (0.5 if isinstance(domain, Box) else 0.0)) / n
+        waves = torch.exp(2j * math.pi * torch.arange(-k, k + 1, dtype=torch.float64)[:, None] * points)
+        x = torch.movedim(torch.movedim(x, 2 + axis, -1) @ waves, -1, 2 + axis)
+    return x.real
+
+
+def multiply(layer, coefficients):
+    """The same coefficients after the layer's per-mode matrices, written as sums over modes."""
+    weight, bands = layer.weight.to_tensor().to(torch.complex128), [(n - 1) // 2 for n in coefficients.shape[2:]]
+    c = (coefficients + torch.flip(coefficients, tuple(range(2, coefficients.ndim))).conj()) / 2  # of the real part
+    out = torch.zeros(c.shape[0], weight.shape[1], *c.shape[2:], dtype=torch.complex128)
+    for k in itertools.product(*[range(-b, b + 1) for b in bands]):
+        index = tuple(i + b for i, b in zip(k, bands, strict=True))
+        sign = 1 if k[-1] >= 0 else -1
+        low, last = tuple(sign * i for i in k[:-1]), sign * k[-1]
+        row = tuple(i + n // 2 for i, n in zip(low, layer.max_n_modes[:-1], strict=True))
+        if last >= weight.shape[-1] or any(not 0 <= r < n for r, n in zip(row, weight.shape[2:-1], strict=True)):
+            continue
+        w = weight[(slice(None), slice(None), *row, last)]
+        out[(..., *index)] = c[(..., *index)] @ (w if sign > 0 else w.conj())
+    # A real result: on the plane where the last index is 0 both signs are stored, and their Hermitian part counts.
+    return (out + torch.flip(out, tuple(range(2, out.ndim))).conj()) / 2
+
+
+SIZES = {
+    1: [((16,), (16,)), ((9,), (9,)), ((16,), (33,)), ((33,), (8,))],
+    2: [((16, 16), (16, 16)), ((9, 12), (9, 12)), ((7, 11), (24, 9)), ((33, 20), (8, 15)), ((16, 16), (32, 32))],
+    3: [((8, 9, 10), (8, 9, 10)), ((7, 8, 9), (12, 7, 8))],
+}
+CASES = [(dim, a, b) for dim, pairs in SIZES.items() for a, b in pairs]
+
+
+class TestSpectralConv:
+    @pytest.mark.parametrize("factorization", ["ComplexDense", "ComplexTucker"])
+    @pytest.mark.parametrize("domain_class", [Torus, Box])
+    @pytest.mark.parametrize(("dim", "shape", "output_shape"), CASES)
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+    def test_is_exact_at_every_pair_of_sizes(
+        self, dim, shape, output_shape, domain_class, factorization, dtype, tolerance
+    ):
+        domain = domain_class(dim)
+        layer = SpectralConv(
+            2, 3, (6, 8, 4)[:dim], domain=domain, factorization=factorization, rank=0.5, bias=False
+        ).to(dtype)
+        coefficients = torch.randn(2, 2, *(5, 7, 5)[:dim], dtype=torch.complex128)
+        expected = periodic(domain, multiply(layer, coefficients), output_shape)
+        out = layer(periodic(domain, coefficients, shape).to(dtype), output_shape).double()
+        assert float((out - expected).norm() / expected.norm()) < tolerance
+        assert float(expected.norm()) > 0.1
+
+    @pytest.mark.parametrize("shape", [(16, 16), (15, 9), (32, 20)])
+    def test_n_modes_above_the_grid(self, shape):
+        layer = SpectralConv(2, 3, (40, 40), bias=False).double()
+        coefficients = torch.randn(2, 2, 9, 9, dtype=torch.complex128)
+        fine = layer(periodic(Torus(2), coefficients, (64, 48)), (9, 9))
+        torch.testing.assert_close(layer(periodic(Torus(2), coefficients, shape), (9, 9)), fine)
+
+    @pytest.mark.parametrize("factorization", ["ComplexDense", "ComplexTucker", None])
+    @pytest.mark.parametrize(
+        ("n_modes", "shape"), [((8,), (32,)), ((8, 12), (32, 20)), ((7, 5), (16, 16)), ((4, 6, 8), (8, 8, 10))]
+    )
+    def test_equals_neuralop_at_fixed_even_sizes_with_its_weights(self, n_modes, shape, factorization):
+        ours = SpectralConv(3, 4, n_modes, factorization=factorization)
+        theirs = neuralop_spectral.SpectralConv(3, 4, n_modes, factorization=factorization)
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(2, 3, *shape)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+        assert float(theirs(x).abs().mean()) > 1e-2
+
+    def test_separable_and_scaling_options_are_neuralops(self):
+        ours = SpectralConv(3, 3, (8, 8), separable=True)
+        theirs = neuralop_spectral.SpectralConv(3, 3, (8, 8), separable=True, factorization="ComplexDense")
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(2, 3, 16, 16)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+        assert SpectralConv(3, 4, (8, 8), resolution_scaling_factor=2)(x).shape == (2, 4, 32, 32)
+
+    def test_weights_are_stored_real_and_half_precision_computes_in_float32(self):
+        layer = SpectralConv(2, 2, (6, 6))
+        assert all(not p.is_complex() for p in layer.parameters())
+        x = torch.randn(2, 2, 12, 12)
+        out = layer(x.bfloat16())
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), layer(x.bfloat16().float()), atol=2e-2, rtol=2e-2)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(layer(x), layer(x.float()))
+
+    @pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
+    def test_gradients(self, domain):
+        layer = SpectralConv(2, 2, (4, 4), domain=domain).double()
+        x = torch.randn(1, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda v, *_: layer(v, (9, 5)), (x, *layer.parameters()))
+
+
+class TestLocalConv:
+    @pytest.mark.parametrize("dim", [1, 2, 3])
+    def test_edges_follow_the_domain(self, dim):
+        torus, box = LocalConv(2, 3, domain=Torus(dim)), LocalConv(2, 3, domain=Box(dim))
+        x = torch.randn(1, 2, *(6,) * dim)
+        axes = tuple(range(2, 2 + dim))
+        torch.testing.assert_close(torus(x.roll((1,) * dim, axes)), torus(x).roll((1,) * dim, axes))
+        extended = x
+        for axis in axes:  # reflect with the edge repeated: the result must agree inside
+            extended = torch.cat([extended.narrow(axis, 0, 1), extended, extended.narrow(axis, 5, 1)], dim=axis)
+        inside = box(extended)[(..., *(slice(1, -1),) * dim)]
+        torch.testing.assert_close(box(x), inside)
+
+    def test_dual_conv_is_the_sum_of_its_branches(self):
+        layer = DualConv(2, 3, domain=Box(2), n_modes=(4, 4))
+        x = torch.randn(2, 2, 9, 12)
+        torch.testing.assert_close(layer(x, (5, 6)), layer.local(x, (5, 6)) + layer.spectral(x, (5, 6)))
+        pooled = Box(2).average(x, (5, 6))
+        torch.testing.assert_close(layer.local(x, (5, 6)), layer.local.conv(pooled))
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+class TestDFU:
+    @pytest.mark.parametrize("options", [{}, {"local": None, "spectral_levels": 2}, {"spectral_levels": 0}], ids=str)
+    @pytest.mark.parametrize("shape", [(8, 8), (9, 13), (33, 40), (16, 48)])
+    def test_any_grid_from_8_points(self, shape, options):
+        net = DFU.tiny(3, 2, zero_init=False, **options).eval()
+        x = torch.randn(2, 3, *shape)
+        out = net(x, torch.tensor([0.1, -0.5]))
+        assert out.shape == (2, 2, *shape)
+        torch.testing.assert_close(net(x[1:], torch.tensor(-0.5)), out[1:], rtol=1e-4, atol=1e-4)
+        assert float(out.std()) > 1e-2
+        assert float((net(x, torch.tensor([0.1, 0.4])) - out)[1].abs().max()) > 1e-3, "it reads the noise level"
+
+    @pytest.mark.parametrize("domain", [Torus(1), Box(1), Torus(3), Box(3)], ids=str)
+    def test_one_and_three_dimensions(self, domain):
+        net = DFU.tiny(1, 1, domain=domain, zero_init=False)
+        x = torch.randn(2, 1, *(8, 9, 11)[: domain.dim])
+        out = net(x, torch.zeros(()))
+        assert out.shape == x.shape
+        assert float(out.std()) > 1e-2
+
+    def test_translations_by_grid_points_commute_on_the_torus(self):
+        net = DFU.tiny(1, 1, domain=Torus(2), zero_init=False, attention_levels=()).eval().double()
+        x = torch.randn(1, 1, 16, 16, dtype=torch.float64)
+        moved = net(x.roll((4, 6), (2, 3)), torch.zeros(()))
+        torch.testing.assert_close(moved, net(x, torch.zeros(())).roll((4, 6), (2, 3)))
+
+    def test_without_spectral_levels_it_is_a_plain_unet(self):
+        unet, dfu = DFU.small(3, 3, spectral_levels=0), DFU.small(3, 3)
+        assert not any(isinstance(m, SpectralConv) for m in unet.modules())
+        spectral = sum(count(m) for m in dfu.modules() if isinstance(m, SpectralConv))
+        assert count(dfu) - spectral == count(unet)
+        local = {k for k in dfu.state_dict() if ".spectral." not in k}
+        assert local == set(unet.state_dict())
+
+    @pytest.mark.parametrize(("preset", "millions"), [("tiny", 0.8), ("small", 4.0)])
+    def test_docstrings_state_the_size(self, preset, millions):
+        net = getattr(DFU, preset)(3, 3)
+        assert count(net) / 1e6 == pytest.approx(millions, abs=0.05)
+        assert f"{millions}M" in getattr(DFU, preset).__doc__
+
+    def test_label_and_field_condition_the_result(self):
+        net = DFU.tiny(1, 1, num_classes=3, condition_channels=2, zero_init=False).eval()
+        x, level = torch.randn(2, 1, 16, 16), torch.zeros(2)
+        field, label = torch.randn(2, 2, 16, 16), torch.tensor([0, 1])
+        out = net(x, level, label=label, field=field)
+        assert float((net(x, level, label=torch.tensor([0, 2]), field=field) - out)[1].abs().max()) > 1e-3
+        assert float((net(x, level, label=label, field=field.flip(0)) - out).abs().max()) > 1e-3
+        finer = Box(2).resample(field, (24, 20))
+        torch.testing.assert_close(net(x, level, label=label, field=finer), out, rtol=1e-3, atol=1e-3)
+
+    def test_zero_init_starts_at_zero(self):
+        assert float(DFU.tiny(3, 3)(torch.randn(2, 3, 16, 16), torch.zeros(())).detach().abs().max()) < 1e-3
+
+    def test_every_parameter_learns(self):
+        net = DFU.tiny(
+            2, 2, num_classes=2, zero_init=False, channel_mult=(1, 2, 2), spectral_levels=2, attention_levels=(1,)
+        )
+        net(torch.randn(2, 2, 32, 32), torch.rand(2), label=torch.tensor([0, 1])).square().mean().backward()
+        assert [name for name, p in net.named_parameters() if p.grad is None or not bool((p.grad != 0).any())] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: SpectralConv(1, 1, (4, 4), domain=Torus(1)), "1 positive integers"),
+        (lambda: SpectralConv(1, 1, (0,)), "positive integers"),
+        (lambda: SpectralConv(1, 1, (4,), complex_data=True), "real data"),
+        (lambda: SpectralConv(2, 1, (4,))(torch.randn(1, 1, 8)), "2 channels"),
+        (lambda: SpectralConv(1, 1, (4, 4))(torch.randn(1, 1, 8)), "B, C"),
+        (lambda: DualConv(1, 1, domain=Box(2), n_modes=None, local=None), "at least one branch"),
+        (lambda: DualConv(1, 1, domain=Box(2), n_modes=(4, 4), local="conv5"), "conv5"),
+        (lambda: DFU.tiny(3, 3, attention_levels=(2,)), "2 levels"),
+        (lambda: DFU(3, 3, (8,)), "one number per axis"),
+        (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 7, 8), torch.zeros(())), "at least 8 points"),
+        (lambda: DFU.tiny(3, 3)(torch.randn(1, 2, 8, 8), torch.zeros(())), "3 channels"),
+        (lambda: DFU.tiny(3, 3)(torch.randn(2, 3, 8, 8), torch.zeros(3)), "noise_level"),
+        (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 8, 8), torch.zeros(()), label=torch.tensor([0])), "no label"),
+        (lambda: DFU.tiny(3, 3, num_classes=2)(torch.randn(1, 3, 8, 8), torch.zeros(())), "a label"),
+        (
+            lambda: DFU.tiny(3, 3, num_classes=2)(torch.randn(1, 3, 8, 8), torch.zeros(()), label=torch.tensor([2])),
+            "0 to 1",
+        ),
+        (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 8, 8), torch.zeros(()), field=torch.randn(1, 1, 8, 8)), "0 channels"),
+    ],
+)
+def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,342 @@
+"""Training, resuming, checkpoints and the loader."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+import safetensors.torch
+import torch
+
+from fnodiff import checkpoint
+from fnodiff.data.loader import MultiResolution, Part
+from fnodiff.domain import Box, Torus
+from fnodiff.nn import DFU
+from fnodiff.sde import (
+    EDM,
+    RBF,
+    VP,
+    DenoisingLoss,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Heun,
+    Matern,
+    Noise,
+    Normalization,
+    PixelNoise,
+    Preconditioned,
+    WhiteNoise,
+)
+from fnodiff.train import STATE, fit, measure_normalization
+
+
+class Waves:
+    """Random smooth fields that exist at every resolution, with labels."""
+
+    channels = 2
+
+    def __init__(self, count=64, bad=None):
+        self.noise, self.count, self.bad = GaussianRandomField(Torus(1), RBF(0.2)), count, bad
+
+    def __len__(self):
+        return self.count
+
+    def batch(self, indices, shape):
+        x = self.noise.sample((len(indices), 2, *shape), generator=[torch.Generator().manual_seed(i) for i in indices])
+        x = x * torch.tensor([[2.0], [0.1]]) + torch.tensor([[5.0], [0.0]])
+        if self.bad in indices:
+            x[indices.index(self.bad), 0, 0] = float("nan")
+        return {"x": x}
+
+
+def data(**options):
+    return MultiResolution(Waves(), Torus(1), **{"shapes": [8, 12, 16], "batch_size": 4, **options})
+
+
+def model(**options):
+    torch.manual_seed(1)
+    net = DFU.tiny(2, 2, domain=Torus(1), hidden_channels=8, **options)
+    return Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Torus(1), (16,)), EDM()))
+
+
+def quiet(*args, **kwargs):
+    return fit(*args, **{"progress": False, "rampup": 10, **kwargs})
+
+
+class TestMultiResolution:
+    def test_every_epoch_visits_all_samples_once(self):
+        loader = data(batch_size=5)
+        seen = [i for step in range(13) for i in loader.indices(step)]
+        assert sorted(seen[:64]) == list(range(64))
+        assert seen[:64] != list(range(64))
+        second = [loader._sample(i) for i in range(64, 128)]
+        assert sorted(second) == list(range(64)) and second != seen[:64]
+
+    def test_one_resolution_per_batch_with_its_weight(self):
+        loader = data(shapes=[16, 8, 12], weights=[0.6, 0.1, 0.3])
+        counts = Counter(loader.shape(step) for step in range(3000))
+        assert counts[(16,)] / 3000 == pytest.approx(0.6, abs=0.04)
+        assert counts[(8,)] / 3000 == pytest.approx(0.1, abs=0.025)
+        assert loader[0]["x"].shape == (4, 2, *loader.shape(0))
+
+    def test_warm_up_starts_small(self):
+        loader = data(shapes=[16, 8, 12], warmup=300)
+        assert {loader.shape(step) for step in range(100)} == {(8,)}
+        assert {loader.shape(step) for step in range(100, 200)} == {(8,), (12,)}
+        assert {loader.shape(step) for step in range(200, 400)} == {(8,), (12,), (16,)}
+
+    def test_a_batch_is_a_function_of_seed_and_step(self):
+        torch.testing.assert_close(data()[7]["x"], data()[7]["x"], rtol=0, atol=0)
+        assert [data(seed=1).indices(s) for s in range(3)] != [data().indices(s) for s in range(3)]
+
+    def test_part_is_a_source_of_its_own(self):
+        part = Part(Waves(), range(10, 20))
+        assert len(part) == 10
+        torch.testing.assert_close(part.batch([0, 3], (8,))["x"], Waves().batch([10, 13], (8,))["x"])
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: data(shapes=[(8, 8)]), "1 positive sizes"),
+            (lambda: data(shapes=[8, 8]), "each shape once"),
+            (lambda: data(weights=[1.0]), "one weight for each"),
+            (lambda: data(weights=[0.0, 0.0, 0.0]), "positive sum"),
+            (lambda: data(batch_size=0), "batch_size >= 1"),
+            (lambda: MultiResolution(Waves(0), Torus(1), [8]), "0 samples"),
+            (lambda: Part(Waves(), [64]), "0 to 63"),
+        ],
+    )
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+class TestFit:
+    def test_learns_and_averages(self):
+        torch.manual_seed(0)
+        denoiser, losses = model(), []
+        ema = quiet(
+            denoiser, data(), 300, normalize=True, lr=3e-3, callback=lambda s, shape, v: losses.append((shape, v))
+        )
+        first, last = (torch.tensor([v for _, v in part]).mean() for part in (losses[:30], losses[-100:]))
+        assert float(last) < 0.85 * float(first)
+        assert {shape for shape, _ in losses} == {(8,), (12,), (16,)}
+        assert not ema.training and ema is not denoiser
+        assert ema.training_shapes == ((8,), (12,), (16,))
+        difference = [
+            float((a - b).norm() / b.norm()) for a, b in zip(ema.parameters(), denoiser.parameters(), strict=True)
+        ]
+        assert 0 < max(difference) < 1
+
+    def test_normalization_is_measured_and_kept(self):
+        denoiser = model()
+        ema = quiet(denoiser, data(), 1, normalize=True)
+        torch.testing.assert_close(ema.normalization.mean, torch.tensor([5.0, 0.0]), atol=0.8, rtol=0)
+        torch.testing.assert_close(ema.normalization.std, torch.tensor([4.0, 0.2]), rtol=0.15, atol=0)
+        x = torch.cat([data()[step]["x"].transpose(0, 1).flatten(1) for step in range(16)], dim=1)
+        assert float(ema.normalization(x[None])[0, 0].std()) == pytest.approx(0.5, rel=0.1)
+
+    def test_ema_follows_its_half_life(self):
+        denoiser = model()
+        start = [p.detach().clone() for p in denoiser.parameters()]
+        history = []
+        ema = quiet(
+            denoiser,
+            data(),
+            3,
+            ema_halflife=4.0,
+            callback=lambda *_: history.append([p.detach().clone() for p in denoiser.parameters()]),
+        )
+        # Half-lives of a twentieth of the samples seen, but at least 1 and at most 4 samples; 4 samples per step.
+        expected = start
+        for seen, now in zip((4, 8, 12), history, strict=True):
+            decay = 0.5 ** (4 / min(4.0, max(1.0, seen / 20)))
+            expected = [decay * e + (1 - decay) * n for e, n in zip(expected, now, strict=True)]
+        for a, b in zip(ema.parameters(), expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+    @pytest.mark.parametrize("interruption", ["steps", "signal"])
+    def test_resuming_continues_to_the_bit(self, tmp_path, interruption):
+        whole_state, part_state = tmp_path / "whole", tmp_path / "part"
+        torch.manual_seed(3)
+        whole = quiet(model(), data(), 12, normalize=True, folder=whole_state)
+        torch.manual_seed(3)
+        if interruption == "steps":
+            quiet(model(), data(), 5, normalize=True, folder=part_state)
+        else:
+            with pytest.raises(KeyboardInterrupt, match="resume from"):
+                quiet(
+                    model(),
+                    data(),
+                    12,
+                    normalize=True,
+                    folder=part_state,
+                    callback=lambda step, *_: os.kill(os.getpid(), signal.SIGINT) if step == 5 else None,
+                )
+        torch.manual_seed(99)  # whatever happened in between
+        part = quiet(model(), data(), 12, normalize=True, folder=part_state, resume=part_state)
+        for key, value in whole.state_dict().items():
+            assert torch.equal(part.state_dict()[key], value), key
+        states = [torch.load(f / STATE, weights_only=True) for f in (whole_state, part_state)]
+        assert states[0]["step"] == states[1]["step"] == 12
+        for key, value in states[0]["denoiser"].items():
+            assert torch.equal(states[1]["denoiser"][key], value), key
+        loaded = checkpoint.from_pretrained(part_state)
+        assert all(torch.equal(loaded.state_dict()[k], v) for k, v in whole.state_dict().items())
+
+    def test_non_finite_loss_names_step_and_resolution(self, tmp_path):
+        bad = MultiResolution(Waves(bad=data().indices(3)[1]), Torus(1), [8, 12, 16], batch_size=4)
+        quiet(model(), data(), 2, folder=tmp_path / "run")
+        with pytest.raises(FloatingPointError, match=rf"nan at step 3, resolution \({data().shape(3)[0]},\)"):
+            quiet(model(), bad, 10, folder=tmp_path / "run2", save_every=1)
+        assert torch.load(tmp_path / "run2" / STATE, weights_only=True)["step"] == 3
+
+    def test_minutes_stop_it(self):
+        steps = []
+        quiet(model(), data(), minutes=0.02, callback=lambda s, *_: steps.append(s))
+        assert 1 <= len(steps) < 2000
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda p: quiet(model(), data()), "steps or minutes"),
+            (lambda p: quiet(model(), data(), 1, loss=DenoisingLoss(model())), "another"),
+            (lambda p: quiet(model(), data(), 3, resume=p), STATE),
+            (
+                lambda p: quiet(model(), data(), 2, folder=p) and quiet(model(num_classes=2), data(), 3, resume=p),
+                "resume model",
+            ),
+            (
+                lambda p: quiet(model(), data(), 2, folder=p) and quiet(model(), data(seed=1), 3, resume=p),
+                "resume data",
+            ),
+            (lambda p: measure_normalization(MultiResolution(Constant(), Torus(1), [8])), "vary"),
+        ],
+    )
+    def test_bad_input(self, tmp_path, call, message):
+        with pytest.raises(ValueError, match=message):
+            call(tmp_path)
+
+
+class Constant(Waves):
+    """Fields that never change."""
+
+    def batch(self, indices, shape):
+        return {"x": torch.ones(len(indices), 2, *shape)}
+
+
+@dataclass(frozen=True)
+class Half(Noise):
+    """A noise of the user's own."""
+
+    domain: Torus
+
+    def std(self, eigenvalues):
+        return torch.full_like(eigenvalues, 0.5)
+
+
+class TestCheckpoint:
+    @pytest.mark.parametrize(
+        "noise",
+        [
+            WhiteNoise(Box(2), (16, 16)),
+            PixelNoise(Box(2, (1.0, 2.0))),
+            GaussianRandomField(Torus(2), Matern(0.5, 0.1)),
+            GaussianRandomField(Box(2), RBF(0.1)),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("schedule", [EDM(rho=5.0), VP()], ids=str)
+    def test_round_trip_samples_the_same(self, tmp_path, noise, schedule):
+        net = DFU.tiny(
+            2, 2, domain=noise.domain, hidden_channels=8, spectral={"factorization": "ComplexTucker", "rank": 0.3}
+        )
+        denoiser = Preconditioned(
+            net, FunctionSpaceSDE(noise, schedule), 0.7, normalization=Normalization([1.0, 2.0], [3.0, 0.1])
+        ).eval()
+        denoiser.training_shapes = ((16, 16), (24, 24))
+        loaded = checkpoint.from_pretrained(checkpoint.save_pretrained(denoiser, tmp_path / "model"))
+        assert loaded.sde == denoiser.sde and loaded.sigma_data == 0.7
+        assert loaded.training_shapes == denoiser.training_shapes and not loaded.training
+        x = denoiser.sde.prior((2, 2, 12, 12))
+        torch.testing.assert_close(Heun(loaded, 3)(x), Heun(denoiser, 3)(x), rtol=0, atol=0)
+        assert {p.name for p in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
+
+    def test_another_model_takes_the_place_of_the_old(self, tmp_path):
+        checkpoint.save_pretrained(model(), tmp_path)
+        checkpoint.save_pretrained(model(num_classes=2), tmp_path)
+        assert checkpoint.from_pretrained(tmp_path).backbone.num_classes == 2
+
+    def test_own_classes_are_allowed_when_named(self, tmp_path):
+        denoiser = Preconditioned(DFU.tiny(2, 2, domain=Torus(1)), FunctionSpaceSDE(Half(Torus(1)), EDM()))
+        checkpoint.save_pretrained(denoiser, tmp_path)
+        with pytest.raises(ValueError, match=r"'Half' is not allowed.*classes=\[Half\]"):
+            checkpoint.from_pretrained(tmp_path)
+        assert checkpoint.from_pretrained(tmp_path, classes=[Half]).sde.noise == Half(Torus(1))
+
+    def test_what_cannot_be_described_is_an_error(self, tmp_path):
+        noise = GaussianRandomField(Torus(1), lambda e, d: 1 / (1 + e))
+        with pytest.raises(ValueError, match="dataclass"):
+            checkpoint.save_pretrained(
+                Preconditioned(DFU.tiny(2, 2, domain=Torus(1)), FunctionSpaceSDE(noise, EDM())), tmp_path
+            )
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda p: (p / "config.json").unlink(), "found"),
+            (lambda p: (p / "model.safetensors").unlink(), "found"),
+            (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
+            (lambda p: (p / "config.json").write_text("[]"), "format 1"),
+            (lambda p: edit(p, lambda c: c["model"].update({"class": "os.system"})), "os.system"),
+            (lambda p: edit(p, lambda c: c["model"].update({"extra": 1})), "does not take"),
+            (lambda p: edit(p, lambda c: c.update({"model": {"class": "EDM"}})), "expected a Denoiser"),
+            (lambda p: edit(p, lambda c: c["model"]["backbone"].update({"hidden_channels": 16})), "does not fit"),
+            (lambda p: tensors(p, lambda t: t.popitem()), "missing"),
+            (lambda p: tensors(p, lambda t: t.update(new=torch.ones(1))), "left over new"),
+            (lambda p: (p / "model.safetensors").write_bytes(b"\x80\x04garbage"), "not a readable safetensors"),
+            (
+                lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:-50]),
+                "not a readable",
+            ),
+        ],
+    )
+    def test_broken_models(self, tmp_path, spoil, message):
+        checkpoint.save_pretrained(model(), tmp_path)
+        spoil(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            checkpoint.from_pretrained(tmp_path)
+
+    def test_no_such_folder(self, tmp_path):
+        with pytest.raises(ValueError, match="expected a folder"):
+            checkpoint.from_pretrained(tmp_path / "missing")
+
+    def test_interrupted_writing_leaves_the_old_file(self, tmp_path):
+        checkpoint.save_pretrained(model(), tmp_path)
+        before = (tmp_path / "model.safetensors").read_bytes()
+
+        def fail(new):
+            new.write_bytes(b"half")
+            raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"):
+            checkpoint.replace_file(tmp_path / "model.safetensors", fail)
+        assert (tmp_path / "model.safetensors").read_bytes() == before
+        assert len(list(tmp_path.iterdir())) == 2
+
+
+def edit(path, change):
+    config = json.loads((path / "config.json").read_text())
+    change(config)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def tensors(path, change):
+    contents = safetensors.torch.load_file(path / "model.safetensors")
+    change(contents)
+    safetensors.torch.save_file(contents, path / "model.safetensors")
