@@ -6,6 +6,7 @@ Weights are drawn at random everywhere (no layer starts at zero), four draws; th
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 
@@ -27,13 +28,8 @@ def table(networks: dict[str, dict[str, object]], domain: Domain, draws: int) ->
         errors = []
         for draw in range(draws):
             torch.manual_seed(draw)
-            net = DFU.small(3, 3, domain=domain, zero_init=False, **options).eval()
-            level = torch.tensor(0.0)
-            errors.append(
-                discretization_error(
-                    lambda x: net(x, level), lambda shape: domain.resample(smooth, shape), SHAPES, domain
-                )  # noqa: B023
-            )
+            net = partial(DFU.small(3, 3, domain=domain, zero_init=False, **options).eval(), noise_level=torch.tensor(0.0))
+            errors.append(discretization_error(net, partial(domain.resample, smooth), SHAPES, domain))
         rows[name] = torch.tensor(errors).mean(0).tolist()
     return rows
 

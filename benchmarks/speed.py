@@ -10,15 +10,16 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from fnodiff import DFU
 
 
-def interleaved(tasks: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+def interleaved(tasks: dict[tuple[str, str], Callable[[], None]], repeats: int) -> dict[tuple[str, str], float]:
     """Median seconds of each task; the tasks take turns, so that all see the same machine."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in tasks}
     for repeat in range(repeats + 2):
         for name, task in tasks.items():
             start = time.perf_counter()
@@ -57,11 +58,7 @@ def main() -> None:
     networks = {"UNet": DFU.small(3, 3, spectral_levels=0).to(device), "DFU": DFU.small(3, 3).to(device)}
     for n in args.sizes:
         x = torch.randn(args.batch, 3, n, n, device=device)
-        tasks = {
-            (f.__name__, name): lambda f=f, net=net: f(net, x)
-            for f in (step, evaluate)
-            for name, net in networks.items()
-        }  # noqa: B023
+        tasks = {(f.__name__, name): partial(f, net, x) for f in (step, evaluate) for name, net in networks.items()}
         t = interleaved(tasks, args.repeats)
         print(
             f"{n:>5}{1e3 * t['step', 'UNet']:>9.0f} ms{t['step', 'DFU'] / t['step', 'UNet']:>12.2f}"

@@ -75,6 +75,16 @@ class TestSpectralConv:
         fine = layer(periodic(Torus(2), coefficients, (64, 48)), (9, 9))
         torch.testing.assert_close(layer(periodic(Torus(2), coefficients, shape), (9, 9)), fine)
 
+    @pytest.mark.parametrize("output_shape", [(8, 8), (12, 20)])
+    def test_nyquist_modes_of_either_grid_are_left_out(self, output_shape):
+        layer = SpectralConv(1, 1, (16, 16), bias=False)
+        sign = (-1.0) ** torch.arange(8)
+        waves = torch.stack([sign[:, None].expand(8, 8), sign[None].expand(8, 8), sign[:, None] * sign])[:, None]
+        assert float(layer(waves, output_shape).detach().abs().max()) < 1e-6
+        fine = Torus(2).resample(torch.randn(1, 1, 7, 7), (16, 16)) + (-1.0) ** torch.arange(16)[:, None].expand(16, 16)
+        coarse = layer(fine, (8, 8)).detach()  # holds |k| < 4 alone
+        torch.testing.assert_close(Torus(2).filter(coarse, torch.ones_like), coarse)
+
     @pytest.mark.parametrize("factorization", ["ComplexDense", "ComplexTucker", None])
     @pytest.mark.parametrize(
         ("n_modes", "shape"), [((8,), (32,)), ((8, 12), (32, 20)), ((7, 5), (16, 16)), ((4, 6, 8), (8, 8, 10))]

@@ -84,6 +84,26 @@ def test_perturb_and_prior_scale_the_noise():
     torch.testing.assert_close(prior, VP()(torch.ones(()))[1] * z)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("spectrum", "covariance"),
+    [
+        (Matern(0.5, 0.05), lambda r: (-r / 0.05).exp()),
+        (Matern(1.5, 0.05), lambda r: (1 + math.sqrt(3) * r / 0.05) * (-math.sqrt(3) * r / 0.05).exp()),
+        (RBF(0.05), lambda r: (-0.5 * (r / 0.05).square()).exp()),
+    ],
+    ids=str,
+)
+def test_spectra_are_those_of_their_covariance_functions(spectrum, covariance):
+    # On a torus much longer than the correlation length the covariance function is that of the line.
+    domain, shape = Torus(1), (4000,)
+    field = GaussianRandomField(domain, spectrum)
+    modes = domain.multiplicity(shape) * field.std(domain.eigenvalues(shape)) ** 2
+    r = torch.linspace(0, 0.25, 26)
+    k = 2 * math.pi * torch.arange(len(modes))
+    torch.testing.assert_close((modes * (k * r[:, None]).cos()).sum(1), covariance(r), atol=2e-3, rtol=0)
+
+
 def test_vp_has_its_published_rates_and_unit_variance():
     t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
     schedule = VP(beta_min=0.1, beta_max=20.0, t_min=1e-12)
@@ -113,6 +133,20 @@ class TestPreconditioned:
         seen, level, _ = backbone.seen
         torch.testing.assert_close(seen, x_t / alpha / math.sqrt(0.49 + 4 * s**2))  # 16 points: 4 times the variance
         torch.testing.assert_close(level, torch.full((2,), math.log(s) / 4))
+
+    def test_target_of_the_network_has_unit_variance(self):
+        # x = D exactly when F is the target (x - c_skip y) / c_out, which EDM's scalars give unit variance.
+        class Ones(nn.Module):
+            def forward(self, x, noise_level):
+                return torch.ones_like(x)
+
+        sde, t = FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), torch.rand(4000)
+        x = 0.5 * torch.randn(4000, 1, 8)
+        x_t, _ = sde.perturb(x, t)
+        skip = Preconditioned(Zero(), sde)(x_t, t)
+        c_out = Preconditioned(Ones(), sde)(x_t, t) - skip
+        variance = ((x - skip) / c_out).square().mean()
+        assert float(variance) == pytest.approx(1, abs=4 * math.sqrt(2 / x.numel()))
 
     @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (9, 21)])
     def test_network_sees_unit_variance_on_every_grid(self, shape):
