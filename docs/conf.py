@@ -1,5 +1,6 @@
 """Sphinx configuration."""
 
+import re
 import warnings
 
 import fnodiff
@@ -15,8 +16,10 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
+    "sphinx_mathjax_offline",
 ]
 myst_enable_extensions = ["dollarmath", "amsmath"]
+default_role = "code"
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.md5"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
@@ -39,3 +42,25 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _docstring(app, what, name, obj, options, lines):
+    """Docstrings are written to be read as text: show indented equations as they stand, and stars and bars as themselves."""
+    out, literal = [], False
+    for i, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if indented and not literal and (i == 0 or not lines[i - 1].strip()) and not re.match(r"\s*(:|\.\.)", line):
+            out += ["::", ""]
+            literal = True
+        literal = literal and (indented or not line.strip())
+        if not literal:
+            parts = re.split(r"(``?[^`]+``?)", line)  # code stays as it is
+            parts[::2] = [re.sub(r"(?<!\\)([*|])(?=\w)|(?<=\w)\|", lambda m: "\\" + m[0], part) for part in parts[::2]]
+            line = "".join(parts)
+        out.append(line)
+    lines[:] = out
+
+
+def setup(app):
+    """Sphinx's entry point."""
+    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon reads the sections

@@ -66,7 +66,7 @@ class TestNormals:
 
     def test_seeds_that_agree_in_32_bits_differ(self, monkeypatch):
         # torch's own CPU generator keeps the lowest 32 bits of a seed: collisions among some 60,000 samples.
-        monkeypatch.setattr("fnodiff.domain.seeds", lambda batch, generator: [5, 5 + 2**32])
+        monkeypatch.setattr("fnodiff.domain.draws.seeds", lambda batch, generator: [5, 5 + 2**32])
         z = normals((2, 1), (9,), generator=torch.Generator())
         assert float((z[0] - z[1]).abs().min()) > 0
 

@@ -96,7 +96,7 @@ class Preconditioned(Denoiser):
     """A network under EDM's preconditioning; see the head of this module.
 
     Args:
-        backbone: F(x, noise_level, **condition): (B, C, *spatial), (B,) -> (B, C, *spatial).
+        backbone: F, called as `F(x, noise_level, **condition)`: (B, C, *spatial), (B,) -> (B, C, *spatial).
         sde: The process.
         sigma_data: Standard deviation of the (normalised) data.
         normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.

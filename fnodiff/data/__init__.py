@@ -1,0 +1,22 @@
+"""Data: sources of samples on many grids, and the loader that trains on several resolutions at once.
+
+A source ("fields") has `channels`, a length and `batch(indices, shape)`, which returns {"x": (B, C, *shape)}, with a
+"label" or a conditioning "field" if there is one.
+"""
+
+from fnodiff.data.faces import Faces, face_attributes, faces
+from fnodiff.data.hdf5 import HDF5Fields, write_fields
+from fnodiff.data.images import ImageFolder
+from fnodiff.data.loader import Fields, MultiResolution, Part
+
+__all__ = [
+    "Faces",
+    "Fields",
+    "HDF5Fields",
+    "ImageFolder",
+    "MultiResolution",
+    "Part",
+    "face_attributes",
+    "faces",
+    "write_fields",
+]

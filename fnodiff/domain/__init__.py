@@ -1,0 +1,26 @@
+"""Domains: where functions live, and every grid, quadrature and transform that fnodiff uses.
+
+A function f on a domain is expanded in the eigenfunctions of the Laplacian,
+
+    f(x) = sum_k c_k phi_k(x),    -Laplacian phi_k = lambda_k phi_k,    mean over the domain of |phi_k|^2 = 1,
+
+so that Parseval reads |f|^2 = sum_k mult_k |c_k|^2 (mult_k = 2 where a stored complex coefficient also stands for its
+conjugate). A field is a tensor (B, C, *shape) of values on the grid that its shape names; its coefficients do not
+depend on the grid:
+
+    analyze: field -> c,    synthesize: c -> field on any grid,    synthesize(analyze(x), x.shape[2:]) projects.
+
+====== ==================== ===================================================== ==========================
+domain grid of n points     eigenfunctions                                        modes kept on n points
+====== ==================== ===================================================== ==========================
+Torus  i / n                exp(2 pi i k x)                                       abs(k) < n / 2
+Box    (i + 1/2) / n        1, sqrt(2) cos(pi k x) (zero slope at the edges)      k = 0 .. n - 1
+====== ==================== ===================================================== ==========================
+"""
+
+from fnodiff.domain.base import Domain, Shape
+from fnodiff.domain.box import Box
+from fnodiff.domain.draws import Generators, normals, seeds, uniforms
+from fnodiff.domain.torus import Torus
+
+__all__ = ["Box", "Domain", "Generators", "Shape", "Torus", "normals", "seeds", "uniforms"]

@@ -1,0 +1,230 @@
+"""What every domain is: the interface, and what follows from it."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fnodiff.domain.draws import Generators
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Domain(abc.ABC):
+    """A bounded domain with its grids, its Laplacian and its transforms.
+
+    Args:
+        dim: Number of spatial dimensions, 1 to 3.
+        lengths: Side lengths, in the units of `points`; one per dimension, 1 by default. Square pixels on a
+            non-square grid need lengths in the ratio of the grid's sides.
+
+    Raises:
+        ValueError: If `dim` is not 1, 2 or 3, or the lengths are not `dim` positive numbers.
+    """
+
+    dim: int
+    lengths: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim not in (1, 2, 3):
+            raise ValueError(
+                f"{self._name}: expected dim 1, 2 or 3, got {self.dim!r}; pass the number of spatial axes."
+            )
+        lengths = (1.0,) * self.dim if self.lengths is None else tuple(float(v) for v in self.lengths)
+        if len(lengths) != self.dim or not all(math.isfinite(v) and v > 0 for v in lengths):
+            raise ValueError(
+                f"{self._name}: expected {self.dim} positive side lengths, got {self.lengths!r}; "
+                f"pass one per dimension, such as lengths={(1.0,) * self.dim}."
+            )
+        object.__setattr__(self, "lengths", lengths)
+
+    # ---- what a domain defines ------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        """Coordinates of the grid's points, (dim, *shape), in [0, length]."""
+
+    @abc.abstractmethod
+    def coefficient_shape(self, shape: Sequence[int]) -> Shape:
+        """Shape of the coefficients of one channel on a grid of this shape."""
+
+    @abc.abstractmethod
+    def wavenumbers(self, shape: Sequence[int]) -> list[Tensor]:
+        """Integer mode indices along each axis of the coefficients, float64, shaped to broadcast."""
+
+    @abc.abstractmethod
+    def multiplicity(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        """How many modes each stored coefficient stands for, (*coefficient_shape)."""
+
+    @abc.abstractmethod
+    def white(
+        self, batch: Sequence[int], shape: Sequence[int], *, generator: Generators = None, device=None, dtype=None
+    ) -> Tensor:
+        """Coefficients of white noise, E|c_k|^2 = 1, of shape (*batch, *coefficient_shape).
+
+        Args:
+            batch: (B, C).
+            shape: The grid's shape: it decides which modes are drawn, never their values.
+            generator: One generator, or one per sample. Each call takes one integer per sample from it; that seed, the
+                channel and the mode fix the coefficient, on every grid, in every batch, on every device. None: plain
+                draws from torch's global generator.
+
+        Raises:
+            ValueError: If `generator` is a sequence whose length is not B.
+        """
+
+    @abc.abstractmethod
+    def analyze(self, x: Tensor) -> Tensor:
+        """Coefficients (B, C, *coefficient_shape) of a real field (B, C, *shape); half precision is computed in float32.
+
+        Raises:
+            ValueError: If `x` is not a real field of this dimension.
+        """
+
+    @abc.abstractmethod
+    def synthesize(self, c: Tensor, shape: Sequence[int]) -> Tensor:
+        """The field (B, C, *shape) with coefficients `c`, of whatever grid; modes that `shape` cannot hold are dropped."""
+
+    @abc.abstractmethod
+    def basis(self, x: Tensor, shape: Sequence[int]) -> list[Tensor]:
+        """Eigenfunctions at points `x` (dim, P), one factor (modes, P) per axis, as `evaluate` contracts them."""
+
+    @abc.abstractmethod
+    def trace(self, f: Callable[[Tensor], Tensor]) -> float:
+        """The sum of f(lambda_k) over all modes of the domain, infinitely many, to about 1e-6 for smooth f.
+
+        Raises:
+            ValueError: If the sum diverges, is not positive or is not finite.
+        """
+
+    # ---- what follows from it -------------------------------------------------------------------------------------
+
+    def weights(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        """Quadrature weights (*shape), which sum to 1."""
+        shape = self.check_shape(shape)
+        return torch.full(shape, 1.0 / math.prod(shape), device=device, dtype=dtype)
+
+    def eigenvalues(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        """Eigenvalues of -Laplacian, in 1 / length^2, one per coefficient of a grid of this shape."""
+        total = sum((k * step) ** 2 for k, step in zip(self.wavenumbers(shape), self._steps, strict=True))
+        return total.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    def filter(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """f(-Laplacian) x, projected on the grid's modes.
+
+        Args:
+            x: Field (B, C, *shape).
+            f: Maps the eigenvalues (*coefficient_shape) to a multiplier that broadcasts against (B, C, *coefficient_shape):
+                it may differ per sample and channel.
+        """
+        shape = self.check_field(x)
+        c = self.analyze(x)
+        gain = f(self.eigenvalues(shape, device=c.device, dtype=c.real.dtype))
+        return self.synthesize(c * gain.to(c.real.dtype), shape).to(x.dtype)
+
+    def resample(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """The same function on a grid of another shape; exact where both grids hold its modes, else truncated.
+
+        For states, noise and comparisons. Images to train on are cell averages: see `Box.average`.
+        """
+        if tuple(shape) == self.check_field(x):
+            return x
+        return self.synthesize(self.analyze(x), shape).to(x.dtype)
+
+    def pool(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """The change of grid for a network's local branches: cell averages on Box, `resample` elsewhere."""
+        return self.resample(x, shape)
+
+    def evaluate(self, x: Tensor, points: Tensor) -> Tensor:
+        """The band-limited function with values `x`, at any points.
+
+        Args:
+            x: Field (B, C, *shape).
+            points: (dim, *P), in the units of `lengths`.
+
+        Returns:
+            (B, C, *P).
+        """
+        shape = self.check_field(x)
+        if points.ndim < 1 or points.shape[0] != self.dim:
+            raise ValueError(
+                f"{self._name}.evaluate: expected points of shape ({self.dim}, ...), one row per coordinate, "
+                f"got {tuple(points.shape)}; transpose them if they are stored one point per row."
+            )
+        c = self.analyze(x)
+        flat = points.to(device=c.device, dtype=c.real.dtype).flatten(1)
+        chunk = max(1, 2**24 // max(1, c.numel() // c.shape[-1]))  # bounds the largest intermediate
+        with torch.autocast(c.device.type, enabled=False):
+            parts = [self._evaluate(c, self.basis(p, shape)) for p in flat.split(chunk, dim=1)]
+        return torch.cat(parts, dim=-1).unflatten(-1, points.shape[1:]).to(x.dtype)
+
+    @staticmethod
+    def _evaluate(c: Tensor, basis: list[Tensor]) -> Tensor:
+        values = c @ basis[-1]  # (B, C, k_1, .., k_{d-1}, P)
+        for factor in reversed(basis[:-1]):
+            values = (values * factor).sum(-2)
+        return values.real if values.is_complex() else values
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The L2 norm of each sample, (B,): the root of the mean over the domain of the sum over channels of |x|^2."""
+        shape = self.check_field(x)
+        return (x.square() * self.weights(shape, device=x.device, dtype=x.dtype)).flatten(1).sum(1).sqrt()
+
+    # ---- checks ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    @abc.abstractmethod
+    def _steps(self) -> tuple[float, ...]:
+        """Spacing of the frequencies along each axis: eigenvalues are sum (k_i * step_i)^2."""
+
+    def check_shape(self, shape: Sequence[int]) -> Shape:
+        """`shape` as a tuple, or a ValueError unless it is `dim` positive integers."""
+        out = tuple(shape)
+        if len(out) != self.dim or not all(isinstance(n, int) and n > 0 for n in out):
+            raise ValueError(
+                f"{self._name}(dim={self.dim}): expected a grid of {self.dim} positive sizes, got {out}; "
+                f"pass the spatial shape alone, without batch and channels."
+            )
+        return out
+
+    def check_field(self, x: Tensor) -> Shape:
+        """The spatial shape of a field (B, C, *shape), or a ValueError if `x` is not a real one of this dimension."""
+        if x.ndim != self.dim + 2:
+            raise ValueError(
+                f"{self._name}(dim={self.dim}): expected a field (B, C, *spatial) with {self.dim} spatial axes, got shape "
+                f"{tuple(x.shape)}; add the missing batch or channel axis, or choose the domain of that dimension."
+            )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{self._name}: expected a real floating-point field, got dtype {x.dtype}; convert it first, such as x.float()."
+            )
+        return self.check_shape(x.shape[2:])
+
+
+# ---- helpers of the domains ----
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """float64 as it is, everything else as float32."""
+    return x if x.dtype == torch.float64 else x.float()  # FFTs know no bfloat16, and only some float16 sizes
+
+
+def along(a: Tensor, axis: int, dim: int) -> Tensor:
+    """A vector, shaped to broadcast along one axis of `dim`."""
+    return a.reshape([-1 if i == axis else 1 for i in range(dim)])
+
+
+def cached(make: Callable) -> Callable:
+    """Remember constant tensors; made outside inference mode, so that autograd may use them later."""
+    return functools.lru_cache(maxsize=128)(torch.inference_mode(False)(make))

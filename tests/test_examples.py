@@ -1,0 +1,95 @@
+"""The examples run to the end, on what we draw and on real images."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import cbook
+from PIL import Image
+
+from fnodiff.checkpoint import from_pretrained
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, str(ROOT / "examples" / "ffhq_superres.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def table(output):
+    """{(size, row): [spectrum, global, patches, ...]}"""
+    lines = re.findall(r"^ *(\d+)  (.{24})(.*)$", output, flags=re.M)
+    numbers = {(size, name): rest.replace("/", " ").split() for size, name, rest in lines}
+    return {(int(size), name.strip()): [float(v) for v in row if v != "-"] for (size, name), row in numbers.items()}
+
+
+def test_smoke_trains_samples_measures_and_draws(tmp_path):
+    done = run("--smoke", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert {size for size, _ in rows} == {32, 48, 64}
+    assert all(np.isfinite(values).all() and min(values) > 0 for values in rows.values())
+    assert [len(rows[size, "sampled"]) for size in (32, 48, 64)] == [3, 5, 5]
+    # The truth is nearer to the truth than an untrained model is, by every measure.
+    assert all(a < b for a, b in zip(rows[64, "another true set"][:4], rows[64, "sampled"][:4], strict=True))
+    width, height = Image.open(tmp_path / "ffhq_superres.png").size
+    assert width > 800 and height > 600
+    assert from_pretrained(tmp_path / "ffhq_superres").training_shapes == ((16, 16), (24, 24), (32, 32))
+
+    again = run("--smoke", "--checkpoint", "ffhq_superres", "--out", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert table(again.stdout) == rows, "a saved model samples the same"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--smoke", "--checkpoint", "nowhere"], "expected a folder"),
+        (["--smoke", "--resolutions", "0"], "positive sizes"),
+    ],
+)
+def test_bad_arguments_end_in_a_message(tmp_path, arguments, message):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
+def test_real_images(tmp_path, archive):
+    """Crops of the photograph and of the elevation map that matplotlib ships."""
+    photograph = Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
+    with cbook.get_sample_data("jacksboro_fault_dem.npz") as file:
+        elevation = file["elevation"].astype(float)
+    grey = Image.fromarray(np.uint8(255 * (elevation - elevation.min()) / np.ptp(elevation)))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for kind, picture in (("photo", photograph), ("map", grey)):
+        for i in range(30):
+            x, y = (int(rng.integers(0, n - 128)) for n in picture.size)
+            picture.crop((x, y, x + 128, y + 128)).save(folder / f"{kind}{i:02}.{'png' if i % 2 else 'jpg'}")
+    (folder / "notes.txt").write_text("not an image")
+    data = folder
+    if archive:
+        data = tmp_path / "images.zip"
+        with zipfile.ZipFile(data, "w") as z:
+            for file in folder.iterdir():
+                z.write(file, file.name)
+    arguments = ["--data", data, "--resolutions", 16, 24, 32, "--sample-at", 32, 48, "--steps", 60, "--samples", 10]
+    done = run(*arguments, "--batch", 8, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert rows[48, "another true set"][0] < rows[48, "sampled"][0]
+    assert (tmp_path / "ffhq_superres.png").stat().st_size > 50_000
+    normalization = from_pretrained(tmp_path / "ffhq_superres").normalization
+    assert torch.equal(normalization.std > 0.2, torch.ones(3, dtype=torch.bool))
