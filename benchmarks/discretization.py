@@ -28,7 +28,9 @@ def table(networks: dict[str, dict[str, object]], domain: Domain, draws: int) ->
         errors = []
         for draw in range(draws):
             torch.manual_seed(draw)
-            net = partial(DFU.small(3, 3, domain=domain, zero_init=False, **options).eval(), noise_level=torch.tensor(0.0))
+            net = partial(
+                DFU.small(3, 3, domain=domain, zero_init=False, **options).eval(), noise_level=torch.tensor(0.0)
+            )
             errors.append(discretization_error(net, partial(domain.resample, smooth), SHAPES, domain))
         rows[name] = torch.tensor(errors).mean(0).tolist()
     return rows

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 
 from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Heun, PixelNoise, Preconditioned, WhiteNoise, metrics
 from fnodiff.checkpoint import from_pretrained
-from fnodiff.data import Faces, HDF5Fields, ImageFolder, MultiResolution, Part
+from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution, Part
 from fnodiff.train import fit
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -30,10 +30,10 @@ parser.add_argument(
 )
 parser.add_argument("--resolutions", type=int, nargs="+", default=[16, 24, 32], help="train on these")
 parser.add_argument("--sample-at", type=int, nargs="+", default=[32, 48, 64], help="sample at these")
-parser.add_argument("--minutes", type=float, default=5.5, help="training time")
+parser.add_argument("--minutes", type=float, default=6.0, help="training time")
 parser.add_argument("--steps", type=int, help="training steps, instead of --minutes")
-parser.add_argument("--batch", type=int, default=32)
-parser.add_argument("--samples", type=int, default=128, help="samples per resolution")
+parser.add_argument("--batch", type=int, default=16)
+parser.add_argument("--samples", type=int, default=64, help="samples per resolution")
 parser.add_argument(
     "--noise", choices=["white", "pixel"], default="white", help="function-space white noise, or one per pixel"
 )
@@ -54,7 +54,8 @@ torch.manual_seed(args.seed)
 accelerator = Accelerator(cpu=args.device == "cpu")
 domain, largest = Box(2), max(args.resolutions)
 if args.data is None:
-    train, held_out = Faces(100_000, seed=0), Faces(2 * args.samples, seed=1)
+    portraits = Faces(256 if args.smoke else 8192, seed=0)
+    train, held_out = InMemory(portraits, [(n, n) for n in args.resolutions], progress=True), Faces(1024, seed=1)
 else:
     fields = HDF5Fields(args.data) if args.data.suffix == ".h5" else ImageFolder(args.data)
     count = min(2 * args.samples, len(fields) // 3)
@@ -67,7 +68,8 @@ if args.checkpoint is None:
     data = MultiResolution(train, domain, args.resolutions, batch_size=args.batch, seed=args.seed)
     minutes = None if args.steps else args.minutes
     folder = args.out / "ffhq_superres"
-    denoiser = fit(denoiser, data, args.steps, minutes=minutes, normalize=True, folder=folder, accelerator=accelerator)
+    options = {"lr": 2e-3, "normalize": True, "folder": folder, "accelerator": accelerator}
+    denoiser = fit(denoiser, data, args.steps, minutes=minutes, **options)
 else:
     denoiser = from_pretrained(args.checkpoint).to(accelerator.device)
 
@@ -76,7 +78,7 @@ else:
 
 
 def sample(n: int) -> torch.Tensor:
-    sampler, out = Heun(denoiser, steps=4 if args.smoke else 18), []
+    sampler, out = Heun(denoiser, steps=4 if args.smoke else 12), []
     for first in range(0, args.samples, 32):
         seeds = range(first, min(first + 32, args.samples))
         generators = [torch.Generator().manual_seed(10_000 * args.seed + i) for i in seeds]

@@ -93,7 +93,8 @@ def fit(
 
     denoiser.train()
     ema = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device)
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr)
+    fused = not any(p.is_complex() for p in denoiser.parameters())  # a step for all parameters at once; real ones only
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr, fused=fused)
     model, optimizer = accelerator.prepare(loss, optimizer)
     step = _load(Path(resume), denoiser, ema, optimizer, data) if resume is not None else 0
 

@@ -54,7 +54,7 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path):
     [
         (["--data", "nowhere"], "nowhere"),
         (["--smoke", "--checkpoint", "nowhere"], "expected a folder"),
-        (["--smoke", "--resolutions", "0"], "positive sizes"),
+        (["--smoke", "--resolutions", "0"], "two ints of at least 8"),
     ],
 )
 def test_bad_arguments_end_in_a_message(tmp_path, arguments, message):

@@ -128,19 +128,20 @@ class TestPreconditioned:
         denoiser = Preconditioned(backbone, sde, sigma_data=0.7)
         x_t, t = torch.randn(2, 1, 16, 16), torch.tensor(0.3)
         alpha, sigma = (float(v) for v in VP()(t))
-        s = sigma / alpha
+        s = 2 * sigma / alpha  # per point: a grid twice finer has 4 times the variance of white noise
         torch.testing.assert_close(denoiser(x_t, t), x_t / alpha * 0.49 / (s**2 + 0.49))
         seen, level, _ = backbone.seen
-        torch.testing.assert_close(seen, x_t / alpha / math.sqrt(0.49 + 4 * s**2))  # 16 points: 4 times the variance
+        torch.testing.assert_close(seen, x_t / alpha / math.sqrt(0.49 + s**2))
         torch.testing.assert_close(level, torch.full((2,), math.log(s) / 4))
 
-    def test_target_of_the_network_has_unit_variance(self):
+    @pytest.mark.parametrize("noise", [PixelNoise(Box(1)), WhiteNoise(Box(1), (2,))], ids=str)
+    def test_target_of_the_network_has_unit_variance(self, noise):
         # x = D exactly when F is the target (x - c_skip y) / c_out, which EDM's scalars give unit variance.
         class Ones(nn.Module):
             def forward(self, x, noise_level):
                 return torch.ones_like(x)
 
-        sde, t = FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), torch.rand(4000)
+        sde, t = FunctionSpaceSDE(noise, EDM()), torch.rand(4000)
         x = 0.5 * torch.randn(4000, 1, 8)
         x_t, _ = sde.perturb(x, t)
         skip = Preconditioned(Zero(), sde)(x_t, t)
@@ -166,9 +167,10 @@ class TestPreconditioned:
 
 @pytest.mark.usefixtures("float64")
 class TestLoss:
-    def test_is_one_where_no_network_is_needed(self):
+    @pytest.mark.parametrize("noise", [PixelNoise(Box(1)), WhiteNoise(Box(1), (2,))], ids=str)
+    def test_is_one_where_no_network_is_needed(self, noise):
         # Data white with variance sd^2 per point: D = c_skip y is the posterior mean, with error variance c_out^2.
-        denoiser = Preconditioned(Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), sigma_data=0.5)
+        denoiser = Preconditioned(Zero(), FunctionSpaceSDE(noise, EDM()), sigma_data=0.5)
         values = DenoisingLoss(denoiser)(0.5 * torch.randn(4000, 2, 8))
         assert values.shape == (4000,)
         assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))

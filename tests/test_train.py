@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from fnodiff import checkpoint
-from fnodiff.data.loader import MultiResolution, Part
+from fnodiff.data.loader import InMemory, MultiResolution, Part
 from fnodiff.domain import Box, Torus
 from fnodiff.nn import DFU
 from fnodiff.sde import (
@@ -92,6 +92,14 @@ class TestMultiResolution:
     def test_a_batch_is_a_function_of_seed_and_step(self):
         torch.testing.assert_close(data()[7]["x"], data()[7]["x"], rtol=0, atol=0)
         assert [data(seed=1).indices(s) for s in range(3)] != [data().indices(s) for s in range(3)]
+
+    def test_in_memory_gives_what_the_source_gives(self):
+        kept = InMemory(Waves(10), [(8,), (12,)], chunk=4)
+        assert (len(kept), kept.channels) == (10, 2)
+        for shape in ((8,), (12,)):
+            torch.testing.assert_close(kept.batch([9, 0, 5], shape)["x"], Waves().batch([9, 0, 5], shape)["x"])
+        with pytest.raises(ValueError, match="prepared shapes"):
+            kept.batch([0], (9,))
 
     def test_part_is_a_source_of_its_own(self):
         part = Part(Waves(), range(10, 20))

@@ -7,13 +7,14 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields, write_fields
 from fnodiff.data.images import ImageFolder
-from fnodiff.data.loader import Fields, MultiResolution, Part
+from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part
 
 __all__ = [
     "Faces",
     "Fields",
     "HDF5Fields",
     "ImageFolder",
+    "InMemory",
     "MultiResolution",
     "Part",
     "face_attributes",

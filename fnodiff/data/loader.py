@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 
 from fnodiff.domain import Domain, Shape
 
@@ -102,6 +104,48 @@ class MultiResolution(Dataset):
 
     def _rng(self, stream: int, count: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream, count])
+
+
+class InMemory:
+    """A source's samples on given grids, prepared once and kept: for sources that are slow to read or draw.
+
+    Memory is that of all samples on all shapes, in float32.
+
+    Args:
+        fields: The source.
+        shapes: Spatial shapes.
+        chunk: Samples prepared at a time.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: If a batch is asked for on a shape that was not prepared.
+    """
+
+    def __init__(
+        self, fields: Fields, shapes: Sequence[Sequence[int]], *, chunk: int = 256, progress: bool = False
+    ) -> None:
+        self.channels, self._length = fields.channels, len(fields)
+        self._kept: dict[Shape, dict[str, Tensor]] = {}
+        parts = [range(i, min(i + chunk, len(fields))) for i in range(0, len(fields), chunk)]
+        with tqdm(total=len(shapes) * len(fields), disable=not progress, desc="preparing data") as bar:
+            for shape in map(tuple, shapes):
+                batches = []
+                for part in parts:
+                    batches.append(fields.batch(part, shape))
+                    bar.update(len(part))
+                self._kept[shape] = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """As the source's, from memory."""
+        if tuple(shape) not in self._kept:
+            raise ValueError(
+                f"InMemory: expected one of the prepared shapes {list(self._kept)}, got {tuple(shape)}; add it."
+            )
+        rows = torch.as_tensor(list(indices))
+        return {name: value[rows] for name, value in self._kept[tuple(shape)].items()}
 
 
 class Part:

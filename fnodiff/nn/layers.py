@@ -12,7 +12,6 @@ This is the only module that imports neuralop (about 5 s); import it through `fn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Box, Domain, Shape, Torus
+from fnodiff.nn.modes import Modes
 
 _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -98,52 +98,36 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         return out.to(x.dtype)
 
     def _spectral(self, x: Tensor, shape: Shape, output_shape: Shape) -> Tensor:
-        # Kept modes -low .. high per axis, and the corner of the weight that holds them (its mode 0 is at size // 2).
-        bands = [(min(n, m) - 1) // 2 for n, m in zip(shape, output_shape, strict=True)]
-        kept = [(min(n // 2, k), min(n - n // 2 - 1, k)) for n, k in zip(self.n_modes[:-1], bands[:-1], strict=True)]
-        last = min(self.n_modes[-1] - 1, bands[-1])
-        centres = [n // 2 for n in self.max_n_modes[:-1]]
-        corner = [slice(c - low, c + high + 1) for c, (low, high) in zip(centres, kept, strict=True)]
+        # Modes -low .. high per axis that the weight has and both grids hold below their Nyquist frequencies.
+        nyquist = [(min(n, m) - 1) // 2 for n, m in zip(shape, output_shape, strict=True)]
+        bands = [(min(n // 2, k), min(n - n // 2 - 1, k)) for n, k in zip(self.n_modes[:-1], nyquist[:-1], strict=True)]
+        bands.append((0, min(self.n_modes[-1] - 1, nyquist[-1])))
+        modes = Modes(shape, output_shape, tuple(bands), self.fft_norm, centred=isinstance(self.domain, Box))
 
-        # Transform axis by axis and keep only what is needed before the next one.
-        c = torch.fft.rfft(x, norm=self.fft_norm)[..., : last + 1]
-        for axis, (low, high) in enumerate(kept, start=2):
-            c = torch.fft.fft(c, dim=axis, norm=self.fft_norm)
-            c = torch.cat([c.narrow(axis, c.shape[axis] - low, low), c.narrow(axis, 0, high + 1)], dim=axis)
-
+        # The corner of the weight that holds them: its mode 0 is at size // 2, on the last axis at 0.
+        centres = [*(n // 2 for n in self.max_n_modes[:-1]), 0]
+        corner = [slice(c - low, c + high + 1) for c, (low, high) in zip(centres, bands, strict=True)]
         weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
-        weight = weight[(..., *corner, slice(0, last + 1))].to(c.dtype)
-        c = c * weight if self.separable else _multiply_modes(c, weight)
+        weight = torch.view_as_real(weight[(..., *corner)].flatten(-len(bands)).resolve_conj()).to(x.dtype)
 
-        if shape != output_shape and isinstance(self.domain, Box):
-            for axis, (low, high) in enumerate([*kept, (0, last)], start=2):
-                k = torch.arange(-low, high + 1, device=x.device, dtype=x.dtype)
-                shift = math.pi * (1 / output_shape[axis - 2] - 1 / shape[axis - 2])
-                phase = torch.polar(torch.ones_like(k), k * shift)
-                c = c * phase.reshape([-1 if i == axis else 1 for i in range(c.ndim)])
-
-        for axis, (low, high) in enumerate(kept, start=2):
-            gap = c.new_zeros(
-                [output_shape[axis - 2] - low - high - 1 if i == axis else n for i, n in enumerate(c.shape)]
-            )
-            c = torch.cat([c.narrow(axis, low, high + 1), gap, c.narrow(axis, 0, low)], dim=axis)
-            c = torch.fft.ifft(c, dim=axis, norm=self.fft_norm)
-        return torch.fft.irfft(c, n=output_shape[-1], norm=self.fft_norm)
+        multiply = _scale_modes if self.separable else _multiply_modes
+        return modes.synthesize(multiply(modes.analyze(x), weight))
 
 
 def _multiply_modes(c: Tensor, weight: Tensor) -> Tensor:
-    """(B, in, *modes), (in, out, *modes) -> (B, out, *modes): one complex matrix per mode, as one batched real product.
+    """(B, in, modes, 2), (in, out, modes, 2) -> (B, out, modes, 2): a complex matrix per mode, as one batched real product.
 
-    Real and imaginary parts are stacked, [re c; im c] [re W, im W] per mode, and the four blocks combined.
+    Per mode, [re c, im c] times [[re W, im W], [-im W, re W]].
     """
-    batch, out_channels, modes = c.shape[0], weight.shape[1], c.shape[2:]
-    left = torch.view_as_real(c).permute(*range(2, c.ndim), c.ndim, 0, 1).reshape(modes.numel(), 2 * batch, -1)
-    right = (
-        torch.view_as_real(weight).permute(*range(2, c.ndim), 0, c.ndim, 1).reshape(modes.numel(), -1, 2 * out_channels)
-    )
-    (rr, ri), (ir, ii) = (half.split(out_channels, 2) for half in torch.bmm(left, right).split(batch, 1))
-    out = torch.complex(rr - ii, ri + ir)
-    return out.permute(1, 2, 0).reshape(batch, out_channels, *modes)
+    re, im = weight.permute(3, 2, 0, 1).unbind(0)
+    matrices = torch.cat([torch.cat([re, im], 2), torch.cat([-im, re], 2)], 1)
+    out = torch.bmm(c.permute(2, 0, 3, 1).flatten(2), matrices)
+    return out.unflatten(2, (2, -1)).permute(1, 3, 0, 2)
+
+
+def _scale_modes(c: Tensor, weight: Tensor) -> Tensor:
+    """(B, C, modes, 2), (C, modes, 2) -> (B, C, modes, 2): a complex number per channel and mode."""
+    return torch.view_as_real(torch.view_as_complex(c.contiguous()) * torch.view_as_complex(weight.contiguous()))
 
 
 def _flat(scaling: Sequence[Any]) -> list[float]:

@@ -1,12 +1,15 @@
 """Denoisers: E[x | x_t].
 
-With the noise level in the data's units, s = sigma_t / alpha_t, and y = x_t / alpha_t = x + s z, EDM's preconditioning is
+With y = x_t / alpha_t = x + (sigma_t / alpha_t) z, let s = sqrt(v) sigma_t / alpha_t be the standard deviation of y's noise at
+a point, where v is the noise's variance per point on the grid at hand. EDM's preconditioning is
 
     D(x_t, t) = c_skip y + c_out F(c_in y, c_noise),
-    c_skip = sd^2 / (s^2 + sd^2),  c_out = s sd / sqrt(s^2 + sd^2),  c_in = 1 / sqrt(sd^2 + v s^2),  c_noise = ln(s) / 4,
+    c_skip = sd^2 / (s^2 + sd^2),  c_out = s sd / sqrt(s^2 + sd^2),  c_in = 1 / sqrt(s^2 + sd^2),  c_noise = ln(s) / 4,
 
-where sd = sigma_data and v is the noise's variance per point on the grid at hand (1 for PixelNoise): c_in gives the
-network unit variance on every grid; c_skip and c_out, which belong to the function, do not move with the grid.
+where sd = sigma_data. White noise has v = 1 at its reference grid and more on finer ones; PixelNoise has v = 1 everywhere, and
+EDM's formulas. With v in all four, F's input and target have unit variance on every grid, and as the grid is refined
+c_skip -> 0 and c_out -> sd: D becomes a function although y does not. With s = sigma_t / alpha_t in c_skip and c_out
+instead, F would have to cancel noise that grows with the grid.
 
 Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
 """
@@ -14,6 +17,7 @@ Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of dif
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,16 +130,16 @@ class Preconditioned(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         shape = self.sde.domain.check_field(x_t)
         alpha_t, sigma_t = self.sde.marginal(x_t, t)
-        y, s, sd = x_t / alpha_t, sigma_t / alpha_t, self.sigma_data
+        y, s, sd = x_t / alpha_t, math.sqrt(self.sde.noise.variance(shape)) * sigma_t / alpha_t, self.sigma_data
         c_skip = sd**2 / (s.square() + sd**2)
-        c_out = s * sd / (s.square() + sd**2).sqrt()
-        c_in = 1 / (sd**2 + self.sde.noise.variance(shape) * s.square()).sqrt()
+        c_in = 1 / (s.square() + sd**2).sqrt()
+        c_out = s * sd * c_in
         c_noise = (s.log() / 4).flatten().expand(x_t.shape[0])
         return c_skip * y + c_out * self.backbone(c_in * y, c_noise, **condition).to(x_t.dtype)
 
-    def loss_weight(self, t: Tensor) -> Tensor:
-        """1 / c_out^2 = (s^2 + sd^2) / (s sd)^2, of t's shape: the weight of |D - x|^2 under which F's error counts alike."""
-        s, sd = self.sde.schedule.ratio(t), self.sigma_data
+    def loss_weight(self, t: Tensor, shape: Shape) -> Tensor:
+        """1 / c_out^2 on a grid of this shape, of t's shape: the weight of |D - x|^2 under which F's error counts alike."""
+        s, sd = math.sqrt(self.sde.noise.variance(shape)) * self.sde.schedule.ratio(t), self.sigma_data
         return (s.square() + sd**2) / (s * sd).square()
 
 

@@ -19,7 +19,7 @@ class DenoisingLoss(nn.Module):
     """The denoising loss of each sample.
 
     Args:
-        denoiser: The model; its `loss_weight(t)` weights the error.
+        denoiser: The model; its `loss_weight(t, shape)` weights the error.
         p_mean: Mean of ln(s).
         p_std: Standard deviation of ln(s).
 
@@ -56,4 +56,4 @@ class DenoisingLoss(nn.Module):
         t = self.times(x.shape[0], generator=generator, device=x.device)
         x_t, _ = sde.perturb(x, t, generator=generator)
         error = self.denoiser(x_t, t, **condition) - x
-        return self.denoiser.loss_weight(t) * sde.domain.norm(error).square() / x.shape[1]
+        return self.denoiser.loss_weight(t, tuple(x.shape[2:])) * sde.domain.norm(error).square() / x.shape[1]
