@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,12 @@ from fnodiff.sde import (
     DDIM,
     EDM,
     RBF,
+    VE,
     VP,
+    AnnealedLangevin,
+    Cosine,
+    DPMSolver,
+    EulerMaruyama,
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
@@ -22,8 +28,10 @@ from fnodiff.sde import (
     Matern,
     Noise,
     PixelNoise,
+    PredictorCorrector,
     Sampler,
     Schedule,
+    SubVP,
     WhiteNoise,
 )
 
@@ -34,8 +42,17 @@ NOISES = [
     lambda domain: GaussianRandomField(domain, lambda eigenvalues, dim: (30 + eigenvalues) ** -(0.3 + dim / 2)),
     lambda domain: WhiteNoise(domain, reference=(32,) * domain.dim),
 ]
-SCHEDULES = [EDM(), EDM(sigma_min=0.01, sigma_max=50.0, rho=3.0), VP()]
-SAMPLERS = [(Heun, 2.0), (DDIM, 1.0)]
+SCHEDULES = [EDM(), EDM(sigma_min=0.01, sigma_max=50.0, rho=3.0), VE(), VP(), SubVP(), Cosine()]
+SAMPLERS = [(Heun, 2.0), (DDIM, 1.0), (DPMSolver, 2.0)]
+STOCHASTIC = [
+    partial(DDIM, eta=1.0),
+    partial(DDIM, eta=0.5),
+    partial(Heun, churn=60.0),
+    partial(DPMSolver, eta=1.0),
+    EulerMaruyama,
+    partial(PredictorCorrector, corrections=2, snr=0.1),
+    partial(AnnealedLangevin, corrections=10, snr=0.2),
+]
 
 SHAPES = {1: [(8,), (9,)], 2: [(8, 8), (9, 12), (16, 5)], 3: [(4, 5, 6), (7, 4, 4)]}
 DOMAIN_SHAPES = [(domain, shape) for domain in DOMAINS for shape in SHAPES[domain.dim]]
@@ -329,3 +346,22 @@ class TestSampler:
         x = sde.prior((2, 1, *(8,) * domain.dim))
         s = sampler(denoiser, 5)
         torch.testing.assert_close(s(x), denoiser(s.solve(x), torch.zeros(())))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("domain", "schedule"), [(Torus(1), VE()), (Box(1), SubVP())], ids=str)
+@pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)
+def test_stochastic_samplers_have_the_right_law_on_gaussian_data(domain, sampler, schedule):
+    # Per mode, the state at t = 0 has variance alpha^2 S + sigma^2 C: within 4 standard errors and 8% for finite steps.
+    sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.3)), schedule)
+    denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.5, 0.2)), sde)
+    count = 3000
+    x = sampler(denoiser, 200).solve(sde.prior((count, 1, 6)))
+    phi, eigenvalues = on_grid(domain, (6,))
+    coefficients = (x[:, 0] @ phi.T) / phi.square().sum(1)
+    (alpha, sigma), zero = schedule(torch.zeros(())), coefficients.mean(0)
+    expected = alpha**2 * denoiser.data.std(eigenvalues) ** 2 + sigma**2 * sde.noise.std(eigenvalues) ** 2
+    ratio = coefficients.square().mean(0) / expected
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=0.08 + 4 * math.sqrt(2 / count))
+    assert bool((zero.square() / expected < 16 / count + 1e-4).all())
+    assert bool((expected[0] > 2 * expected[-1]).all()), "modes differ: a law that ignored the spectra would fail"

@@ -4,16 +4,21 @@ from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Normalization, Preco
 from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
 from fnodiff.sde.process import FunctionSpaceSDE
-from fnodiff.sde.sample import DDIM, Heun, Sampler
-from fnodiff.sde.schedule import EDM, VP, Schedule
+from fnodiff.sde.sample import DDIM, AnnealedLangevin, DPMSolver, EulerMaruyama, Heun, PredictorCorrector, Sampler
+from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
 
 __all__ = [
     "DDIM",
     "EDM",
     "RBF",
+    "VE",
     "VP",
+    "AnnealedLangevin",
+    "Cosine",
+    "DPMSolver",
     "Denoiser",
     "DenoisingLoss",
+    "EulerMaruyama",
     "FunctionSpaceSDE",
     "GaussianDenoiser",
     "GaussianRandomField",
@@ -23,7 +28,9 @@ __all__ = [
     "Normalization",
     "PixelNoise",
     "Preconditioned",
+    "PredictorCorrector",
     "Sampler",
     "Schedule",
+    "SubVP",
     "WhiteNoise",
 ]

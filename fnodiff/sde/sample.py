@@ -4,17 +4,24 @@ In y = x_t / alpha_t and s = sigma_t / alpha_t the probability-flow ODE is the s
 
     dy / ds = (y - D(x_t, t)) / s,
 
-for any noise: the covariance is in x_t, and samplers never see the domain. A sampler takes equal steps in t from 1 to
-0, and returns the denoised estimate at sigma(0); nothing is evaluated at sigma = 0.
+for any noise: the covariance is in x_t, and samplers never see the domain. A sampler steps through decreasing times from 1
+to 0, and returns the denoised estimate at sigma(0), which is one Euler step to zero; nothing is evaluated at sigma = 0.
 
-Source: Karras et al. (2022), Elucidating the design space of diffusion-based generative models; Song, Meng, Ermon
-(2021), Denoising diffusion implicit models.
+    Heun, DDIM, DPMSolver                 the ODE, at second, first and second order; each with fresh noise on request
+    EulerMaruyama                         the reverse SDE
+    PredictorCorrector, AnnealedLangevin  Langevin steps at each level, after a step of the reverse SDE or alone
+
+Source: Karras et al. (2022), Elucidating the design space of diffusion-based generative models; Song et al. (2021),
+Score-based generative modeling through SDEs.
 """
 
 from __future__ import annotations
 
 import abc
 import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,17 +38,25 @@ class Sampler(abc.ABC):
         denoiser: E[x | x_t].
         steps: Number of noise levels, from sigma(1) down to sigma(0); the step from the last to zero is the denoised
             estimate there.
+        spacing: Equal steps of "time", the schedule's own t; of the "log_snr", ln(alpha^2 / sigma^2); or of "rho",
+            (sigma / alpha)^(1/rho).
+        rho: For spacing="rho": 1 for equal steps of sigma / alpha, more to crowd towards small noise.
 
     Raises:
-        ValueError: If `steps` is not a positive integer.
+        ValueError: If `steps` is not a positive integer, the spacing is unknown or rho is not positive.
     """
 
-    def __init__(self, denoiser: Denoiser, steps: int) -> None:
+    def __init__(self, denoiser: Denoiser, steps: int, *, spacing: str = "time", rho: float = 7.0) -> None:
+        name = type(self).__name__
         if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"{type(self).__name__}: expected steps >= 1, got {steps!r}; 18 is usual for Heun.")
+            raise ValueError(f"{name}: expected steps >= 1, got {steps!r}; 18 is usual for Heun.")
+        if spacing not in ("time", "log_snr", "rho") or not rho > 0:
+            raise ValueError(
+                f'{name}: expected spacing "time", "log_snr" or "rho" and rho > 0, got {spacing!r}, {rho!r}.'
+            )
         self.denoiser = denoiser
         self.sde = denoiser.sde
-        self.steps = steps
+        self.steps, self.spacing, self.rho = steps, spacing, rho
 
     @abc.abstractmethod
     def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
@@ -49,15 +64,30 @@ class Sampler(abc.ABC):
 
     def times(self, x: Tensor) -> Tensor:
         """The times (steps,), from 1 down to 0, on x's device; float64, so that no step is lost to rounding."""
-        return torch.linspace(1, 0, self.steps, dtype=torch.float64).to(x.device)
+        t = torch.linspace(1, 0, self.steps, dtype=torch.float64)
+        if self.spacing != "time":
+            low, high = self.sde.schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
+            if self.spacing == "log_snr":
+                ratio = low * (high / low) ** t
+            else:
+                ratio = torch.lerp(low ** (1 / self.rho), high ** (1 / self.rho), t) ** self.rho
+            t[1:-1] = self.sde.schedule.time(ratio)[1:-1]  # the ends are exact as they are
+        return t.to(x.device)
 
     @torch.no_grad()
     def solve(self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor) -> Tensor:
         """The state at t = 0, noise of sigma(0) still in it, from the state x (B, C, *spatial) at t = 1."""
-        times = self.times(x)
-        for t, s in tqdm(list(itertools.pairwise(times)), disable=not progress, desc="sampling"):
+        for t, s in self._pairs(x, progress):
             x = self.step(x, t, s, generator=generator, **condition)
         return x
+
+    def _pairs(self, x: Tensor, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """(t, s) of each step."""
+        yield from tqdm(list(itertools.pairwise(self.times(x))), disable=not progress, desc="sampling")
+
+    def _noise(self, x: Tensor, generator: Generators) -> Tensor:
+        """A fresh draw of x's shape."""
+        return self.sde.noise.sample(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
     @torch.no_grad()
     def __call__(
@@ -86,15 +116,14 @@ class DDIM(Sampler):
         denoiser: E[x | x_t].
         steps: Number of noise levels.
         eta: 0 to 1, the share of fresh noise.
+        spacing: As for `Sampler`, with its rho.
 
     Source: Song, Meng, Ermon (2021), Denoising diffusion implicit models.
     """
 
-    def __init__(self, denoiser: Denoiser, steps: int, eta: float = 0.0) -> None:
-        super().__init__(denoiser, steps)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"DDIM: expected eta in [0, 1], got {eta!r}; 0 is deterministic, 1 ancestral.")
-        self.eta = eta
+    def __init__(self, denoiser: Denoiser, steps: int, eta: float = 0.0, **spacing: Any) -> None:
+        super().__init__(denoiser, steps, **spacing)
+        self.eta = _share("DDIM", eta)
 
     def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.sde.marginal(x_t, t), self.sde.marginal(x_t, s)
@@ -103,17 +132,53 @@ class DDIM(Sampler):
         if self.eta == 0:
             return alpha_s * x_hat + sigma_s * z_hat
         fresh = self.eta * sigma_s * (1 - (sigma_s * alpha_t / (sigma_t * alpha_s)).square()).sqrt()
-        z = self.sde.noise.sample(x_t.shape, generator=generator, device=x_t.device, dtype=x_t.dtype)
-        return alpha_s * x_hat + (sigma_s.square() - fresh.square()).sqrt() * z_hat + fresh * z
+        return (
+            alpha_s * x_hat + (sigma_s.square() - fresh.square()).sqrt() * z_hat + fresh * self._noise(x_t, generator)
+        )
 
 
 class Heun(Sampler):
     """Second order: Heun's step of dy / ds = (y - D) / s; 2 steps - 1 evaluations in all.
 
-    Source: Karras et al. (2022), algorithm 1.
+    With churn, each step first adds noise, which lets later evaluations correct the errors of earlier ones.
+
+    Args:
+        denoiser: E[x | x_t].
+        steps: Number of noise levels.
+        churn: S_churn: before each step the noise level rises by a factor 1 + min(churn / steps, sqrt(2) - 1), though
+            not above that of t = 1. 0: deterministic.
+        churn_min: S_tmin: no churn below this sigma / alpha.
+        churn_max: S_tmax: nor above this one.
+        churn_noise: S_noise: the added noise's standard deviation, 1 or a little more.
+        spacing: As for `Sampler`, with its rho.
+
+    Raises:
+        ValueError: If a churn setting is negative.
+
+    Source: Karras et al. (2022), algorithms 1 and 2.
     """
 
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: int,
+        churn: float = 0.0,
+        churn_min: float = 0.0,
+        churn_max: float = math.inf,
+        churn_noise: float = 1.0,
+        **spacing: Any,
+    ) -> None:
+        super().__init__(denoiser, steps, **spacing)
+        if min(churn, churn_min, churn_max, churn_noise) < 0:
+            raise ValueError(
+                f"Heun: expected churn, churn_min, churn_max and churn_noise >= 0, got {churn!r}, {churn_min!r}, "
+                f"{churn_max!r}, {churn_noise!r}; 0 is no churn."
+            )
+        self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, churn_max, churn_noise
+
     def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
+        if self.churn > 0 and self.churn_min <= float(self.sde.schedule.ratio(t)) <= self.churn_max:
+            x_t, t = self._raise_noise(x_t, t, generator)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.sde.marginal(x_t, t), self.sde.marginal(x_t, s)
         level_t, level_s = sigma_t / alpha_t, sigma_s / alpha_s
         y_t = x_t / alpha_t
@@ -121,3 +186,143 @@ class Heun(Sampler):
         y_s = y_t + (level_s - level_t) * slope_t
         slope_s = (y_s - self.denoiser(alpha_s * y_s, s, **condition)) / level_s
         return alpha_s * (y_t + (level_s - level_t) * 0.5 * (slope_t + slope_s))
+
+    def _raise_noise(self, x_t: Tensor, t: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
+        """The state at a higher noise level, and its time."""
+        level, highest = self.sde.schedule.ratio(torch.stack([t, torch.ones_like(t)]))
+        raised = torch.minimum(level * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)), highest)
+        time = torch.maximum(self.sde.schedule.time(raised).clamp(0, 1), t)
+        added = (raised.square() - level.square()).clamp(min=0).sqrt().to(x_t) * self.churn_noise
+        y = x_t / self.sde.marginal(x_t, t)[0] + added * self._noise(x_t, generator)
+        return y * self.sde.marginal(x_t, time)[0], time
+
+
+class DPMSolver(Sampler):
+    """DPM-Solver++ (2M): second order at one evaluation a step, by the estimates of the last two; its SDE form at eta = 1.
+
+        x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) D + sigma_s sqrt(1 - e^(-2 eta h)) z,
+        D = x_hat_t + (x_hat_t - x_hat_u) h / (2 h_u)
+
+    with h = ln(alpha_s / sigma_s) - ln(alpha_t / sigma_t), and h_u the step before, from u to t. Its first step is DDIM's.
+
+    Args:
+        denoiser: E[x | x_t].
+        steps: Number of noise levels.
+        eta: 0 for the ODE, 1 for the reverse SDE, or between.
+        spacing: As for `Sampler`, with its rho.
+
+    Source: Lu et al. (2022), DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models.
+    """
+
+    def __init__(self, denoiser: Denoiser, steps: int, eta: float = 0.0, **spacing: Any) -> None:
+        super().__init__(denoiser, steps, **spacing)
+        self.eta = _share("DPMSolver", eta)
+
+    def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
+        return self._step(x_t, t, s, None, generator, condition)[0]
+
+    @torch.no_grad()
+    def solve(self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor) -> Tensor:
+        before = None
+        for t, s in self._pairs(x, progress):
+            x, before = self._step(x, t, s, before, generator, condition)
+        return x
+
+    def _step(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        before: tuple[Tensor, Tensor] | None,
+        generator: Generators,
+        condition: dict[str, Tensor],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x_s, and (h, x_hat) for the next step."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.sde.marginal(x_t, t), self.sde.marginal(x_t, s)
+        h = (alpha_s * sigma_t / (sigma_s * alpha_t)).log()
+        x_hat = self.denoiser(x_t, t, **condition)
+        estimate = x_hat
+        if before is not None:
+            h_before, x_hat_before = before
+            estimate = x_hat + (x_hat - x_hat_before) * (h / (2 * h_before))
+        x = sigma_s / sigma_t * (-self.eta * h).exp() * x_t - alpha_s * torch.expm1(-(1 + self.eta) * h) * estimate
+        if self.eta > 0:
+            x = x + sigma_s * (-torch.expm1(-2 * self.eta * h)).sqrt() * self._noise(x, generator)
+        return x, (h, x_hat)
+
+
+class EulerMaruyama(Sampler):
+    """The reverse SDE, dx = (f x - g^2 C grad log p) dt + g C^(1/2) dW, by Euler and Maruyama's step. Wants hundreds of steps.
+
+    Source: Song et al. (2021), Score-based generative modeling through SDEs.
+    """
+
+    def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
+        g, h = self.sde.diffusion(t).to(x_t), (t - s).to(x_t)
+        score = self.sde.score(x_t, t, self.denoiser(x_t, t, **condition))
+        backward = self.sde.drift(x_t, t) - g.square() * score
+        return x_t - h * backward + g * h.sqrt() * self._noise(x_t, generator)
+
+
+class _Langevin(Sampler):
+    """Samplers with Langevin steps, dx = C grad log p dt + sqrt(2) C^(1/2) dW, which leave the law at their level unchanged.
+
+    Args:
+        denoiser: E[x | x_t].
+        steps: Number of noise levels.
+        corrections: Langevin steps per level.
+        snr: Their length: 2 (snr sigma)^2, whose bias in variance is below 2 snr^2.
+        spacing: As for `Sampler`, with its rho.
+
+    Raises:
+        ValueError: If corrections < 1, or snr is not in (0, 1).
+    """
+
+    def __init__(self, denoiser: Denoiser, steps: int, corrections: int = 1, snr: float = 0.16, **spacing: Any) -> None:
+        super().__init__(denoiser, steps, **spacing)
+        if not isinstance(corrections, int) or corrections < 1 or not 0 < snr < 1:
+            raise ValueError(
+                f"{type(self).__name__}: expected corrections >= 1 and snr in (0, 1), got {corrections!r} and {snr!r}; "
+                f"0.16 is usual."
+            )
+        self.corrections, self.snr = corrections, snr
+
+    def _correct(self, x: Tensor, s: Tensor, generator: Generators, condition: dict[str, Tensor]) -> Tensor:
+        """The Langevin steps at time s."""
+        sigma = self.sde.marginal(x, s)[1]
+        length = 2 * (self.snr * sigma).square()
+        for _ in range(self.corrections):
+            score = self.sde.score(x, s, self.denoiser(x, s, **condition))
+            x = x + length * score + (2 * length).sqrt() * self._noise(x, generator)
+        return x
+
+
+class PredictorCorrector(_Langevin, EulerMaruyama):
+    """A step of the reverse SDE, then Langevin steps at the new level.
+
+    Source: Song et al. (2021), Score-based generative modeling through SDEs, algorithms 2 and 3.
+    """
+
+    def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
+        x = super().step(x_t, t, s, generator=generator, **condition)
+        return self._correct(x, s, generator, condition)
+
+
+class AnnealedLangevin(_Langevin):
+    """Langevin steps alone, at one noise level after the other. Right only where levels are close and corrections many.
+
+    Source: Song, Ermon (2019), Generative modeling by estimating gradients of the data distribution.
+    """
+
+    def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
+        alpha_t, alpha_s = self.sde.marginal(x_t, t)[0], self.sde.marginal(x_t, s)[0]
+        return self._correct(alpha_s / alpha_t * x_t, s, generator, condition)
+
+
+def _share(name: str, eta: float) -> float:
+    """eta, if it is a share of fresh noise."""
+    if not 0 <= eta <= 1:
+        raise ValueError(
+            f"{name}: expected eta in [0, 1], got {eta!r}; 0 is deterministic, 1 has all of the noise fresh."
+        )
+    return eta

@@ -1,8 +1,11 @@
 """Schedules: t in [0, 1] -> (alpha_t, sigma_t), the law of x_t = alpha_t x + sigma_t z.
 
-    EDM    alpha = 1,  sigma = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
-    VP     alpha = exp(-B(s) / 2),  sigma^2 = 1 - alpha^2,  B(s) = beta_min s + (beta_max - beta_min) s^2 / 2,
-           s = t_min + t (1 - t_min)
+    EDM     alpha = 1,  sigma = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
+    VE      alpha = 1,  sigma = sigma_min (sigma_max / sigma_min)^t
+    VP      alpha = exp(-B(s) / 2),  sigma^2 = 1 - alpha^2,  B(s) = beta_min s + (beta_max - beta_min) s^2 / 2,
+            s = t_min + t (1 - t_min)
+    SubVP   alpha = exp(-B(s) / 2),  sigma = 1 - alpha^2
+    Cosine  alpha = cos(a),  sigma = sin(a),  a = a_min + t (a_max - a_min)
 
 t = 0 is clean and t = 1 is noise. sigma(0) > 0: nothing is ever evaluated without noise.
 """
@@ -10,6 +13,7 @@ t = 0 is clean and t = 1 is noise. sigma(0) > 0: nothing is ever evaluated witho
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +73,55 @@ class EDM(Schedule):
 
 
 @dataclass(frozen=True)
-class VP(Schedule):
+class VE(Schedule):
+    """The variance-exploding schedule whose equal steps in t are equal steps of ln(sigma).
+
+    Args:
+        sigma_min: Noise level at t = 0, in the units of the (normalised) data.
+        sigma_max: Noise level at t = 1.
+
+    Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        self._check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def time(self, ratio: Tensor) -> Tensor:
+        return (ratio / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True)
+class _Linear(Schedule):
+    """A linear rate beta(s) = beta_min + (beta_max - beta_min) s on s = t_min + t (1 - t_min)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_min: float = 1e-3
+
+    def __post_init__(self) -> None:
+        self._check_order(beta_min=self.beta_min, beta_max=self.beta_max)
+        self._check_order(t_min=self.t_min, one=1.0)
+
+    def _integral(self, t: Tensor) -> Tensor:
+        """B(s), the integral of beta from 0 to s."""
+        s = self.t_min + t * (1 - self.t_min)
+        return self.beta_min * s + 0.5 * (self.beta_max - self.beta_min) * s.square()
+
+    def _time(self, b: Tensor) -> Tensor:
+        """The t at which B(s) = b."""
+        slope = self.beta_max - self.beta_min
+        s = 2 * b / (self.beta_min + (self.beta_min**2 + 2 * slope * b).sqrt())  # stable for small b
+        return (s - self.t_min) / (1 - self.t_min)
+
+
+@dataclass(frozen=True)
+class VP(_Linear):
     """The variance-preserving schedule with a linear rate beta.
 
     Args:
@@ -80,20 +132,59 @@ class VP(Schedule):
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t_min: float = 1e-3
-
-    def __post_init__(self) -> None:
-        self._check_order(beta_min=self.beta_min, beta_max=self.beta_max)
-        self._check_order(t_min=self.t_min, one=1.0)
-
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        s = self.t_min + t * (1 - self.t_min)
-        b = self.beta_min * s + 0.5 * (self.beta_max - self.beta_min) * s.square()
+        b = self._integral(t)
         return (-0.5 * b).exp(), (-torch.expm1(-b)).sqrt()
 
     def time(self, ratio: Tensor) -> Tensor:
-        b, slope = torch.log1p(ratio.square()), self.beta_max - self.beta_min
-        s = 2 * b / (self.beta_min + (self.beta_min**2 + 2 * slope * b).sqrt())  # stable for small b
-        return (s - self.t_min) / (1 - self.t_min)
+        return self._time(torch.log1p(ratio.square()))
+
+
+@dataclass(frozen=True)
+class SubVP(_Linear):
+    """The sub-variance-preserving schedule: VP's alpha with the smaller noise sigma = 1 - alpha^2.
+
+    Args:
+        beta_min: Rate at s = 0.
+        beta_max: Rate at s = 1.
+        t_min: Where on the time axis s of the source t = 0 lies; it sets sigma(0) = 1 - exp(-B(t_min)).
+
+    Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
+    """
+
+    t_min: float = 0.01  # sigma, not its square, grows like s here: VP's t_min would start ten times cleaner
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        b = self._integral(t)
+        return (-0.5 * b).exp(), -torch.expm1(-b)
+
+    def time(self, ratio: Tensor) -> Tensor:
+        return self._time(2 * (0.5 * ratio).asinh())  # sigma / alpha = 2 sinh(B / 2)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """The variance-preserving schedule on a quarter circle, cut where sigma / alpha reaches its ends.
+
+    Args:
+        sigma_min: sigma / alpha at t = 0, in the units of the (normalised) data.
+        sigma_max: sigma / alpha at t = 1.
+
+    Source: Nichol, Dhariwal (2021), Improved denoising diffusion probabilistic models; their offset 0.008 at the clean
+    end is sigma_min = 0.0125 here.
+    """
+
+    sigma_min: float = 0.0125
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        self._check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = math.atan(self.sigma_min), math.atan(self.sigma_max)
+        angle = low + t * (high - low)
+        return angle.cos(), angle.sin()
+
+    def time(self, ratio: Tensor) -> Tensor:
+        low, high = math.atan(self.sigma_min), math.atan(self.sigma_max)
+        return (ratio.atan() - low) / (high - low)
