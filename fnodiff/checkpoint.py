@@ -40,6 +40,8 @@ _CLASSES: tuple[type, ...] = (
     sde.FunctionSpaceSDE,
     sde.Normalization,
     sde.Preconditioned,
+    sde.DataSpectrum,
+    sde.SpectralPreconditioned,
 )
 
 

@@ -41,26 +41,14 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
         in full are left out, and so is the mean.
     """
     shape = domain.check_field(x)
-    c = domain.analyze(x)
-    k = domain.eigenvalues(shape, device=x.device, dtype=torch.float64).sqrt()
-    width = max(float(axis.min()) for axis in _first_modes(k))
-    shell = (k / width).round().long()
-    count = int(min(axis.max() for axis in _axes(k)) / width)
-    mult = domain.multiplicity(shape, device=x.device, dtype=torch.float64)
-    power = c.abs().double().square().mean((0, 1)) * mult
-    bins = max(count, int(shell.max())) + 1
-    total = torch.zeros(bins, dtype=torch.float64, device=x.device).index_add_(0, shell.flatten(), power.flatten())
-    modes = torch.zeros_like(total).index_add_(0, shell.flatten(), mult.flatten())
-    wavenumber = torch.arange(1, count + 1, device=x.device) * (width / (2 * torch.pi))
-    return wavenumber, (total / modes)[1 : count + 1]
-
-
-def _axes(k: Tensor) -> list[Tensor]:
-    return [k[tuple(slice(None) if i == axis else 0 for i in range(k.ndim))] for axis in range(k.ndim)]
-
-
-def _first_modes(k: Tensor) -> list[Tensor]:
-    return [axis[1:] for axis in _axes(k) if axis.numel() > 1]
+    (shell, wavenumber), mult = domain.shells(shape), domain.multiplicity(shape, dtype=torch.float64)
+    power = domain.analyze(x).abs().double().square().mean((0, 1)).cpu() * mult
+    bins = max(len(wavenumber), int(shell.max()) + 1)
+    total, modes = (
+        torch.zeros(bins, dtype=torch.float64).index_add_(0, shell.flatten(), v.flatten()) for v in (power, mult)
+    )
+    full = slice(1, len(wavenumber))
+    return wavenumber[full].to(x.device) / (2 * torch.pi), (total / modes)[full].to(x.device)
 
 
 def spectrum_error(x: Tensor, y: Tensor, domain: Domain) -> float:

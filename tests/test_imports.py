@@ -28,6 +28,7 @@ ALLOWED = {
 SDE = {
     "noise": set(),
     "schedule": set(),
+    "spectrum": set(),
     "process": {"noise", "schedule"},
     "denoise": {"noise", "schedule", "process"},
     "loss": {"noise", "schedule", "process", "denoise"},

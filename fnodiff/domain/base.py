@@ -116,6 +116,20 @@ class Domain(abc.ABC):
         total = sum((k * step) ** 2 for k, step in zip(self.wavenumbers(shape), self._steps, strict=True))
         return total.to(device=device, dtype=dtype or torch.get_default_dtype())
 
+    def shells(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Modes of nearly equal wavenumber, gathered: for averages over directions.
+
+        Returns:
+            shell: The shell of each coefficient (*coefficient_shape), 0 for the mean.
+            wavenumber: sqrt(lambda) of the shells that the grid holds in full, (shells,), from 0 for the mean, equally spaced
+                by the largest of the axes' first modes. Coefficients in the corners lie in shells beyond these.
+        """
+        k = self.eigenvalues(shape, dtype=torch.float64).sqrt()
+        axes = [k[tuple(slice(None) if i == axis else 0 for i in range(k.ndim))] for axis in range(k.ndim)]
+        width = max(float(axis[1:].min()) for axis in axes if axis.numel() > 1)
+        count = int(min(float(axis.max()) for axis in axes) / width + 1e-9)
+        return (k / width).round().long(), width * torch.arange(count + 1, dtype=torch.float64)
+
     def filter(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(-Laplacian) x, projected on the grid's modes.
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Shape
-from fnodiff.sde.noise import GaussianRandomField
+from fnodiff.sde.noise import GaussianRandomField, Spectrum
 from fnodiff.sde.process import FunctionSpaceSDE
 
 
@@ -141,6 +141,101 @@ class Preconditioned(Denoiser):
         """1 / c_out^2 on a grid of this shape, of t's shape: the weight of |D - x|^2 under which F's error counts alike."""
         s, sd = math.sqrt(self.sde.noise.variance(shape)) * self.sde.schedule.ratio(t), self.sigma_data
         return (s.square() + sd**2) / (s * sd).square()
+
+
+class SpectralPreconditioned(Denoiser):
+    """A network under a preconditioner that knows each mode's share of data and noise.
+
+    With S(lambda) the data's variance per mode, C(lambda) the noise's, and per mode
+
+        N = alpha^2 S + sigma^2 C,    G = alpha S / N,    V = S sigma^2 C / N,
+        D(x_t, t) = G x_t + (m V)^(1/2) F((R / (m N))^(1/2) x_t, ln(sigma / alpha) / 4).
+
+    G x_t is the best linear estimate, so F = 0 is exact on Gaussian data of this spectrum, and F's target has unit
+    variance in every mode. m is the number of modes of the reference grid. R = (1 + (kappa / cutoff)^2)^-3, kappa in cycles
+    per unit length, scaled to mean one over those modes, makes F's input a function: without it the input is white, and
+    changes with the grid all over. What F gets wrong in modes it never trained on is damped by V.
+
+    Args:
+        backbone: F, called as `F(x, noise_level, **condition)`: (B, C, *spatial), (B,) -> (B, C, *spatial).
+        sde: The process.
+        spectrum: S, such as `fit_spectrum` returns; any callable of the eigenvalues and the dimension.
+        reference: Spatial shape of the grid on which F's input has unit variance per point: the largest trained on.
+        cutoff: Of R, in cycles per unit length; None for R = 1.
+        normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
+
+    Raises:
+        ValueError: If the cutoff is not positive.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        sde: FunctionSpaceSDE,
+        spectrum: Spectrum,
+        reference: Shape,
+        cutoff: float | None = 16.0,
+        *,
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__(sde, normalization)
+        if cutoff is not None and not cutoff > 0:
+            raise ValueError(f"SpectralPreconditioned: expected cutoff > 0 or None, got {cutoff!r}.")
+        self.backbone, self.spectrum, self.cutoff = backbone, spectrum, cutoff
+        self.reference = sde.domain.check_shape(reference)
+        mult = sde.domain.multiplicity(self.reference, dtype=torch.float64)
+        roughness = self._roughness(sde.domain.eigenvalues(self.reference, dtype=torch.float64))
+        self._modes, self._scale = float(mult.sum()), float((mult * roughness).sum() / mult.sum())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        names = ("backbone", "sde", "spectrum", "reference", "cutoff", "normalization")
+        return {name: getattr(self, name) for name in names}
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        shape = self.sde.domain.check_field(x_t)
+        alpha_t, sigma_t = self.sde.marginal(x_t, t)
+
+        def spectra(eigenvalues: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            s, c = self._spectra(eigenvalues, shape)
+            return s, sigma_t.square() * c, alpha_t.square() * s + sigma_t.square() * c
+
+        def linear(eigenvalues: Tensor) -> Tensor:
+            s, _, n = spectra(eigenvalues)
+            return alpha_t * s / n
+
+        def whiten(eigenvalues: Tensor) -> Tensor:
+            return (self._roughness(eigenvalues) / (self._scale * self._modes * spectra(eigenvalues)[2])).sqrt()
+
+        def colour(eigenvalues: Tensor) -> Tensor:
+            s, noise, n = spectra(eigenvalues)
+            return (self._modes * s * noise / n).sqrt()
+
+        level = ((sigma_t / alpha_t).log() / 4).flatten().expand(x_t.shape[0])
+        out = self.backbone(self.sde.domain.filter(x_t, whiten), level, **condition).to(x_t.dtype)
+        return self.sde.domain.filter(x_t, linear) + self.sde.domain.filter(out, colour)
+
+    def loss_weight(self, t: Tensor, shape: Shape) -> Tensor:
+        """1 / tr V on a grid of this shape, of t's shape: the linear estimate's error, which F starts from, weighs one."""
+        domain = self.sde.domain
+        eigenvalues, mult = (
+            f(shape, device=t.device, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity)
+        )
+        s, c = (v.flatten() for v in self._spectra(eigenvalues, shape))
+        noise = self.sde.schedule.ratio(t.double())[..., None].square() * c
+        return (1 / (mult.flatten() * s * noise / (s + noise)).sum(-1)).to(t.dtype)
+
+    def _spectra(self, eigenvalues: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+        """S and C of the modes, as a grid of this shape sees them."""
+        s = self.spectrum(eigenvalues, self.sde.domain.dim)
+        return s, self.sde.noise.on(shape).std(eigenvalues).square()
+
+    def _roughness(self, eigenvalues: Tensor) -> Tensor:
+        """R, up to its scale."""
+        if self.cutoff is None:
+            return torch.ones_like(eigenvalues)
+        return (1 + eigenvalues / (2 * math.pi * self.cutoff) ** 2) ** -3
 
 
 class GaussianDenoiser(Denoiser):

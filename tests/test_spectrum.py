@@ -1,0 +1,185 @@
+"""The spectrum of data, and the preconditioner that knows it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fnodiff.domain import Box, Torus
+from fnodiff.sde import (
+    EDM,
+    RBF,
+    VP,
+    DataSpectrum,
+    DenoisingLoss,
+    FunctionSpaceSDE,
+    GaussianDenoiser,
+    GaussianRandomField,
+    Matern,
+    PixelNoise,
+    Preconditioned,
+    SpectralPreconditioned,
+    WhiteNoise,
+    fit_spectrum,
+)
+
+
+class Zero(nn.Module):
+    def forward(self, x, noise_level):
+        self.seen = x, noise_level
+        return torch.zeros_like(x)
+
+
+class Impulse(nn.Module):
+    def forward(self, x, noise_level):
+        out = torch.zeros_like(x)
+        out[(..., *(0,) * (x.ndim - 2))] = 1
+        return out
+
+
+def law(field):
+    """A field's variance per mode, as a spectrum."""
+    return lambda eigenvalues, dim: field.std(eigenvalues).square()
+
+
+@pytest.mark.usefixtures("float64")
+class TestSpectralPreconditioned:
+    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+    @pytest.mark.parametrize("shape", [(8, 8), (9, 12), (16, 16)])
+    @pytest.mark.parametrize("domain", [Box(2), Torus(2)], ids=str)
+    def test_without_a_network_it_is_the_gaussian_denoiser(self, domain, shape, schedule):
+        data = GaussianRandomField(domain, Matern(1.0))
+        for noise in (GaussianRandomField(domain, Matern(0.5, 0.1)), WhiteNoise(domain, (8, 8)), PixelNoise(domain)):
+            sde = FunctionSpaceSDE(noise, schedule)
+            x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.0, 0.4, 1.0])
+            found = SpectralPreconditioned(Zero(), sde, law(data), (8, 8))(x_t, t)
+            torch.testing.assert_close(found, GaussianDenoiser(data, sde)(x_t, t))
+
+    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+    def test_with_flat_spectra_it_has_edms_scalars(self, schedule):
+        sde, shape = FunctionSpaceSDE(PixelNoise(Box(2)), schedule), (6, 9)
+        net, flat = nn.Conv2d(2, 2, 3, padding=1), lambda e, dim: torch.full_like(e, 0.5**2 / math.prod(shape))
+        spectral = SpectralPreconditioned(Level(net), sde, flat, shape, cutoff=None)
+        scalar = Preconditioned(Level(net), sde, sigma_data=0.5)
+        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.5, 0.9])
+        torch.testing.assert_close(spectral(x_t, t), scalar(x_t, t))
+        torch.testing.assert_close(spectral.loss_weight(t, shape), scalar.loss_weight(t, shape))
+
+    @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
+    def test_target_has_unit_variance_in_every_mode(self, t):
+        domain, count = Box(1), 20000
+        data = GaussianRandomField(domain, Matern(1.5))
+        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5)), VP())
+        x = data.sample((count, 1, 12))
+        x_t, _ = sde.perturb(x, torch.tensor(t))
+        linear, impulse = (
+            SpectralPreconditioned(net, sde, law(data), (12,))(x_t, torch.tensor(t)) for net in (Zero(), Impulse())
+        )
+        delta = torch.zeros(1, 1, 12)
+        delta[..., 0] = 1
+        gain = domain.analyze((impulse - linear)[:1]) / domain.analyze(delta)
+        target = domain.analyze(x - linear) / gain
+        variance = 12 * target.square().mean((0, 1))  # 12 modes of variance 1/12: one per point
+        torch.testing.assert_close(variance, torch.ones(12), rtol=0, atol=4 * math.sqrt(2 / count))
+
+    def test_input_has_unit_variance_on_the_reference_grid_and_becomes_a_function(self):
+        domain = Box(2)
+        data, noise = GaussianRandomField(domain, Matern(1.0)), WhiteNoise(domain, (16, 16))
+        sde, net, t = FunctionSpaceSDE(noise, EDM()), Zero(), torch.rand(400)
+        variances = []
+        for n in (16, 32, 64, 128):
+            x_t, _ = sde.perturb(data.sample((400, 1, n, n)), t)
+            SpectralPreconditioned(net, sde, law(data), (16, 16), cutoff=4.0)(x_t, t)
+            variances.append(float(net.seen[0].square().mean()))
+        assert variances[0] == pytest.approx(1, abs=0.02)
+        assert variances[3] == pytest.approx(variances[2], rel=0.02)
+
+    def test_loss_is_one_without_a_network_on_gaussian_data(self):
+        domain = Torus(1)
+        data, sde = (
+            GaussianRandomField(domain, Matern(1.0)),
+            FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5)), VP()),
+        )
+        denoiser = SpectralPreconditioned(Zero(), sde, law(data), (15,))
+        for n in (15, 31):
+            values = DenoisingLoss(denoiser)(data.sample((4000, 2, n)))
+            assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
+
+    def test_noise_level_is_edms(self):
+        net = Zero()
+        sde = FunctionSpaceSDE(WhiteNoise(Box(1), (8,)), VP())
+        SpectralPreconditioned(net, sde, Matern(1.0), (8,))(torch.randn(2, 1, 16), torch.tensor(0.3))
+        expected = VP().ratio(torch.tensor(0.3)).log() / 4
+        torch.testing.assert_close(net.seen[1], expected.expand(2))
+
+
+class Level(nn.Module):
+    """A network of x and the noise level."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, noise_level):
+        return self.net(x) * noise_level.cos().reshape(-1, *(1,) * (x.ndim - 1))
+
+
+@pytest.mark.usefixtures("float64")
+class TestFitSpectrum:
+    @pytest.mark.parametrize("domain", [Torus(2), Box(2), Box(1)], ids=str)
+    def test_finds_the_law_of_a_random_field_and_its_tail(self, domain):
+        field = GaussianRandomField(domain, Matern(1.0, 0.3))
+        n = 32 if domain.dim == 2 else 128
+        spectrum = fit_spectrum(field.sample((400, 3, *(n,) * domain.dim)), domain)
+        eigenvalues = domain.eigenvalues((2 * n,) * domain.dim)
+        beyond = eigenvalues.sqrt() > spectrum.wavenumbers[-1]
+        ratio = spectrum(eigenvalues) / field.std(eigenvalues).square()
+        assert 0.8 < float(ratio[~beyond].min()) and float(ratio[~beyond].max()) < 1.25
+        assert 0.75 < float(ratio[beyond].min()) and float(ratio[beyond].max()) < 1.33
+        assert spectrum.exponent == pytest.approx(2 + domain.dim, abs=0.25)
+
+    @pytest.mark.parametrize("domain", [Box(2), Torus(2)], ids=str)
+    def test_undoes_the_average_over_cells(self, domain):
+        fine = GaussianRandomField(domain, Matern(1.0, 0.3)).sample((200, 2, 64, 64))
+        if domain == Box(2):
+            images = domain.average(fine, (16, 16))
+            found, points = fit_spectrum(images, domain, cell_averages=True), fit_spectrum(fine, domain)
+        else:  # a cell of the torus reaches half a step to either side of its point
+            k = domain.wavenumbers((64, 64))
+            sinc = torch.sinc(k[0] / 64) * torch.sinc(k[1] / 64)
+            averaged = domain.synthesize(domain.analyze(fine) * sinc, (64, 64))
+            found, points = fit_spectrum(averaged, domain, cell_averages=True), fit_spectrum(fine, domain)
+        at = torch.linspace(1, 0.9 * found.wavenumbers[-1], 40).square()
+        torch.testing.assert_close(found(at), points(at), rtol=0.15, atol=0)
+        blind = fit_spectrum(images if domain == Box(2) else averaged, domain)
+        assert float((blind(at) / points(at))[-1]) < 0.8
+
+    def test_interpolates_and_has_a_floor(self):
+        spectrum = DataSpectrum((0.0, 2.0, 4.0), (8.0, 4.0, 1.0), exponent=3.0, floor=1e-3)
+        at = torch.tensor([0.0, 2.0, math.sqrt(8), 4.0, 8.0, 1e3])
+        expected = torch.tensor([8.0, 4.0, 2.0, 1.0, 1 / 8, 1e-3])
+        torch.testing.assert_close(spectrum(at.square()), expected)
+        assert spectrum(at.float()).dtype == torch.float32
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: DataSpectrum((1.0, 2.0), (1.0, 1.0), 2.0, 1e-3), "rising from 0"),
+            (lambda: DataSpectrum((0.0, 1.0), (1.0, 0.0), 2.0, 1e-3), "positive"),
+            (lambda: fit_spectrum(torch.full((2, 1, 16), math.nan), Box(1)), "32 values not finite"),
+            (lambda: fit_spectrum(torch.randn(2, 1, 3), Box(1)), "4 shells"),
+            (lambda: fit_spectrum(torch.zeros(2, 1, 16), Box(1)), "got zeros"),
+            (
+                lambda: SpectralPreconditioned(
+                    Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), RBF(), (8,), cutoff=0.0
+                ),
+                "cutoff > 0",
+            ),
+        ],
+    )
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
