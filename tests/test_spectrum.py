@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -183,3 +185,57 @@ class TestFitSpectrum:
     def test_bad_input(self, call, message):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@contextmanager
+def _quiet():
+    """No warning may come."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.usefixtures("float64")
+class TestCheck:
+    @staticmethod
+    def data(eigenvalues, dim):
+        """Modes fall as k^-3."""
+        return (4 * math.pi**2 + eigenvalues) ** -1.5
+
+    def test_numbers_on_a_case_worked_by_hand(self):
+        # Flat S = 4/8 and C = 1/8 on 8 modes: the ratio S / C is 4 in every mode.
+        sde = FunctionSpaceSDE(PixelNoise(Box(1)), EDM(sigma_min=0.1, sigma_max=40.0))
+        with _quiet():
+            found = sde.check(lambda e, dim: torch.full_like(e, 0.5), (8,))
+        assert found["snr_end"] == pytest.approx(4 / 1600)
+        assert found["energy_lost"] == pytest.approx(0.0025 / 1.0025)
+        assert found["snr_start"] == pytest.approx(400)
+        assert found["unresolved"] == found["underflow"] == 0
+        assert found["data_exponent"] == pytest.approx(0) and found["noise_exponent"] == pytest.approx(0)
+
+    def test_exponents(self):
+        sde = FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(0.25, 1.0)), EDM())
+        with _quiet():
+            found = sde.check(self.data, (64, 64))
+        assert found["data_exponent"] == pytest.approx(3, abs=0.05)
+        assert found["noise_exponent"] == pytest.approx(2.5, abs=0.05)
+
+    def test_noise_smoother_than_data_names_a_rougher_one(self):
+        sde = FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(2.0, 1.0)), EDM(sigma_max=1e4))
+        with pytest.warns(UserWarning, match=r"k\^-6.* take Matern\(smoothness=0.5\) or rougher"):
+            sde.check(self.data, (64, 64))
+
+    def test_signal_left_at_the_end_names_a_level(self):
+        sde = FunctionSpaceSDE(WhiteNoise(Box(2), (32, 32)), EDM(sigma_max=1.0))
+        with pytest.warns(UserWarning, match=r"end at ") as caught:
+            found = sde.check(self.data, (32, 32))
+        needed = float(str(caught[0].message).split("end at ")[1].split(" ")[0])
+        assert needed == pytest.approx(math.sqrt(found["snr_end"] / 0.01), rel=1e-2)
+        with _quiet():
+            again = FunctionSpaceSDE(sde.noise, EDM(sigma_max=1.01 * needed)).check(self.data, (32, 32))
+        assert again["snr_end"] < 0.01
+
+    def test_underflow(self):
+        sde = FunctionSpaceSDE(GaussianRandomField(Box(1), RBF(1.0)), EDM(sigma_max=1e9))
+        with pytest.warns(UserWarning, match="no noise in float32"):
+            assert sde.check(self.data, (64,))["underflow"] > 0.5

@@ -29,7 +29,9 @@ from fnodiff.sde import (
     Normalization,
     PixelNoise,
     Preconditioned,
+    SpectralPreconditioned,
     WhiteNoise,
+    fit_spectrum,
 )
 from fnodiff.train import STATE, fit, measure_normalization
 
@@ -273,6 +275,17 @@ class TestCheckpoint:
         x = denoiser.sde.prior((2, 2, 12, 12))
         torch.testing.assert_close(Heun(loaded, 3)(x), Heun(denoiser, 3)(x), rtol=0, atol=0)
         assert {p.name for p in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
+
+    def test_round_trip_of_a_spectral_preconditioner(self, tmp_path):
+        domain = Box(2)
+        spectrum = fit_spectrum(torch.randn(8, 2, 12, 12), domain)
+        sde = FunctionSpaceSDE(WhiteNoise(domain, (12, 12)), EDM())
+        denoiser = SpectralPreconditioned(DFU.tiny(2, 2, hidden_channels=8), sde, spectrum, (12, 12), cutoff=8.0).eval()
+        loaded = checkpoint.from_pretrained(checkpoint.save_pretrained(denoiser, tmp_path))
+        assert loaded.spectrum == spectrum
+        assert (loaded.reference, loaded.cutoff) == ((12, 12), 8.0)
+        x = denoiser.sde.prior((2, 2, 12, 12))
+        torch.testing.assert_close(Heun(loaded, 3)(x), Heun(denoiser, 3)(x), rtol=0, atol=0)
 
     def test_another_model_takes_the_place_of_the_old(self, tmp_path):
         checkpoint.save_pretrained(model(), tmp_path)

@@ -14,6 +14,8 @@ diffusion models in function space.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Generators
-from fnodiff.sde.noise import Noise
+from fnodiff.sde.noise import Noise, Spectrum
 from fnodiff.sde.schedule import Schedule
 
 
@@ -93,6 +95,66 @@ class FunctionSpaceSDE:
         alpha_t, sigma_t = self.marginal(x_t, t)
         return (alpha_t * x_hat - x_t) / sigma_t.square()
 
+    def check(self, spectrum: Spectrum, shape: Sequence[int]) -> dict[str, float]:
+        """Do this noise and schedule suit data with this spectrum on this grid? Numbers, and warnings where they do not.
+
+        Args:
+            spectrum: The data's variance per mode, such as `fit_spectrum` returns.
+            shape: Spatial shape of the grid.
+
+        Returns:
+            snr_end: The largest alpha^2 S / (sigma^2 C) left at t = 1, which the prior ignores.
+            energy_lost: The share of the data's variance that this costs: sum of S snr / (1 + snr) over sum of S.
+            snr_start: The smallest at t = 0: below 1, some mode is never resolved.
+            unresolved: The share of the modes for which it is below 1.
+            data_exponent: p of S ~ k^-p over the upper half of the wavenumbers.
+            noise_exponent: q of C ~ k^-q there. q > p: noise smoother than the data, whose detail would be made before its
+                structure.
+            underflow: The share of the modes whose standard deviation is zero, or not normal, in float32.
+
+        Warns:
+            UserWarning: If snr_end > 0.01, noise_exponent > data_exponent + 0.1, or modes underflow.
+        """
+        domain, shape = self.domain, self.domain.check_shape(shape)
+        eigenvalues, mult = (f(shape, dtype=torch.float64).flatten() for f in (domain.eigenvalues, domain.multiplicity))
+        s, std = spectrum(eigenvalues, domain.dim), self.noise.on(shape).std(eigenvalues)
+        ratio = self.schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        snr_start, snr_end = (s / (r * std).square().clamp(min=1e-300) for r in ratio)
+        k = eigenvalues.sqrt()
+        upper = k >= k.max() / 2
+        slopes = [_slope(k[upper].log(), v[upper].clamp(min=1e-300).log(), mult[upper]) for v in (s, std.square())]
+        found = {
+            "snr_end": float(snr_end.max()),
+            "energy_lost": float((mult * s * snr_end / (1 + snr_end)).sum() / (mult * s).sum()),
+            "snr_start": float(snr_start.min()),
+            "unresolved": float(mult[snr_start < 1].sum() / mult.sum()),
+            "data_exponent": -slopes[0],
+            "noise_exponent": -slopes[1],
+            "underflow": float(mult[std < torch.finfo(torch.float32).tiny].sum() / mult.sum()),
+        }
+        name = f"{self.noise} with {self.schedule}"
+        if found["snr_end"] > 0.01:
+            needed = float(ratio[1]) * math.sqrt(found["snr_end"] / 0.01)
+            warnings.warn(
+                f"{name}: at t = 1 a mode keeps a signal-to-noise ratio of {found['snr_end']:.2g}, and samples lose "
+                f"{100 * found['energy_lost']:.2g}% of the data's variance; let sigma / alpha end at {needed:.3g} or more.",
+                stacklevel=2,
+            )
+        if found["noise_exponent"] > found["data_exponent"] + 0.1:
+            smoothness = (found["data_exponent"] - domain.dim) / 2
+            fit = f"Matern(smoothness={smoothness:.2g}) or rougher" if smoothness > 0 else "WhiteNoise"
+            warnings.warn(
+                f"{name}: the noise's modes fall as k^-{found['noise_exponent']:.2f} and the data's as "
+                f"k^-{found['data_exponent']:.2f}: noise smoother than the data never destroys their detail; take {fit}.",
+                stacklevel=2,
+            )
+        if found["underflow"] > 0:
+            warnings.warn(
+                f"{name}: {100 * found['underflow']:.2g}% of the modes have no noise in float32; take a rougher noise.",
+                stacklevel=2,
+            )
+        return found
+
     def drift(self, x_t: Tensor, t: Tensor) -> Tensor:
         """f_t x_t, the drift of the forward SDE."""
         return over_space(self._rates(t)[0], x_t).to(x_t) * x_t
@@ -105,3 +167,9 @@ class FunctionSpaceSDE:
         (alpha_t, sigma_t), (d_alpha, d_sigma) = torch.func.jvp(self.schedule, (t,), (torch.ones_like(t),))
         f = d_alpha / alpha_t
         return f, (2 * sigma_t * (d_sigma - f * sigma_t)).sqrt()
+
+
+def _slope(x: Tensor, y: Tensor, weight: Tensor) -> float:
+    """The slope of the weighted least-squares line."""
+    x, y = (v - (v * weight).sum() / weight.sum() for v in (x, y))
+    return float((weight * x * y).sum() / (weight * x.square()).sum())
