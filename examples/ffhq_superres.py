@@ -38,13 +38,17 @@ parser.add_argument(
     "--noise", choices=["white", "pixel"], default="white", help="function-space white noise, or one per pixel"
 )
 parser.add_argument("--checkpoint", type=Path, help="sample this model instead of training one")
-parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
 parser.add_argument("--out", type=Path, default=Path("."), help="folder for ffhq_superres.png and the trained model")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--smoke", action="store_true", help="all of it in under a minute, tiny")
+parser.add_argument("--smoke", action="store_true", help="all of it in under a minute: sets steps, samples and batch")
 args = parser.parse_args()
 if args.smoke:
     args.steps, args.samples, args.batch = 20, 8, 8
+if args.samples < 2:
+    parser.error(f"expected --samples of 2 or more, got {args.samples}: distances compare sets")
+if args.device == "cuda" and not torch.cuda.is_available():
+    parser.error("expected --device cpu, got cuda: torch finds no GPU here")
 
 # %%
 # Functions on the unit box: image pixels are its cell averages, and the noise is white noise *on the box*, with the same
@@ -52,71 +56,80 @@ if args.smoke:
 
 torch.manual_seed(args.seed)
 accelerator = Accelerator(cpu=args.device == "cpu")
-domain, largest = Box(2), max(args.resolutions)
+domain = Box(2)
+trained = None if args.checkpoint is None else from_pretrained(args.checkpoint).to(accelerator.device)
+resolutions = args.resolutions if trained is None else sorted(shape[0] for shape in trained.training_shapes)
+largest, finest = max(resolutions), max(args.sample_at)
+
 if args.data is None:
-    portraits = Faces(256 if args.smoke else 8192, seed=0)
-    train, held_out = InMemory(portraits, [(n, n) for n in args.resolutions], progress=True), Faces(1024, seed=1)
+    train, held_out = Faces(256 if args.smoke else 8192, seed=0), Faces(512 + args.samples, seed=1)
 else:
     fields = HDF5Fields(args.data) if args.data.suffix == ".h5" else ImageFolder(args.data)
-    count = min(2 * args.samples, len(fields) // 3)
-    train, held_out = Part(fields, range(len(fields) - count)), Part(fields, range(len(fields) - count, len(fields)))
+    count = min(512 + args.samples, len(fields) // 3)
+    if count < args.samples + 2:
+        parser.error(f"expected at least {3 * args.samples + 6} images for --samples {args.samples}, got {len(fields)}")
+    train, held_out = (Part(fields, i, ["x"]) for i in (range(count, len(fields)), range(count)))
+truth = {n: held_out.batch(range(len(held_out)), (n, n))["x"] for n in sorted({largest, *args.sample_at})}
 
-if args.checkpoint is None:
+if trained is None:
     noise = WhiteNoise(domain, reference=(largest, largest)) if args.noise == "white" else PixelNoise(domain)
     net = DFU.tiny(3, 3, domain=domain) if args.smoke else DFU.small(3, 3, domain=domain)
     denoiser = Preconditioned(net, FunctionSpaceSDE(noise, EDM()))
-    data = MultiResolution(train, domain, args.resolutions, batch_size=args.batch, seed=args.seed)
-    minutes = None if args.steps else args.minutes
-    folder = args.out / "ffhq_superres"
-    options = {"lr": 2e-3, "normalize": True, "folder": folder, "accelerator": accelerator}
-    denoiser = fit(denoiser, data, args.steps, minutes=minutes, **options)
-else:
-    denoiser = from_pretrained(args.checkpoint).to(accelerator.device)
+    if args.data is None:
+        train = InMemory(train, [(n, n) for n in resolutions], progress=True)
+    data = MultiResolution(train, domain, resolutions, batch_size=args.batch, seed=args.seed)
+    minutes = args.minutes if args.steps is None else None
+    options = {"lr": 2e-3, "normalize": True, "folder": args.out / "ffhq_superres", "accelerator": accelerator}
+    trained = fit(denoiser, data, args.steps, minutes=minutes, **options)
 
 # %%
 # One seed is one noise function: the same person at every resolution.
 
 
 def sample(n: int) -> torch.Tensor:
-    sampler, out = Heun(denoiser, steps=4 if args.smoke else 12), []
+    sampler, out = Heun(trained, steps=4 if args.smoke else 12), []
     for first in range(0, args.samples, 32):
         seeds = range(first, min(first + 32, args.samples))
         generators = [torch.Generator().manual_seed(10_000 * args.seed + i) for i in seeds]
-        prior = denoiser.sde.prior((len(seeds), 3, n, n), generator=generators, device=accelerator.device)
+        prior = trained.sde.prior((len(seeds), 3, n, n), generator=generators, device=accelerator.device)
         out.append(sampler(prior, progress=True).cpu())
     return torch.cat(out)
 
 
-samples = {n: sample(n) for n in sorted({largest, *args.sample_at})}
-truth = {n: held_out.batch(range(len(held_out)), (n, n))["x"] for n in samples}
+samples = {n: sample(n) for n in truth}
 
 # %%
 # Four distances, none of them alone: the spectrum; the picture as a whole (averaged to 8x8); patches; and the new band, the
 # detail that the training grids could not hold (no detail at all: 1.00 / 0.00).
 
-print(f"\n{len(held_out) // 2} true and {args.samples} sampled images per row; torch {torch.__version__} on", end=" ")
+reference = {n: x[: -args.samples] for n, x in truth.items()}
+print(
+    f"\n{args.samples} images per row against {len(reference[largest])} true ones; torch {torch.__version__} on",
+    end=" ",
+)
 print(f"{accelerator.device.type}, {torch.get_num_threads()} threads, {platform.machine()}")
 print(f"{'size':>4}  {'':<24}{'spectrum':>9}{'global':>9}{'patches':>9}{'new band / energy':>20}")
 for n in args.sample_at:
-    half = len(held_out) // 2
-    reference = truth[n][:half]
     upsampled = interpolate(samples[largest], size=(n, n), mode="bicubic")
-    rows = {"another true set": truth[n][half:], "sampled": samples[n], f"bicubic of sampled {largest}": upsampled}
+    rows = {
+        "other true images": truth[n][-args.samples :],
+        "sampled": samples[n],
+        f"bicubic of sampled {largest}": upsampled,
+    }
     for name, x in rows.items():
         if n == largest and x is upsampled:
             continue
-        row = [metrics.spectrum_error(x, reference, domain), metrics.global_coherence(x, reference, domain)]
-        row.append(metrics.patch_distance(x, reference))
+        row = [metrics.spectrum_error(x, reference[n], domain), metrics.global_coherence(x, reference[n], domain)]
+        row.append(metrics.patch_distance(x, reference[n]))
         band = "-"
         if n > largest:
-            band = "{:.3f} / {:.2f}".format(*metrics.new_band(x, reference, domain, (largest, largest)))
+            band = "{:.3f} / {:.2f}".format(*metrics.new_band(x, reference[n], domain, (largest, largest)))
         print(f"{n:>4}  {name:<24}{row[0]:>9.3f}{row[1]:>9.2f}{row[2]:>9.3f}{band:>20}")
 
 # %%
 # The same seeds at every resolution, above the truth.
 
 columns = min(8, args.samples)
-finest = max(args.sample_at)
 rows = {f"sampled {n}x{n}": samples[n] for n in sorted(samples)}
 rows[f"bicubic {largest} to {finest}"] = interpolate(samples[largest], size=(finest, finest), mode="bicubic")
 rows[f"true {finest}x{finest}"] = truth[finest]
@@ -126,7 +139,7 @@ for line, (name, x) in zip(axes, rows.items(), strict=True):
         axis.imshow(image.movedim(0, -1).clamp(-1, 1) / 2 + 0.5, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
     line[0].set_ylabel(name, fontsize=9)
-figure.suptitle(f"One seed per column; trained on {', '.join(map(str, args.resolutions))} pixels", fontsize=11)
+figure.suptitle(f"One seed per column; trained on {', '.join(map(str, resolutions))} pixels", fontsize=11)
 figure.tight_layout(pad=0.4)
 args.out.mkdir(parents=True, exist_ok=True)
 figure.savefig(args.out / "ffhq_superres.png", dpi=130)

@@ -60,10 +60,13 @@ def save_pretrained(denoiser: sde.Denoiser, path: str | os.PathLike[str]) -> Pat
     text = json.dumps(config, indent=2) + "\n"
     tensors = {k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()}
     path.mkdir(parents=True, exist_ok=True)
-    if not (path / CONFIG).is_file() or (path / CONFIG).read_text() != text:
-        (path / MODEL).unlink(missing_ok=True)  # another model's tensors never stand beside this config
-        replace_file(path / CONFIG, lambda new: new.write_text(text))
-    replace_file(path / MODEL, lambda new: safetensors.torch.save_file(tensors, new))
+
+    def write_config() -> None:
+        if not (path / CONFIG).is_file() or (path / CONFIG).read_text() != text:
+            (path / MODEL).unlink(missing_ok=True)  # another model's tensors never stand beside this config
+            replace_file(path / CONFIG, lambda new: new.write_text(text))
+
+    replace_file(path / MODEL, lambda new: safetensors.torch.save_file(tensors, new), write_config)
     return path
 
 
@@ -126,13 +129,18 @@ def load_tensors(module: nn.Module, path: Path) -> None:
     module.load_state_dict(tensors)
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its final place and move it there once complete: at no moment is there half a file."""
+def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[], None] | None = None) -> None:
+    """Write a file beside its final place and move it there once complete: at no moment is there half a file.
+
+    `before` is called between the two: what fails while writing leaves everything as it was.
+    """
     new = path.with_name(f".{path.name}.new")
     try:
         write(new)
         with new.open("rb+") as handle:
             os.fsync(handle.fileno())
+        if before is not None:
+            before()
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)

@@ -53,6 +53,10 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
 
 def spectrum_error(x: Tensor, y: Tensor, domain: Domain) -> float:
     """The mean over shells of |ln(power of x / power of y)|: 0.1 means 10% too much or too little variance per mode."""
+    if domain.check_field(x) != domain.check_field(y):
+        raise ValueError(
+            f"spectrum_error: expected two sets on one grid, got {tuple(x.shape[2:])} and {tuple(y.shape[2:])}; resample one."
+        )
     (_, power_x), (_, power_y) = radial_spectrum(x, domain), radial_spectrum(y, domain)
     return float((power_x / power_y).log().abs().mean())
 
@@ -66,6 +70,10 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(
             f"frechet_distance: expected two sets (N, D) with the same D and N >= 2, got {tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise ValueError(
+            "frechet_distance: expected finite features, got some that are not; look at the samples first."
         )
     (mean_x, cov_x), (mean_y, cov_y) = _moments(x), _moments(y)
     values, vectors = torch.linalg.eigh(cov_x)
@@ -91,6 +99,8 @@ def global_coherence(x: Tensor, y: Tensor, domain: Box, *, shape: Shape = (8, 8)
 
 def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) -> Tensor:
     """Square patches of images (B, C, H, W) as rows (N, C size^2), evenly thinned to at most `limit`."""
+    if x.ndim != 4 or min(x.shape[2:]) < size:
+        raise ValueError(f"patches: expected images (B, C, H, W) of {size} x {size} or more, got {tuple(x.shape)}.")
     rows = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
     return rows[:: -(-len(rows) // limit)]
 
@@ -110,6 +120,10 @@ def new_band(x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size:
         ValueError: If `band` holds all that the fields' grid does.
     """
     shape = domain.check_field(x)
+    if domain.check_field(y) != shape:
+        raise ValueError(
+            f"new_band: expected two sets on one grid, got {shape} and {tuple(y.shape[2:])}; resample one."
+        )
     if all(n <= m for n, m in zip(shape, band, strict=True)):
         raise ValueError(
             f"new_band: expected fields finer than {tuple(band)}, got {shape}; there is no new band on them."
@@ -121,7 +135,10 @@ def new_band(x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size:
 
 
 def discretization_error(
-    model: Callable[[Tensor], Tensor], field: Callable[[Shape], Tensor], shapes: Sequence[Shape], domain: Domain
+    model: Callable[[Tensor], Tensor],
+    field: Callable[[Shape], Tensor],
+    shapes: Sequence[Shape],
+    domain: Domain | None = None,
 ) -> list[float]:
     """How far a model's output on finer grids is from its output on the first: 0 for an operator.
 
@@ -129,10 +146,17 @@ def discretization_error(
         model: Field (B, C, *shape) -> field (B, C', *shape), such as `lambda x: net(x, noise_level)`.
         field: The same function on any grid: shape -> (B, C, *shape).
         shapes: Grids, the reference first; the others are brought to it by `domain.resample`.
+        domain: What the fields are functions on; the model's, if it has one.
 
     Returns:
         The mean relative L2 difference from the first, one number for each other shape.
+
+    Raises:
+        ValueError: If no domain is given and the model has none.
     """
+    domain = getattr(model, "domain", None) if domain is None else domain
+    if domain is None:
+        raise ValueError(f"discretization_error: expected a domain, as {model!r} has none; pass domain=.")
     with torch.no_grad():
         outputs = [domain.resample(model(field(tuple(shape))), shapes[0]) for shape in shapes]
     return [float(relative_l2(out, outputs[0], domain).mean()) for out in outputs[1:]]

@@ -75,15 +75,23 @@ def fit(
         workers: Processes that prepare batches; the batches are the same for any number.
         progress: Show a bar with the loss per resolution.
         callback: Called as callback(step, shape, loss) after each step.
-        accelerator: For mixed precision or several devices; by default one device, a GPU where there is one.
+        accelerator: For mixed precision, on one device; by default a GPU where there is one.
 
     Raises:
-        ValueError: If neither steps nor minutes is given, or the checkpoint does not belong to this model.
+        ValueError: If neither steps nor minutes is given, the model cannot be saved though a folder is given, the checkpoint
+            does not belong to this model, or several processes run.
         FloatingPointError: If the loss is not finite, naming the step and the resolution.
     """
     if steps is None and minutes is None:
         raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
     accelerator = accelerator or Accelerator()
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"fit: expected one process, got {accelerator.num_processes}: batches are not shared out among processes yet; "
+            f"start it with python instead of accelerate launch."
+        )
+    if folder is not None:
+        checkpoint.describe(denoiser)  # what cannot be saved is known before it is trained
     loss = loss or DenoisingLoss(denoiser)
     if loss.denoiser is not denoiser:
         raise ValueError("fit: expected a loss of this denoiser, got one of another; build DenoisingLoss(denoiser).")

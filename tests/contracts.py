@@ -220,10 +220,13 @@ class TestTrace:
 @pytest.mark.parametrize("make", NOISES)
 @pytest.mark.parametrize("domain", FLAT, ids=str)
 class TestNoise:
-    def test_variance_per_shell_of_modes(self, domain, make):
+    @pytest.mark.parametrize("seeded", [False, True])
+    @pytest.mark.parametrize("shape", [(32, 32), (64, 64), (45, 64)], ids=str)
+    def test_variance_per_shell_of_modes(self, domain, make, shape, seeded):
         noise: Noise = make(domain)
-        shape, samples = (32,) * domain.dim, 200
-        c = domain.analyze(noise.sample((samples, 2, *shape)))
+        shape, samples = shape[: domain.dim], 200
+        generator = torch.Generator().manual_seed(3) if seeded else None
+        c = domain.analyze(noise.sample((samples, 2, *shape), generator=generator))
         eigenvalues = domain.eigenvalues(shape)
         ratio = (c.abs() / noise.std(eigenvalues)) ** 2
         if float(noise.std(eigenvalues).min()) < 1e-12:  # the field's rounding drowns what lies below

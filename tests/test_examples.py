@@ -39,7 +39,7 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path):
     assert all(np.isfinite(values).all() and min(values) > 0 for values in rows.values())
     assert [len(rows[size, "sampled"]) for size in (32, 48, 64)] == [3, 5, 5]
     # The truth is nearer to the truth than an untrained model is, by every measure.
-    assert all(a < b for a, b in zip(rows[64, "another true set"][:4], rows[64, "sampled"][:4], strict=True))
+    assert all(a < b for a, b in zip(rows[64, "other true images"][:4], rows[64, "sampled"][:4], strict=True))
     width, height = Image.open(tmp_path / "ffhq_superres.png").size
     assert width > 800 and height > 600
     assert from_pretrained(tmp_path / "ffhq_superres").training_shapes == ((16, 16), (24, 24), (32, 32))
@@ -55,6 +55,8 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path):
         (["--data", "nowhere"], "nowhere"),
         (["--smoke", "--checkpoint", "nowhere"], "expected a folder"),
         (["--smoke", "--resolutions", "0"], "two ints of at least 8"),
+        (["--samples", "1"], "2 or more"),
+        (["--device", "tpu"], "invalid choice"),
     ],
 )
 def test_bad_arguments_end_in_a_message(tmp_path, arguments, message):
@@ -89,7 +91,7 @@ def test_real_images(tmp_path, archive):
     done = run(*arguments, "--batch", 8, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = table(done.stdout)
-    assert rows[48, "another true set"][0] < rows[48, "sampled"][0]
+    assert rows[48, "other true images"][0] < rows[48, "sampled"][0]
     assert (tmp_path / "ffhq_superres.png").stat().st_size > 50_000
     normalization = from_pretrained(tmp_path / "ffhq_superres").normalization
     assert torch.equal(normalization.std > 0.2, torch.ones(3, dtype=torch.bool))

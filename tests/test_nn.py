@@ -76,6 +76,7 @@ class TestSpectralConv:
         coefficients = torch.randn(2, 2, 9, 9, dtype=torch.complex128)
         fine = layer(periodic(Torus(2), coefficients, (64, 48)), (9, 9))
         torch.testing.assert_close(layer(periodic(Torus(2), coefficients, shape), (9, 9)), fine)
+        assert float(fine.detach().abs().mean()) > 1e-2
 
     @pytest.mark.parametrize("output_shape", [(8, 8), (12, 20)])
     def test_nyquist_modes_of_either_grid_are_left_out(self, output_shape):
@@ -86,6 +87,7 @@ class TestSpectralConv:
         fine = Torus(2).resample(torch.randn(1, 1, 7, 7), (16, 16)) + (-1.0) ** torch.arange(16)[:, None].expand(16, 16)
         coarse = layer(fine, (8, 8)).detach()  # holds |k| < 4 alone
         torch.testing.assert_close(Torus(2).filter(coarse, torch.ones_like), coarse)
+        assert float(coarse.abs().mean()) > 1e-3
 
     @pytest.mark.parametrize("factorization", ["ComplexDense", "ComplexTucker", None])
     @pytest.mark.parametrize(
@@ -117,12 +119,14 @@ class TestSpectralConv:
         torch.testing.assert_close(out.float(), layer(x.bfloat16().float()), atol=2e-2, rtol=2e-2)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             torch.testing.assert_close(layer(x), layer(x.float()))
+        assert float(out.float().abs().mean()) > 1e-3
 
     @pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
     def test_gradients(self, domain):
         layer = SpectralConv(2, 2, (4, 4), domain=domain).double()
         x = torch.randn(1, 2, 6, 7, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda v, *_: layer(v, (9, 5)), (x, *layer.parameters()))
+        assert float(layer(x, (9, 5)).detach().abs().mean()) > 1e-3
 
 
 class TestModes:
@@ -173,6 +177,7 @@ class TestLocalConv:
         torch.testing.assert_close(layer(x, (5, 6)), layer.local(x, (5, 6)) + layer.spectral(x, (5, 6)))
         pooled = Box(2).average(x, (5, 6))
         torch.testing.assert_close(layer.local(x, (5, 6)), layer.local.conv(pooled))
+        assert min(float(branch(x).detach().abs().mean()) for branch in (layer.local, layer.spectral)) > 1e-3
 
 
 def count(module):
@@ -250,6 +255,18 @@ class TestDFU:
         finer = Box(2).resample(field, (24, 20))
         torch.testing.assert_close(net(x, level, label=label, field=finer), out, rtol=1e-3, atol=1e-3)
 
+    def test_weights_are_random_everywhere_without_zero_init(self):
+        net = DFU.small(3, 3, zero_init=False, attention_levels=(1, 2))
+        weights = [p for name, p in net.named_parameters() if p.ndim > 1]
+        assert min(float(p.detach().abs().mean()) for p in weights) > 1e-3
+        started = dict(DFU.small(3, 3).named_parameters())
+        assert float(started["middle.0.attention.out.weight"].detach().abs().max()) < 1e-4
+
+    @pytest.mark.parametrize("channels", [24, 64, 100, 128])
+    def test_attention_takes_any_width(self, channels):
+        net = DFU.tiny(1, 1, hidden_channels=channels, channel_mult=(1,), spectral_levels=0, attention_levels=(0,))
+        assert net(torch.randn(1, 1, 8, 8), torch.zeros(())).shape == (1, 1, 8, 8)
+
     def test_zero_init_starts_at_zero(self):
         assert float(DFU.tiny(3, 3)(torch.randn(2, 3, 16, 16), torch.zeros(())).detach().abs().max()) < 1e-3
 
@@ -273,6 +290,9 @@ class TestDFU:
         (lambda: DualConv(1, 1, domain=Box(2), n_modes=(4, 4), local="conv5"), "conv5"),
         (lambda: DFU.tiny(3, 3, attention_levels=(2,)), "2 levels"),
         (lambda: DFU(3, 3, (8,)), "one number per axis"),
+        (lambda: DFU.tiny(3, 3, hidden_channels=15), "divisible by 4"),
+        (lambda: DFU.tiny(3, 3, positional_modes=-1), "positional_modes >= 0"),
+        (lambda: DFU.tiny(3, 3, channel_mult=()), "0 levels|from 0 to 0"),
         (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 7, 8), torch.zeros(())), "at least 8 points"),
         (lambda: DFU.tiny(3, 3)(torch.randn(1, 2, 8, 8), torch.zeros(())), "3 channels"),
         (lambda: DFU.tiny(3, 3)(torch.randn(2, 3, 8, 8), torch.zeros(3)), "noise_level"),

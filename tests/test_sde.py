@@ -10,6 +10,7 @@ from contracts import STOCHASTIC, on_grid
 from torch import nn
 
 from fnodiff.domain import Box, Torus
+from fnodiff.nn import DFU
 from fnodiff.sde import (
     DDIM,
     EDM,
@@ -308,6 +309,14 @@ class TestSamplers:
         generators = [torch.Generator().manual_seed(s) for s in (5, 1)]
         torch.testing.assert_close(sampler(x, generator=generators)[1:], alone)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+    @pytest.mark.parametrize("domain", [Box(2), Torus(2)], ids=str)
+    def test_noise_comes_in_the_precision_asked_for(self, domain, dtype):
+        for noise in (WhiteNoise(domain, (8, 8)), GaussianRandomField(domain, Matern(1.0)), PixelNoise(domain)):
+            x = noise.sample((2, 1, 8, 8), dtype=dtype)
+            assert x.dtype == dtype
+            assert float(x.float().std()) > 0.1
+
     def test_one_step_is_the_denoised_prior(self):
         sde = sde_on(Box(1))
         denoiser = GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde)
@@ -349,6 +358,8 @@ class TestSamplers:
         (lambda: Cosine(sigma_min=-1.0), "0 < sigma_min"),
         (lambda: VE(sigma_max=0.001), "sigma_min < sigma_max"),
         (lambda: Preconditioned(Zero(), sde_on(Box(1)), sigma_data=0.0), "sigma_data > 0"),
+        (lambda: Preconditioned(Zero(), sde_on(Box(1)), sigma_data=math.inf), "sigma_data > 0"),
+        (lambda: Preconditioned(DFU.tiny(1, 1, domain=Torus(1)), sde_on(Box(1))), "one domain for both"),
         (lambda: GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde_on(Box(2))), "one domain"),
         (lambda: Normalization([0.0], [0.0]), "positive std"),
         (lambda: Normalization([0.0], [1.0])(torch.randn(2, 3, 8)), "1 channels"),

@@ -118,6 +118,8 @@ class TestMultiResolution:
             (lambda: data(batch_size=0), "batch_size >= 1"),
             (lambda: MultiResolution(Waves(0), Torus(1), [8]), "0 samples"),
             (lambda: Part(Waves(), [64]), "0 to 63"),
+            (lambda: Part(Waves(), [3, 4]).batch([-1], (8,)), "0 to 1"),
+            (lambda: InMemory(Waves(4), [(8,)]).batch([4], (8,)), "0 to 3"),
         ],
     )
     def test_bad_input(self, call, message):
@@ -291,6 +293,17 @@ class TestCheckpoint:
         checkpoint.save_pretrained(model(), tmp_path)
         checkpoint.save_pretrained(model(num_classes=2), tmp_path)
         assert checkpoint.from_pretrained(tmp_path).backbone.num_classes == 2
+
+    def test_a_failed_save_leaves_the_old_model_whole(self, tmp_path, monkeypatch):
+        checkpoint.save_pretrained(model(), tmp_path)
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(OSError, match="No space"):
+            checkpoint.save_pretrained(model(num_classes=2), tmp_path)
+        assert checkpoint.from_pretrained(tmp_path).backbone.num_classes == 0
 
     def test_own_classes_are_allowed_when_named(self, tmp_path):
         denoiser = Preconditioned(DFU.tiny(2, 2, domain=Torus(1)), FunctionSpaceSDE(Half(Torus(1)), EDM()))

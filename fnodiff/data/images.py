@@ -198,9 +198,12 @@ class ImageFolder:
         return self._zip[1]
 
     def _read(self, name: str) -> bytes:
-        """The file's bytes; a ValueError if the zip is damaged there. A file that cannot be opened stays an OSError."""
+        """The file's bytes; a ValueError if the zip is damaged there. Other failures stay an OSError."""
         if not self._zipped:
-            return (self.path / name).read_bytes()
+            try:
+                return (self.path / name).read_bytes()
+            except FileNotFoundError as error:
+                raise ValueError("the file is gone, or a link to a file that is not there") from error
         size, limit = self._archive().getinfo(name).file_size, Image.MAX_IMAGE_PIXELS
         # Pillow refuses images beyond twice its limit, and a pixel needs 8 bytes at most.
         if limit is not None and size > 16 * limit:

@@ -144,6 +144,7 @@ class InMemory:
             raise ValueError(
                 f"InMemory: expected one of the prepared shapes {list(self._kept)}, got {tuple(shape)}; add it."
             )
+        _check_indices("InMemory", indices, len(self))
         rows = torch.as_tensor(list(indices))
         return {name: value[rows] for name, value in self._kept[tuple(shape)].items()}
 
@@ -151,17 +152,18 @@ class InMemory:
 class Part:
     """Some of a source's samples, such as those to train on and those held out.
 
+    Args:
+        fields: The source.
+        indices: Which of its samples.
+        names: Which entries of a batch to keep, such as ["x"] to train without labels; all by default.
+
     Raises:
-        ValueError: If an index is not one of the source's.
+        ValueError: If an index is not one of the source's, or of the part's.
     """
 
-    def __init__(self, fields: Fields, indices: Sequence[int]) -> None:
-        if len(indices) and not (min(indices) >= 0 and max(indices) < len(fields)):
-            raise ValueError(
-                f"Part: expected indices from 0 to {len(fields) - 1}, got {min(indices)} to {max(indices)}; "
-                f"the source has {len(fields)} samples."
-            )
-        self.fields, self.selected = fields, indices
+    def __init__(self, fields: Fields, indices: Sequence[int], names: Sequence[str] | None = None) -> None:
+        _check_indices("Part", indices, len(fields))
+        self.fields, self.selected, self.names = fields, indices, names
         self.channels = fields.channels
 
     def __len__(self) -> int:
@@ -169,4 +171,13 @@ class Part:
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, with indices counted within the part."""
-        return self.fields.batch([self.selected[i] for i in indices], shape)
+        _check_indices("Part", indices, len(self))
+        batch = self.fields.batch([self.selected[i] for i in indices], shape)
+        return batch if self.names is None else {name: batch[name] for name in self.names}
+
+
+def _check_indices(owner: str, indices: Sequence[int], count: int) -> None:
+    if len(indices) and not (min(indices) >= 0 and max(indices) < count):
+        raise ValueError(
+            f"{owner}: expected indices from 0 to {count - 1}, got {min(indices)} to {max(indices)}; it has {count} samples."
+        )

@@ -39,7 +39,8 @@ class DFU(nn.Module):
         hidden_channels: Width of the first level.
         channel_mult: Width of each level, in units of `hidden_channels`; one entry per level.
         num_blocks: Residual blocks per level on the way down; one more on the way up.
-        spectral_levels: How many levels, from the finest, have spectral branches. 0 is exactly the baseline UNet.
+        spectral_levels: How many levels, from the finest, have spectral branches. 0, with the
+            other arguments as they are, is exactly the baseline UNet: pixel convolutions alone.
         attention_levels: Levels with self-attention, 0 the finest; the bottleneck always has it.
         domain: Box (images and fields with edges) or Torus (periodic fields).
         local: "conv", 3 x 3 pixels, or None for spectral branches alone (then every level needs one).
@@ -47,9 +48,9 @@ class DFU(nn.Module):
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
         positional_modes: Tell the network where it is: this many waves per axis (half-waves on Box) as further input
-            channels, functions that every grid samples. None: 4 on Box, 0 on Torus, which has no place of its own. Without
-            them a network on Box knows a place by its edges alone.
-        zero_init: Start each block's last convolution, and the network's, near zero, as for training.
+            channels, functions that every grid samples. Without them a network on Box knows a place by its edges alone, and
+            one on Torus, which has no place of its own, not at all. `tiny` and `small` have 4 on Box.
+        zero_init: Start each block's last convolution, the network's, and attention near zero, as for training.
         spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
 
     Raises:
@@ -72,7 +73,7 @@ class DFU(nn.Module):
         dropout: float = 0.13,
         num_classes: int = 0,
         condition_channels: int = 0,
-        positional_modes: int | None = None,
+        positional_modes: int = 0,
         zero_init: bool = True,
         spectral: dict[str, Any] | None = None,
     ) -> None:
@@ -81,16 +82,21 @@ class DFU(nn.Module):
         domain = Box(2) if domain is None else domain
         self.config["domain"] = domain
         n_modes, channel_mult, levels = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
-        if not 0 <= spectral_levels <= levels or not all(0 <= i < levels for i in attention_levels):
+        if not levels or not 0 <= spectral_levels <= levels or not all(0 <= i < levels for i in attention_levels):
             raise ValueError(
                 f"DFU: expected spectral_levels from 0 to {levels} and attention_levels among {list(range(levels))}, as "
                 f"channel_mult={channel_mult} has {levels} levels, got {spectral_levels} and {tuple(attention_levels)}."
             )
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
+        if positional_modes < 0 or hidden_channels % 4 or not all(isinstance(m, int) and m > 0 for m in channel_mult):
+            raise ValueError(
+                f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
+                f"got {hidden_channels}, {channel_mult} and {positional_modes}."
+            )
         self.domain, self.in_channels = domain, in_channels
         self.num_classes, self.condition_channels = num_classes, condition_channels
-        self.positional_modes = (4 if isinstance(domain, Box) else 0) if positional_modes is None else positional_modes
+        self.positional_modes = positional_modes
         self.levels = levels
 
         widths = [hidden_channels * m for m in channel_mult]
@@ -214,13 +220,20 @@ class DFU(nn.Module):
             "num_blocks": 1,
             "spectral_levels": 2,
             "attention_levels": (),
+            "positional_modes": _places(options),
         }
         return cls._preset(in_channels, out_channels, options, 8, **preset)
 
     @classmethod
     def small(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
         """2.6M parameters on Box(2) with 3 channels: trains on a CPU. `options` override the preset's arguments."""
-        preset = {"hidden_channels": 32, "channel_mult": (1, 1, 2), "num_blocks": 1, "dropout": 0.0}
+        preset = {
+            "hidden_channels": 32,
+            "channel_mult": (1, 1, 2),
+            "num_blocks": 1,
+            "dropout": 0.0,
+            "positional_modes": _places(options),
+        }
         return cls._preset(in_channels, out_channels, options, 8, **preset)
 
     @classmethod
@@ -231,7 +244,7 @@ class DFU(nn.Module):
         9. Dropout, widths, levels and attention are the paper's. `options` override the preset's arguments;
         spectral=dict(factorization="ComplexTucker", rank=0.1) brings it to 128.2M.
         """
-        return cls._preset(in_channels, out_channels, options, (32, 16), positional_modes=0)
+        return cls._preset(in_channels, out_channels, options, (32, 16))
 
     @classmethod
     def _preset(
@@ -271,7 +284,7 @@ class ResidualBlock(nn.Module):
         self.skip = (
             None if in_channels == out_channels else LocalConv(in_channels, out_channels, domain=domain, kernel_size=1)
         )
-        self.attention = Attention(out_channels) if attention else None
+        self.attention = Attention(out_channels, **last) if attention else None
 
     def forward(self, x: Tensor, emb: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, in_channels, *any) -> (B, out_channels, *shape), with an embedding (B, embedding)."""
@@ -285,17 +298,17 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the points of the grid, with a residual; heads of at most 64 channels."""
+    """Self-attention over the points of the grid, with a residual; heads of 64 channels, or one head."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, init_scale: float = 1.0) -> None:
         super().__init__()
-        self.heads = max(1, channels // 64)
+        self.heads = channels // 64 if channels % 64 == 0 else 1
         self.norm = _group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.out = nn.Conv1d(channels, channels, 1)
-        nn.init.zeros_(self.out.bias)
         with torch.no_grad():
-            self.out.weight.mul_(1e-5)
+            for parameter in self.out.parameters():
+                parameter.mul_(init_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *spatial) -> the same shape."""
@@ -316,6 +329,11 @@ class NoiseEmbedding(nn.Module):
         """(B,) -> (B, channels)."""
         phase = noise_level[:, None] * self.frequencies.to(noise_level)
         return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def _places(options: dict[str, Any]) -> int:
+    """positional_modes of the small presets: a torus has no place of its own."""
+    return 4 if isinstance(options.get("domain") or Box(2), Box) else 0
 
 
 @cached

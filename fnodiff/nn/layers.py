@@ -40,6 +40,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             changes). Box fields are treated as periodic, an error of order 1 / n at edges that do not match.
         factorization: "ComplexDense" or "ComplexTucker" (and CP, TT) store real tensors, which optimisers, GradScaler and
             safetensors handle; neuralop's complex-stored ones are accepted too.
+        complex_data: neuralop's; False here.
         options: Everything else that neuralop's constructor takes (rank, bias, separable, init_std, ...).
 
     Raises:
@@ -53,6 +54,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         in_channels: int,
         out_channels: int,
         n_modes: Sequence[int] | int,
+        complex_data: bool = False,
         *,
         domain: Domain | None = None,
         factorization: str | None = "ComplexDense",
@@ -65,7 +67,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
                 f"SpectralConv: expected {domain.dim} positive integers as n_modes on {domain}, got {n_modes}; "
                 f"pass one number of modes per spatial axis."
             )
-        if options.get("complex_data") or options.get("fno_block_precision", "full") != "full":
+        if complex_data or options.get("fno_block_precision", "full") != "full":
             raise ValueError(
                 "SpectralConv: expected real data in full precision, got complex_data or fno_block_precision; leave them "
                 "out (under autocast the layer computes in float32 by itself)."

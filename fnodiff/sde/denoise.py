@@ -96,6 +96,14 @@ class Denoiser(nn.Module, abc.ABC):
         """The denoised estimate, of x_t's shape (B, C, *spatial), given t in [0, 1], () or (B,)."""
 
 
+def _check_backbone(backbone: nn.Module, sde: FunctionSpaceSDE) -> None:
+    domain = getattr(backbone, "domain", sde.domain)
+    if domain != sde.domain:
+        raise ValueError(
+            f"expected a network on {sde.domain}, as the noise is, got one on {domain}; use one domain for both."
+        )
+
+
 class Preconditioned(Denoiser):
     """A network under EDM's preconditioning; see the head of this module.
 
@@ -115,7 +123,8 @@ class Preconditioned(Denoiser):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(sde, normalization)
-        if not sigma_data > 0:
+        _check_backbone(backbone, sde)
+        if not 0 < sigma_data < math.inf:
             raise ValueError(
                 f"Preconditioned: expected sigma_data > 0, got {sigma_data!r}; pass the data's standard deviation."
             )
@@ -179,6 +188,7 @@ class SpectralPreconditioned(Denoiser):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(sde, normalization)
+        _check_backbone(backbone, sde)
         if cutoff is not None and not cutoff > 0:
             raise ValueError(f"SpectralPreconditioned: expected cutoff > 0 or None, got {cutoff!r}.")
         self.backbone, self.spectrum, self.cutoff = backbone, spectrum, cutoff

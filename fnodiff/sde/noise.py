@@ -103,9 +103,10 @@ class Noise(abc.ABC):
             ValueError: If `shape` does not fit the domain, or the generators are not one per sample.
         """
         batch, spatial = _split(shape, self.domain)
-        white = self.domain.white(batch, spatial, generator=generator, device=device, dtype=dtype)
+        full = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype  # no transforms in half precision
+        white = self.domain.white(batch, spatial, generator=generator, device=device, dtype=full)
         eigenvalues = self.domain.eigenvalues(spatial, device=white.device, dtype=white.real.dtype)
-        return self.domain.synthesize(white * self.std(eigenvalues), spatial)
+        return self.domain.synthesize(white * self.std(eigenvalues), spatial).to(dtype or white.real.dtype)
 
     def variance(self, shape: Sequence[int]) -> float:
         """Mean variance per point on a grid of this spatial shape (the modes beyond the grid are not in it)."""
