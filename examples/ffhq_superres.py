@@ -62,13 +62,15 @@ resolutions = args.resolutions if trained is None else sorted(shape[0] for shape
 largest, finest = max(resolutions), max(args.sample_at)
 
 if args.data is None:
-    train, held_out = Faces(256 if args.smoke else 8192, seed=0), Faces(512 + args.samples, seed=1)
+    train, held_out = Faces(8192, seed=0), Faces(512 + args.samples, seed=1)
 else:
     fields = HDF5Fields(args.data) if args.data.suffix == ".h5" else ImageFolder(args.data)
     count = min(512 + args.samples, len(fields) // 3)
     if count < args.samples + 2:
         parser.error(f"expected at least {3 * args.samples + 6} images for --samples {args.samples}, got {len(fields)}")
     train, held_out = (Part(fields, i, ["x"]) for i in (range(count, len(fields)), range(count)))
+if args.smoke and args.data is None:
+    train, held_out = Part(train, range(64)), Part(held_out, range(64 + args.samples))
 truth = {n: held_out.batch(range(len(held_out)), (n, n))["x"] for n in sorted({largest, *args.sample_at})}
 
 if trained is None:
