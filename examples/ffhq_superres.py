@@ -4,7 +4,7 @@ Zero-shot super-resolution of faces
 
 Train a score operator on portraits of 16, 24 and 32 pixels, then sample the same seeds at 32, 48 and 64. By default the
 portraits are drawn by `fnodiff.data.faces`, which exist at every resolution, so that truth is known above the training
-resolution too; `--data` takes a folder or a zip of real images (FFHQ, LSUN Church, yours).
+resolution too; `--data` takes a folder or a zip of real images (FFHQ, LSUN Church, yours)::
 
     python examples/ffhq_superres.py                            # about 8 minutes on 2 cores
     python examples/ffhq_superres.py --data ffhq.zip --resolutions 32 48 64 96 --sample-at 96 160 --minutes 600

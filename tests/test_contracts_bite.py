@@ -1,0 +1,114 @@
+"""The contracts fail when a constant is changed: each is run as it is, and again with one thing broken."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import contracts
+import pytest
+import torch
+
+from fnodiff.domain import Box, Torus
+from fnodiff.sde import (
+    DDIM,
+    EDM,
+    VE,
+    VP,
+    DPMSolver,
+    EulerMaruyama,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Heun,
+    Matern,
+    Noise,
+    WhiteNoise,
+)
+
+
+def scaled(factor):
+    """Multiplies what a method returns."""
+    return lambda method: lambda *args, **options: method(*args, **options) * factor
+
+
+def matern(domain):
+    return GaussianRandomField(domain, Matern(1.0, 0.3))
+
+
+def first_order_only(method):
+    return lambda self, x, t, s, before, generator, condition: method(self, x, t, s, None, generator, condition)
+
+
+def half_the_correction(method):
+    """Heun's average of slopes with weights that do not sum to one."""
+    return lambda self, x, t, s, **options: torch.lerp(
+        method(self, x, t, s, **options), DDIM.step(_Deterministic(self), x, t, s), 0.1
+    )
+
+
+class _Deterministic:
+    eta = 0
+
+    def __init__(self, sampler):
+        self.sde, self.denoiser = sampler.sde, sampler.denoiser
+
+
+domains, noises, schedules, samplers = (
+    contracts.TestDomain(),
+    contracts.TestNoise(),
+    contracts.TestSchedule(),
+    contracts.TestSampler(),
+)
+order = partial(samplers.test_order_against_the_closed_form_flow, Torus(1))
+law = contracts.test_stochastic_samplers_have_the_right_law_on_gaussian_data
+
+CASES = {
+    "a half-spectrum's modes count once": (
+        (Torus, "multiplicity", lambda f: lambda *a, **k: f(*a, **k).clamp(max=1)),
+        partial(domains.test_parseval_on_what_it_keeps, Torus(2), (9, 12)),
+    ),
+    "analyze is 1% too large": (
+        (Box, "analyze", scaled(1.01)),
+        partial(domains.test_synthesize_analyze_projects_on_the_modes_of_the_grid, Box(2), (9, 12)),
+    ),
+    "noise 5% too large": (
+        (Noise, "sample", scaled(1.05)),
+        partial(noises.test_variance_per_shell_of_modes, Torus(2), matern, (32, 32), True),
+    ),
+    "trace 0.1% too large": (
+        (GaussianRandomField, "std", scaled(1.0005)),
+        partial(noises.test_mean_variance_is_one, Box(2), matern),
+    ),
+    "white noise that grows with the grid": (
+        (WhiteNoise, "sample", lambda f: lambda self, shape, **k: f(self, shape, **k) * shape[-1] / 32),
+        partial(
+            noises.test_one_seed_is_one_function_on_every_grid_and_in_any_batch,
+            Box(2),
+            lambda domain: WhiteNoise(domain, (32, 32)),
+            (64, 64),
+        ),
+    ),
+    "a time 0.1% late": ((VP, "time", scaled(1.001)), partial(schedules.test_time_inverts_the_ratio, VP())),
+    "a diffusion 1% too large": (
+        (FunctionSpaceSDE, "diffusion", scaled(1.01)),
+        partial(schedules.test_forward_sde_has_these_marginals, VP()),
+    ),
+    "Heun with a tenth of Euler": ((Heun, "step", half_the_correction), partial(order, Heun, 2.0, VP())),
+    "DPM-Solver without its memory": ((DPMSolver, "_step", first_order_only), partial(order, DPMSolver, 2.0, EDM())),
+    "a step 0.1% too large": ((DDIM, "step", scaled(1.001)), partial(order, DDIM, 1.0, VP())),
+    "a reverse SDE with too much noise": (
+        (EulerMaruyama, "_noise", scaled(math.sqrt(1.5))),
+        partial(law, Torus(1), EulerMaruyama, VE()),
+    ),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("case", CASES)
+def test_contract_fails_when_something_is_broken(case, monkeypatch):
+    (owner, name, break_it), contract = CASES[case]
+    contract()
+    monkeypatch.setattr(owner, name, break_it(getattr(owner, name)))
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError):
+        contract()
