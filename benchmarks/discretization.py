@@ -1,6 +1,7 @@
 """The discretization error of untrained networks: one smooth function, given on finer and finer grids.
 
-Weights are drawn at random everywhere (no layer starts at zero), four draws; the field is band-limited to 4 cycles.
+Weights are drawn at random everywhere (no layer starts at zero), four draws; the field holds all modes up to 2 or
+4 cycles, equally strong.
 """
 
 from __future__ import annotations
@@ -10,28 +11,39 @@ from functools import partial
 
 import torch
 
-from fnodiff import DFU, Box, GaussianRandomField, Matern
+from fnodiff import DFU, Box
 from fnodiff.domain import Domain, Shape
 from fnodiff.metrics import discretization_error
 
-SHAPES: list[Shape] = [(32, 32), (64, 64), (96, 96), (128, 128)]
+PAIRS = [(32, 48), (32, 64), (32, 96), (32, 128), (64, 128)]
+FIXED = {"levels": "fixed", "reference": (32, 32)}
+TAPS = {"local": "operator", "reference": (32, 32)}
+NETWORKS: dict[str, dict[str, object]] = {
+    "UNet": {"spectral_levels": 0},
+    "DFU": {},
+    "DFU, antialiased": {"antialias": True},
+    "DFU, fixed levels": FIXED,
+    "DFU, taps": TAPS,
+    "DFU, half taps, fixed": FIXED | {"local": "both"},
+    "UNet, taps, fixed levels": TAPS | FIXED | {"spectral_levels": 0},
+    "DFU, taps, fixed levels": TAPS | FIXED,
+    "the same, antialiased": TAPS | FIXED | {"antialias": True},
+}
 
 
-def table(networks: dict[str, dict[str, object]], domain: Domain, draws: int) -> dict[str, list[float]]:
-    """The mean error over draws of weights and noise levels, per network: one number per finer grid."""
-    smooth = GaussianRandomField(domain, Matern(3.0, 0.4)).sample(
-        (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)
-    )
-    smooth = domain.resample(smooth, (9, 9))  # on Box: half-waves 0 to 8, 4 cycles
+def table(networks: dict[str, dict[str, object]], domain: Domain, cycles: int, draws: int) -> dict[str, list[float]]:
+    """The mean error over draws of weights, per network: one number per pair of grids."""
+    side = 2 * cycles + 1  # on Box: half-waves 0 to 2 cycles, all of equal strength
+    smooth = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     rows = {}
     for name, options in networks.items():
         errors = []
         for draw in range(draws):
             torch.manual_seed(draw)
-            net = partial(
-                DFU.small(3, 3, domain=domain, zero_init=False, **options).eval(), noise_level=torch.tensor(0.0)
-            )
-            errors.append(discretization_error(net, partial(domain.resample, smooth), SHAPES, domain))
+            net = DFU.small(3, 3, domain=domain, zero_init=False, **options).eval()
+            model, field = partial(net, noise_level=torch.tensor(0.0)), partial(domain.resample, smooth)
+            shapes: list[list[Shape]] = [[(n, n) for n in pair] for pair in PAIRS]
+            errors.append([discretization_error(model, field, pair, domain)[0] for pair in shapes])
         rows[name] = torch.tensor(errors).mean(0).tolist()
     return rows
 
@@ -41,11 +53,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=4)
     args = parser.parse_args()
-    networks = {"UNet": {"spectral_levels": 0}, "DFU": {}}
-    rows = table(networks, Box(2), args.draws)
-    print(f"{'against 32x32':<16}" + "".join(f"{f'{n}x{m}':>10}" for n, m in SHAPES[1:]))
-    for name, values in rows.items():
-        print(f"{name:<16}" + "".join(f"{100 * v:>9.1f}%" for v in values))
+    for cycles in (2, 4):
+        print(f"{f'up to {cycles} cycles':<26}" + "".join(f"{f'{n} / {m}':>10}" for n, m in PAIRS))
+        for name, values in table(NETWORKS, Box(2), cycles, args.draws).items():
+            print(f"{name:<26}" + "".join(f"{100 * v:>9.1f}%" for v in values))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
 import pytest
 import torch
 
 from fnodiff.domain import Box, Torus
+from fnodiff.metrics import discretization_error
 from fnodiff.nn import DFU, DualConv, LocalConv, SpectralConv
-from fnodiff.nn.dfu import _positions
+from fnodiff.nn.dfu import _positions, _silu
 from fnodiff.nn.modes import Modes
 
 
@@ -158,6 +160,104 @@ class TestModes:
         assert not Modes((64, 64), (64, 64), ((16, 15), (0, 16)), "forward", True).by_products
 
 
+class TestOperatorTaps:
+    @pytest.mark.parametrize("domain", [Torus(1), Box(1), Torus(2), Box(2), Box(3)], ids=str)
+    def test_on_its_reference_grid_it_is_the_convolution(self, domain):
+        shape = (8, 9, 10)[: domain.dim]
+        plain, taps = (LocalConv(2, 3, domain=domain, reference=r) for r in (None, shape))
+        taps.load_state_dict(plain.state_dict())
+        x = torch.randn(2, 2, *shape)
+        torch.testing.assert_close(taps(x), plain(x))
+
+    @pytest.mark.parametrize(
+        ("shape", "tolerance"),
+        [((16, 20), 1e-12), ((32, 40), 1e-12), ((24, 20), 0.03), ((44, 53), 0.003), ((12, 15), 0.3), ((88, 106), 2e-4)],
+        ids=str,
+    )
+    @pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
+    def test_sums_the_function_at_fixed_offsets(self, domain, shape, tolerance):
+        layer = LocalConv(2, 3, domain=domain, reference=(16, 20)).double()
+        coarse = torch.randn(1, 2, 5, 5, dtype=torch.float64)  # Torus: 2 cycles, Box: 4 half-waves
+        points, expected = domain.points(shape, dtype=torch.float64).flatten(1), layer.conv.bias[None, :, None]
+        for i, j in itertools.product((-1, 0, 1), repeat=2):
+            moved = points + torch.tensor([[i / 16], [j / 20]], dtype=torch.float64)
+            values = domain.evaluate(coarse, moved)  # a cosine series continues beyond the edges as the layer does
+            expected = expected + torch.einsum("oc,bcp->bop", layer.conv.weight[:, :, i + 1, j + 1], values)
+        out = layer(domain.resample(coarse, shape)).flatten(2)
+        assert float((out - expected).detach().norm() / expected.detach().norm()) < tolerance
+        pixels = layer.conv(domain.resample(coarse, shape)).flatten(2)
+        assert shape == (16, 20) or float((pixels - expected).detach().norm() / expected.detach().norm()) > 0.02
+
+    def test_both_shares_the_channels(self):
+        layer = DualConv(2, 5, domain=Box(2), n_modes=None, local="both", reference=(8, 8))
+        x = torch.randn(1, 2, 16, 16)
+        out = layer(x)
+        torch.testing.assert_close(out, torch.cat([layer.local(x), layer.operator(x)], dim=1))
+        assert (layer.local.reference, layer.operator.reference) == (None, (8, 8))
+        assert (layer.local.conv.out_channels, layer.operator.conv.out_channels) == (2, 3)
+
+
+OPERATOR = {"levels": "fixed", "local": "operator", "reference": (32, 32)}
+
+
+class TestResolution:
+    def test_fixed_levels_see_the_same_grids(self):
+        net, seen = DFU.small(1, 1, **OPERATOR), []
+        for block in net.down[1:]:
+            block[-1].register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape[2:])))
+        for shape in ((16, 16), (32, 32), (45, 64)):
+            net(torch.randn(1, 1, *shape), torch.zeros(()))
+        assert seen == [(16, 16), (8, 8)] * 3
+
+    @pytest.mark.parametrize("local", ["conv", "operator", "both"])
+    def test_on_the_reference_grid_taps_are_pixels(self, local):
+        shapes = [(32, 32), (64, 64)]
+        nets = [DFU.tiny(2, 2, local=name, reference=(32, 32), zero_init=False).eval() for name in ("conv", local)]
+        if local != "both":
+            names = dict(zip(nets[1].state_dict(), nets[0].state_dict().values(), strict=True))
+            nets[1].load_state_dict(names)
+            x = torch.randn(1, 2, *shapes[0])
+            a, b = (net(x, torch.zeros(())) for net in nets)
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        x = torch.randn(1, 2, *shapes[1])
+        same = torch.equal(*(net(x, torch.zeros(())) for net in nets))
+        assert same == (local == "conv")
+
+    @pytest.mark.parametrize(
+        ("cycles", "pair", "limit"),
+        [
+            (2, (32, 64), 0.03),
+            (2, (64, 128), 0.01),
+            (4, (32, 64), 0.08),
+            (4, (64, 128), 0.02),
+            (4, (32, 48), 0.10),
+        ],
+    )
+    def test_operators_hardly_see_the_grid(self, cycles, pair, limit):
+        domain = Box(2)
+        smooth = torch.randn(1, 3, 2 * cycles + 1, 2 * cycles + 1, generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(1)
+        net = DFU.small(3, 3, zero_init=False, **OPERATOR).eval()
+        shapes = [(n, n) for n in pair]
+        error = discretization_error(
+            partial(net, noise_level=torch.tensor(0.0)), partial(domain.resample, smooth), shapes, domain
+        )[0]
+        assert 1e-6 < error < limit
+
+    def test_antialiasing_is_activation_on_a_finer_grid(self):
+        x = torch.randn(1, 2, 12, 10)
+        fine = torch.nn.functional.silu(Box(2).resample(x, (24, 20)))
+        torch.testing.assert_close(_silu(x, Box(2), True), Box(2).resample(fine, (12, 10)))
+        net = DFU.tiny(1, 1, antialias=True, zero_init=False)
+        x = torch.randn(1, 1, 16, 16)
+        out = net(x, torch.zeros(()))
+        net.antialias = False
+        for module in net.modules():
+            if hasattr(module, "antialias"):
+                module.antialias = False
+        assert float((net(x, torch.zeros(())) - out).detach().abs().max()) > 1e-3
+
+
 class TestLocalConv:
     @pytest.mark.parametrize("dim", [1, 2, 3])
     def test_edges_follow_the_domain(self, dim):
@@ -290,6 +390,10 @@ class TestDFU:
         (lambda: DualConv(1, 1, domain=Box(2), n_modes=(4, 4), local="conv5"), "conv5"),
         (lambda: DFU.tiny(3, 3, attention_levels=(2,)), "2 levels"),
         (lambda: DFU(3, 3, (8,)), "one number per axis"),
+        (lambda: DFU.tiny(3, 3, levels="fixed"), "with a reference"),
+        (lambda: DFU.tiny(3, 3, local="operator"), "with a reference"),
+        (lambda: DFU.tiny(3, 3, levels="sliding"), "sliding"),
+        (lambda: LocalConv(1, 1, domain=Box(1), reference=(2,))(torch.randn(1, 1, 1)), "finer reference"),
         (lambda: DFU.tiny(3, 3, hidden_channels=15), "divisible by 4"),
         (lambda: DFU.tiny(3, 3, positional_modes=-1), "positional_modes >= 0"),
         (lambda: DFU.tiny(3, 3, channel_mult=()), "0 levels|from 0 to 0"),

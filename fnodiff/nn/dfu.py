@@ -43,7 +43,12 @@ class DFU(nn.Module):
             other arguments as they are, is exactly the baseline UNet: pixel convolutions alone.
         attention_levels: Levels with self-attention, 0 the finest; the bottleneck always has it.
         domain: Box (images and fields with edges) or Torus (periodic fields).
-        local: "conv", 3 x 3 pixels, or None for spectral branches alone (then every level needs one).
+        local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "both", half of the
+            channels each; or None for spectral branches alone (then every level needs one).
+        levels: "moving", the paper's: level l has ceil(n / 2^l) points. "fixed": the first level lives on the input's own
+            grid and level l on reference / 2^l points, whatever the input's; reached by `domain.resample`.
+        reference: Spatial shape of the grid that fixed levels and the operator's taps refer to: the largest trained on.
+        antialias: Evaluate activations on a grid twice as fine, so that the frequencies they make do not fold back.
         dropout: Probability, in every residual block.
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
@@ -70,6 +75,9 @@ class DFU(nn.Module):
         domain: Domain | None = None,
         *,
         local: str | None = "conv",
+        levels: str = "moving",
+        reference: Sequence[int] | None = None,
+        antialias: bool = False,
         dropout: float = 0.13,
         num_classes: int = 0,
         condition_channels: int = 0,
@@ -81,11 +89,11 @@ class DFU(nn.Module):
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         domain = Box(2) if domain is None else domain
         self.config["domain"] = domain
-        n_modes, channel_mult, levels = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
-        if not levels or not 0 <= spectral_levels <= levels or not all(0 <= i < levels for i in attention_levels):
+        n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
+        if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
-                f"DFU: expected spectral_levels from 0 to {levels} and attention_levels among {list(range(levels))}, as "
-                f"channel_mult={channel_mult} has {levels} levels, got {spectral_levels} and {tuple(attention_levels)}."
+                f"DFU: expected spectral_levels from 0 to {count} and attention_levels among {list(range(count))}, as "
+                f"channel_mult={channel_mult} has {count} levels, got {spectral_levels} and {tuple(attention_levels)}."
             )
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
@@ -97,10 +105,22 @@ class DFU(nn.Module):
         self.domain, self.in_channels = domain, in_channels
         self.num_classes, self.condition_channels = num_classes, condition_channels
         self.positional_modes = positional_modes
-        self.levels = levels
+        if levels not in ("moving", "fixed") or (
+            reference is None and (levels == "fixed" or local in ("operator", "both"))
+        ):
+            raise ValueError(
+                f'DFU: expected levels "moving", or "fixed" with a reference, as local="operator" and "both" need one too, got '
+                f"levels={levels!r}, local={local!r} and reference={reference!r}; pass the largest grid trained on."
+            )
+        self.levels = count
+        references = [None] * count
+        if reference is not None:
+            references = [tuple(-(-n // 2**i) for n in domain.check_shape(reference)) for i in range(count)]
+        self.fixed = references if levels == "fixed" else None
+        self.antialias = antialias
 
         widths = [hidden_channels * m for m in channel_mult]
-        modes = [tuple(max(1, n >> i) for n in n_modes) if i < spectral_levels else None for i in range(levels)]
+        modes = [tuple(max(1, n >> i) for n in n_modes) if i < spectral_levels else None for i in range(count)]
         embedding = 4 * hidden_channels
         self.embed_noise = nn.Sequential(
             NoiseEmbedding(hidden_channels),
@@ -110,39 +130,50 @@ class DFU(nn.Module):
         )
         self.embed_label = nn.Embedding(num_classes, embedding) if num_classes else None
 
-        conv = partial(DualConv, domain=domain, local=local, spectral=spectral)
+        resize = "pool" if levels == "moving" else "resample"
+        conv = partial(DualConv, domain=domain, local=local, resize=resize, spectral=spectral)
+        at = [{"n_modes": m, "reference": r} for m, r in zip(modes, references, strict=True)]
         last = {"init_scale": 1e-5 if zero_init else 1.0}
-        block = partial(ResidualBlock, embedding=embedding, conv=conv, domain=domain, dropout=dropout, last=last)
+        block = partial(
+            ResidualBlock,
+            embedding=embedding,
+            conv=conv,
+            domain=domain,
+            dropout=dropout,
+            last=last,
+            resize=resize,
+            antialias=antialias,
+        )
 
         width = widths[0]
         positions = self.positional_modes * domain.dim * (1 if isinstance(domain, Box) else 2)
-        self.stem = conv(in_channels + condition_channels + positions, width, n_modes=modes[0])
+        self.stem = conv(in_channels + condition_channels + positions, width, **at[0])
         skips = [width]
         self.down = nn.ModuleList()
-        for level in range(levels):
+        for level in range(count):
             blocks = nn.ModuleList()
             if level > 0:  # the first block of a level brings the field to its grid
-                blocks.append(block(width, width, n_modes=modes[level]))
+                blocks.append(block(width, width, **at[level]))
                 skips.append(width)
             for _ in range(num_blocks):
-                blocks.append(block(width, widths[level], n_modes=modes[level], attention=level in attention_levels))
+                blocks.append(block(width, widths[level], **at[level], attention=level in attention_levels))
                 width = widths[level]
                 skips.append(width)
             self.down.append(blocks)
 
-        self.middle = nn.ModuleList([block(width, width, n_modes=modes[-1], attention=a) for a in (True, False)])
+        self.middle = nn.ModuleList([block(width, width, **at[-1], attention=a) for a in (True, False)])
         self.up = nn.ModuleList()
-        for level in reversed(range(levels)):
+        for level in reversed(range(count)):
             blocks = nn.ModuleList()
             for i in range(num_blocks + 1):
                 attention = level in attention_levels and i == num_blocks
-                blocks.append(block(width + skips.pop(), widths[level], n_modes=modes[level], attention=attention))
+                blocks.append(block(width + skips.pop(), widths[level], **at[level], attention=attention))
                 width = widths[level]
             if level > 0:  # the last block of a level brings the field to the grid above
-                blocks.append(block(width, width, n_modes=modes[level - 1]))
+                blocks.append(block(width, width, **at[level - 1]))
             self.up.append(blocks)
         self.head_norm = _group_norm(width)
-        self.head = conv(width, out_channels, n_modes=modes[0], **last)
+        self.head = conv(width, out_channels, **at[0], **last)
 
     def forward(
         self, x: Tensor, noise_level: Tensor, *, label: Tensor | None = None, field: Tensor | None = None
@@ -170,6 +201,8 @@ class DFU(nn.Module):
             x = torch.cat([x, places.expand(x.shape[0], *places.shape)], dim=1)
         emb = self._embedding(x, noise_level, label)
         shapes = [tuple(-(-n // 2**i) for n in shape) for i in range(self.levels)]
+        if self.fixed is not None:
+            shapes[1:] = self.fixed[1:]
 
         x = self.stem(x)
         skips = [x]
@@ -185,7 +218,7 @@ class DFU(nn.Module):
                     x = block(x, emb, shapes[level - 1])
                 else:
                     x = block(torch.cat([x, skips.pop()], dim=1), emb, shapes[level])
-        return self.head(silu(self.head_norm(x)))
+        return self.head(_silu(self.head_norm(x), self.domain, self.antialias))
 
     def _with_field(self, x: Tensor, field: Tensor | None) -> Tensor:
         channels = 0 if field is None else field.shape[1]
@@ -269,16 +302,19 @@ class ResidualBlock(nn.Module):
         embedding: int,
         conv: Any,
         n_modes: Sequence[int] | None,
+        reference: Shape | None,
         domain: Domain,
         dropout: float,
         last: dict[str, float],
+        resize: str,
+        antialias: bool,
         attention: bool = False,
     ) -> None:
         super().__init__()
-        self.domain = domain
+        self.domain, self.resize, self.antialias = domain, getattr(domain, resize), antialias
         self.norm_in, self.norm_out = _group_norm(in_channels), _group_norm(out_channels)
-        self.conv_in = conv(in_channels, out_channels, n_modes=n_modes)
-        self.conv_out = conv(out_channels, out_channels, n_modes=n_modes, **last)
+        self.conv_in = conv(in_channels, out_channels, n_modes=n_modes, reference=reference)
+        self.conv_out = conv(out_channels, out_channels, n_modes=n_modes, reference=reference, **last)
         self.embed = nn.Linear(embedding, out_channels)
         self.dropout = nn.Dropout(dropout)
         self.skip = (
@@ -289,10 +325,10 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, in_channels, *any) -> (B, out_channels, *shape), with an embedding (B, embedding)."""
         target = None if tuple(x.shape[2:]) == shape else shape
-        h = self.conv_in(silu(self.norm_in(x)), target)
+        h = self.conv_in(_silu(self.norm_in(x), self.domain, self.antialias), target)
         h = h + self.embed(emb).reshape(*h.shape[:2], *(1,) * (h.ndim - 2))
-        h = self.conv_out(self.dropout(silu(self.norm_out(h))))
-        x = x if target is None else self.domain.pool(x, target)
+        h = self.conv_out(self.dropout(_silu(self.norm_out(h), self.domain, self.antialias)))
+        x = x if target is None else self.resize(x, target)
         x = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
         return x if self.attention is None else self.attention(x)
 
@@ -329,6 +365,14 @@ class NoiseEmbedding(nn.Module):
         """(B,) -> (B, channels)."""
         phase = noise_level[:, None] * self.frequencies.to(noise_level)
         return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def _silu(x: Tensor, domain: Domain, antialias: bool) -> Tensor:
+    """silu at the grid's points, or on a grid twice as fine and brought back."""
+    if not antialias:
+        return silu(x)
+    shape = tuple(x.shape[2:])
+    return domain.resample(silu(domain.resample(x, tuple(2 * n for n in shape))), shape)
 
 
 def _places(options: dict[str, Any]) -> int:

@@ -12,17 +12,22 @@ This is the only module that imports neuralop (about 5 s); import it through `fn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fnodiff.domain import Box, Domain, Shape, Torus
+from fnodiff.domain.base import cached
 from fnodiff.nn.modes import Modes
 
 _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 class SpectralConv(neuralop_spectral.SpectralConv):
@@ -138,24 +143,44 @@ def _flat(scaling: Sequence[Any]) -> list[float]:
 
 
 class LocalConv(nn.Module):
-    """A convolution with a kernel of `kernel_size` grid points per axis, continued at the edges as the domain is.
+    """A convolution with 3 (or 1) taps per axis, continued at the edges as the domain is.
 
-    Periodic on Torus; on Box the field is reflected with its edge repeated. Not an operator: its support is in pixels.
+    With `reference`, the taps lie at fixed places of the domain, an operator on functions with a convolution's weights,
+
+        (K f)(x) = sum_j w_j f(x + j / n_ref),    j in {-1, 0, 1}^dim,
+
+    by dilation where a grid is a whole multiple of the reference, else by cubic interpolation; on the reference grid itself
+    it is the plain convolution. Without, the taps are neighbouring grid points, and shrink with the grid.
+
+    Periodic on Torus; on Box the field is reflected with its edge repeated.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         domain: Its dimension and its edges.
         kernel_size: 1 or 3.
+        reference: Spatial shape n_ref of the grid whose spacing the taps keep; None for the grid at hand.
+        resize: How the input is brought to another grid: "pool" (cell averages on Box) or "resample" (exact on functions).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, domain: Domain, kernel_size: int = 3) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        domain: Domain,
+        kernel_size: int = 3,
+        reference: Sequence[int] | None = None,
+        resize: str = "pool",
+    ) -> None:
         super().__init__()
         if kernel_size not in (1, 3):
             raise ValueError(f"LocalConv: expected kernel_size 1 or 3, got {kernel_size!r}.")
         # Reflection with the edge repeated, one point wide, is what torch calls "replicate".
         padding_mode = "circular" if isinstance(domain, Torus) else "replicate"
         self.domain = domain
+        self.reference = None if reference is None or kernel_size == 1 else domain.check_shape(reference)
+        self.resize = getattr(domain, resize)
         self.conv = _CONVS[domain.dim](
             in_channels,
             out_channels,
@@ -166,7 +191,49 @@ class LocalConv(nn.Module):
 
     def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
         """(B, in_channels, *shape) -> (B, out_channels, *output_shape), the input brought to that grid first."""
-        return self.conv(x if output_shape is None else self.domain.pool(x, output_shape))
+        x = x if output_shape is None else self.resize(x, output_shape)
+        shape = tuple(x.shape[2:])
+        if self.reference is None or shape == self.reference:
+            return self.conv(x)
+        weight, dilation, reach = self.conv.weight, [], []
+        for axis, (n, n_ref) in enumerate(zip(shape, self.reference, strict=True), start=2):
+            whole = n % n_ref == 0
+            dilation.append(n // n_ref if whole else 1)
+            if not whole:
+                taps = _taps(n, n_ref, weight.dtype, weight.device)
+                weight = torch.movedim(torch.movedim(weight, axis, -1) @ taps, -1, axis)
+            reach.append(dilation[-1] * (weight.shape[axis] // 2))
+        return _CONVOLVE[self.domain.dim](self._extend(x, reach), weight, self.conv.bias, dilation=tuple(dilation))
+
+    def _extend(self, x: Tensor, reach: Sequence[int]) -> Tensor:
+        """Continue the field by `reach` points at every edge."""
+        for axis, r in enumerate(reach, start=2):
+            n = x.shape[axis]
+            if r > n:
+                raise ValueError(
+                    f"LocalConv: expected a grid of {r} points or more along axis {axis - 2}, got {n}, as the taps "
+                    f"keep the spacing of a grid of {self.reference}; take a finer reference."
+                )
+            low, high = x.narrow(axis, 0, r), x.narrow(axis, n - r, r)
+            low, high = (high, low) if isinstance(self.domain, Torus) else (low.flip(axis), high.flip(axis))
+            x = torch.cat([low, x, high], dim=axis)
+        return x
+
+
+@cached
+def _taps(n: int, n_ref: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(3, size): the values at -n / n_ref, 0 and n / n_ref points, by cubic (Lagrange) interpolation between grid points."""
+    ratio = n / n_ref
+    reach = math.ceil(ratio) + 1
+    taps = torch.zeros(3, 2 * reach + 1, dtype=torch.float64)
+    taps[1, reach] = 1
+    first = math.floor(ratio) - 1
+    for i in range(first, first + 4):
+        others = [j for j in range(first, first + 4) if j != i]
+        value = math.prod((ratio - j) / (i - j) for j in others)
+        taps[2, reach + i] += value
+        taps[0, reach - i] += value
+    return taps.to(device, dtype)
 
 
 class DualConv(nn.Module):
@@ -177,7 +244,10 @@ class DualConv(nn.Module):
         out_channels: Channels of the output.
         domain: Torus or Box.
         n_modes: Of the spectral branch (neuralop's convention); None: no such branch.
-        local: "conv", 3 x 3 pixels, or None: no such branch.
+        local: "conv", 3 x 3 pixels; "operator", taps at the spacing of `reference`; "both", half of the output channels each;
+            or None: no such branch.
+        reference: Spatial shape of the grid whose spacing the operator's taps keep.
+        resize: How the local branch reaches another grid: "pool" or "resample".
         init_scale: The initial weights' factor; 0 starts the layer at zero.
         spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
 
@@ -195,16 +265,24 @@ class DualConv(nn.Module):
         domain: Domain,
         n_modes: Sequence[int] | None,
         local: str | None = "conv",
+        reference: Sequence[int] | None = None,
+        resize: str = "pool",
         init_scale: float = 1.0,
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if local not in ("conv", None) or (local is None and n_modes is None):
+        if local not in ("conv", "operator", "both", None) or (local is None and n_modes is None):
             raise ValueError(
-                f'DualConv: expected local="conv", or local=None with n_modes given, got local={local!r} and '
-                f"n_modes={n_modes!r}; a layer needs at least one branch."
+                f'DualConv: expected local="conv", "operator" or "both", or local=None with n_modes given, got local={local!r} '
+                f"and n_modes={n_modes!r}; a layer needs at least one branch."
             )
-        self.local = None if local is None else LocalConv(in_channels, out_channels, domain=domain)
+        if local in ("operator", "both") and reference is None:
+            raise ValueError(f"DualConv: expected a reference with local={local!r}, got none; name the taps' grid.")
+        widths = {"conv": (out_channels, 0), "operator": (0, out_channels), None: (0, 0)}
+        pixels, taps = widths.get(local, (out_channels // 2, out_channels - out_channels // 2))
+        make = partial(LocalConv, in_channels, domain=domain, resize=resize)
+        self.local = make(pixels) if pixels else None
+        self.operator = make(taps, reference=reference) if taps else None
         self.spectral = None
         if n_modes is not None:
             options = {"bias": local is None, **(spectral or {})}
@@ -216,5 +294,8 @@ class DualConv(nn.Module):
 
     def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
         """(B, in_channels, *shape) -> (B, out_channels, *output_shape), by default on the same grid."""
-        branches = [branch(x, output_shape) for branch in (self.local, self.spectral) if branch is not None]
-        return branches[0] if len(branches) == 1 else branches[0] + branches[1]
+        local = [branch(x, output_shape) for branch in (self.local, self.operator) if branch is not None]
+        if not local:
+            return self.spectral(x, output_shape)
+        out = local[0] if len(local) == 1 else torch.cat(local, dim=1)
+        return out if self.spectral is None else out + self.spectral(x, output_shape)
