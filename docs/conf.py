@@ -1,12 +1,9 @@
 """Sphinx configuration."""
 
-import os
 import re
 import warnings
 
 import fnodiff
-
-os.environ["TQDM_DISABLE"] = "1"  # progress bars are not for pages
 
 project = "fnodiff"
 author = "The fnodiff developers"

@@ -29,6 +29,7 @@ from fnodiff.sde import (
     Noise,
     PixelNoise,
     PredictorCorrector,
+    Progressive,
     Sampler,
     Schedule,
     SubVP,
@@ -368,3 +369,77 @@ def test_stochastic_samplers_have_the_right_law_on_gaussian_data(domain, sampler
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=0.08 + 4 * math.sqrt(2 / count))
     assert bool((zero.square() / expected < 16 / count + 1e-4).all())
     assert bool((expected[0] > 2 * expected[-1]).all()), "modes differ: a law that ignored the spectra would fail"
+
+
+# ---- progressive sampling -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("schedule", [EDM(0.01, 1000.0), VP(beta_max=60.0)], ids=str)
+@pytest.mark.parametrize("kind", ["matern", "white", "pixel"])
+@pytest.mark.parametrize("domain", FLAT, ids=str)
+class TestProgressive:
+    def setup(self, domain, kind, schedule):
+        noise = {
+            "matern": GaussianRandomField(domain, Matern(0.5, 0.3)),
+            "white": WhiteNoise(domain, (8,) * domain.dim),
+            "pixel": PixelNoise(domain),
+        }[kind]
+        sde = FunctionSpaceSDE(noise, schedule)
+        data = GaussianRandomField(domain, Matern(1.5, 0.3))
+        shapes = [(4, 5)[: domain.dim], (8, 7)[: domain.dim]]
+        return sde, GaussianDenoiser(data, sde), lambda e, dim: data.std(e).square(), shapes, (12, 13)[: domain.dim]
+
+    @pytest.mark.parametrize("switches", [(0.8, 0.5), (0.3, 0.1), (0.6, 0.6), (1.0, 0.0)])
+    def test_exact_in_law_at_any_switch(self, domain, kind, schedule, switches):
+        # Every step is linear and diagonal in the modes: modes of one standard deviation each end with theirs.
+        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
+        if kind == "pixel" and switches[1] == 0:
+            with pytest.raises(
+                ValueError, match="switch earlier"
+            ):  # less noise a mode than the coarse grid's schedule has
+                Progressive(Heun(denoiser, 9), shapes, spectrum, switch_times=switches).plan(sde.prior((1, 1, *shape)))
+            return
+        eigenvalues = domain.eigenvalues(shape)
+        noise = sde.noise.on(shape).std(eigenvalues)
+        (alpha, sigma), (_, sigma_1) = schedule(torch.zeros(())), schedule(torch.ones(()))
+        start = domain.synthesize((sigma_1 * noise)[None, None].to(domain.white((1, 1), shape).dtype), shape)
+        seen = []
+        denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        end = Progressive(Heun(denoiser, 400, spacing="log_snr"), shapes, spectrum, switch_times=switches).solve(start)
+        expected = alpha**2 * denoiser.data.std(eigenvalues) ** 2 + sigma**2 * noise**2
+        ratio = domain.analyze(end)[0, 0].abs() ** 2 / expected
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=5e-3)
+        assert seen == sorted(seen), "coarse grids first"
+        assert (shapes[0] in seen) == (switches[0] < 1)
+
+    def test_one_seed_is_one_function(self, domain, kind, schedule):
+        if kind == "pixel":
+            return  # another process on each grid
+        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
+        sampler, finer = Progressive(Heun(denoiser, 30), shapes, spectrum), tuple(2 * n for n in shape)
+        coarse, fine = (
+            sampler.solve(sde.prior((2, 1, *n), generator=torch.Generator().manual_seed(0))) for n in (shape, finer)
+        )
+        torch.testing.assert_close(domain.resample(fine, shapes[0]), domain.resample(coarse, shapes[0]))
+
+    def test_switches_when_the_new_modes_reach_the_budget(self, domain, kind, schedule):
+        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
+        sampler, x = Progressive(Heun(denoiser, 200), shapes, spectrum, budget=0.1), sde.prior((1, 1, *shape))
+        rungs, times = sampler.plan(x), sampler.times(x)
+        assert [r.shape for r in rungs] == [*shapes, shape]
+        assert sum(r.steps for r in rungs) == len(times) - 1
+        ladder = [*shapes, shape]
+        for coarse, fine, rung in zip(ladder, ladder[1:], rungs[1:], strict=False):
+            # The sum over modes of the finer grid that the coarser one lacks, by a field of their standard deviations.
+            eigenvalues = domain.eigenvalues(fine)
+            c = sde.noise.on(shape).std(eigenvalues)
+            roots = spectrum(eigenvalues, domain.dim).sqrt() / c
+            field = domain.synthesize(roots[None, None].to(domain.white((1, 1), fine).dtype), fine)
+            band = field - domain.resample(domain.resample(field, coarse), fine)
+            total = float(domain.norm(band).square())
+            at = int((times - rung.time).abs().argmin())
+            assert rung.snr == pytest.approx(total / float(schedule.ratio(times[at])) ** 2)
+            assert rung.snr <= 0.1 or at == 0
+            later = total / float(schedule.ratio(times[at + 1])) ** 2
+            assert later > 0.1 or at + 1 >= len(times) - 1

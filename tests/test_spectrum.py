@@ -196,6 +196,19 @@ def _quiet():
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("domain", [Box(2), Torus(2)], ids=str)
+def test_the_tail_of_averages_is_that_of_the_function_they_are_averages_of(domain):
+    # White noise of a rough field, averaged over the cells of a 32 grid: what lies between 32 and 64 is predicted.
+    field = GaussianRandomField(domain, lambda eigenvalues, dim: (100 + eigenvalues) ** -1.25)
+    fine = field.sample((100, 1, 256, 256))
+    cells = fine.unflatten(-1, (32, 8)).unflatten(-3, (32, 8)).mean((-1, -3))
+    found = fit_spectrum(cells, domain, cell_averages=True)
+    assert found.exponent == pytest.approx(2.5, abs=0.25)
+    shells = domain.shells((64, 64))[1][1:]
+    ratio = found(shells.square()) / field.std(shells.square()).square()
+    assert 0.75 < float(ratio.min()) < float(ratio.max()) < 1.3
+
+
 class TestCheck:
     @staticmethod
     def data(eigenvalues, dim):
@@ -237,5 +250,8 @@ class TestCheck:
 
     def test_underflow(self):
         sde = FunctionSpaceSDE(GaussianRandomField(Box(1), RBF(1.0)), EDM(sigma_max=1e9))
-        with pytest.warns(UserWarning, match="no noise in float32"):
+        with (
+            pytest.warns(UserWarning, match="let sigma / alpha end"),
+            pytest.warns(UserWarning, match="no noise in float32"),
+        ):
             assert sde.check(self.data, (64,))["underflow"] > 0.5

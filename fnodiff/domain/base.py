@@ -116,19 +116,40 @@ class Domain(abc.ABC):
         total = sum((k * step) ** 2 for k, step in zip(self.wavenumbers(shape), self._steps, strict=True))
         return total.to(device=device, dtype=dtype or torch.get_default_dtype())
 
+    def attenuation(
+        self, shape: Sequence[int], cells: Sequence[int] | None = None, *, device=None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """What averaging over the cells of a grid leaves of each mode, (*coefficient_shape): sinc(kappa h) per axis.
+
+        kappa is in cycles per unit length and h a cell's width: sinc(k / 2n) on Box, sinc(k / n) on Torus.
+
+        Args:
+            shape: The grid whose modes are meant.
+            cells: The grid whose cells average; by default the same.
+        """
+        factor = torch.ones((), dtype=torch.float64)
+        cells = self.check_shape(shape if cells is None else cells)
+        for k, step, length, n in zip(self.wavenumbers(shape), self._steps, self.lengths, cells, strict=True):
+            factor = factor * torch.sinc(k * (step * length / (2 * math.pi * n)))
+        return factor.to(device=device, dtype=dtype or torch.get_default_dtype())
+
     def shells(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Modes of nearly equal wavenumber, gathered: for averages over directions.
 
         Returns:
-            shell: The shell of each coefficient (*coefficient_shape), 0 for the mean.
-            wavenumber: sqrt(lambda) of the shells that the grid holds in full, (shells,), from 0 for the mean, equally spaced
-                by the largest of the axes' first modes. Coefficients in the corners lie in shells beyond these.
+            (shell, wavenumber). The shell of each coefficient (*coefficient_shape), 0 for the mean; and sqrt(lambda) of the
+            shells that the grid holds in full, (shells,), from 0 for the mean, equally spaced by the largest of the axes'
+            first modes. Coefficients in the corners lie in shells beyond these.
         """
         k = self.eigenvalues(shape, dtype=torch.float64).sqrt()
         axes = [k[tuple(slice(None) if i == axis else 0 for i in range(k.ndim))] for axis in range(k.ndim)]
         width = max(float(axis[1:].min()) for axis in axes if axis.numel() > 1)
         count = int(min(float(axis.max()) for axis in axes) / width + 1e-9)
         return (k / width).round().long(), width * torch.arange(count + 1, dtype=torch.float64)
+
+    def octaves(self, shape: Sequence[int]) -> Tensor:
+        """The octave of each coefficient (*coefficient_shape): 0 for the mean, o for shells from 2^(o-1) to below 2^o."""
+        return torch.log2(self.shells(shape)[0].double() + 0.5).ceil().clamp(min=0).long()
 
     def filter(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """f(-Laplacian) x, projected on the grid's modes.

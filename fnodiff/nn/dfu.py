@@ -183,7 +183,7 @@ class DFU(nn.Module):
         Args:
             x: (B, in_channels, *spatial), at least 8 points per axis; odd and non-square included.
             noise_level: (B,) or (), such as ln(sigma) / 4.
-            label: Class labels (B,), int64, for a model with classes.
+            label: Class labels (B,), int64, for a model with classes; -1 for none.
             field: Conditioning field (B, condition_channels, *any grid), brought to x's grid by the domain.
 
         Raises:
@@ -239,9 +239,11 @@ class DFU(nn.Module):
                 f"{'none' if label is None else tuple(label.shape)}; pass label=(B,) int64 exactly when the model has classes."
             )
         if label is not None:
-            if label.shape != x.shape[:1] or not bool(((label >= 0) & (label < self.num_classes)).all()):
-                raise ValueError(f"DFU: expected {x.shape[0]} labels from 0 to {self.num_classes - 1}, got {label}.")
-            emb = emb + self.embed_label(label)
+            if label.shape != x.shape[:1] or not bool(((label >= -1) & (label < self.num_classes)).all()):
+                raise ValueError(
+                    f"DFU: expected {x.shape[0]} labels from 0 to {self.num_classes - 1}, or -1 for none, got {label}."
+                )
+            emb = emb + self.embed_label(label.clamp(min=0)) * (label >= 0)[:, None].to(emb.dtype)
         return silu(emb)
 
     @classmethod

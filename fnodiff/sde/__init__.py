@@ -1,9 +1,11 @@
 """Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, samplers."""
 
 from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Normalization, Preconditioned, SpectralPreconditioned
+from fnodiff.sde.guidance import ClassifierFree
 from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
-from fnodiff.sde.process import FunctionSpaceSDE
+from fnodiff.sde.process import FunctionSpaceSDE, noise_levels
+from fnodiff.sde.resolution import KnownModes, Progressive, Rung, upscale
 from fnodiff.sde.sample import DDIM, AnnealedLangevin, DPMSolver, EulerMaruyama, Heun, PredictorCorrector, Sampler
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
 from fnodiff.sde.spectrum import DataSpectrum, fit_spectrum
@@ -15,6 +17,7 @@ __all__ = [
     "VE",
     "VP",
     "AnnealedLangevin",
+    "ClassifierFree",
     "Cosine",
     "DPMSolver",
     "DataSpectrum",
@@ -25,16 +28,21 @@ __all__ = [
     "GaussianDenoiser",
     "GaussianRandomField",
     "Heun",
+    "KnownModes",
     "Matern",
     "Noise",
     "Normalization",
     "PixelNoise",
     "Preconditioned",
     "PredictorCorrector",
+    "Progressive",
+    "Rung",
     "Sampler",
     "Schedule",
     "SpectralPreconditioned",
     "SubVP",
     "WhiteNoise",
     "fit_spectrum",
+    "noise_levels",
+    "upscale",
 ]

@@ -11,12 +11,16 @@ EDM's formulas. With v in all four, F's input and target have unit variance on e
 c_skip -> 0 and c_out -> sd: D becomes a function although y does not. With s = sigma_t / alpha_t in c_skip and c_out
 instead, F would have to cancel noise that grows with the grid.
 
+What the network is told is ln(s) / 4, the noise level "per point" as here, or "per mode", ln(sigma_t / alpha_t) / 4: the first
+moves with the grid, the second stays with what can be seen in the picture. They are one for noises that are functions.
+
 Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -96,12 +100,46 @@ class Denoiser(nn.Module, abc.ABC):
         """The denoised estimate, of x_t's shape (B, C, *spatial), given t in [0, 1], () or (B,)."""
 
 
+def without(condition: dict[str, Tensor], names: Sequence[str], where: Tensor | None = None) -> dict[str, Tensor]:
+    """Conditions with some of them left out: labels become -1, fields zero (their mean, if they are normalised).
+
+    Args:
+        condition: By name, each (B, ...).
+        names: Which to leave out.
+        where: (B,) bool, of which samples; None for all.
+    """
+    condition = dict(condition)
+    for name in names:
+        value = condition[name]
+        nothing = torch.zeros_like(value) if value.is_floating_point() else torch.full_like(value, -1)
+        if where is not None:
+            nothing = torch.where(where.reshape(-1, *(1,) * (value.ndim - 1)), nothing, value)
+        condition[name] = nothing
+    return condition
+
+
 def _check_backbone(backbone: nn.Module, sde: FunctionSpaceSDE) -> None:
     domain = getattr(backbone, "domain", sde.domain)
     if domain != sde.domain:
         raise ValueError(
             f"expected a network on {sde.domain}, as the noise is, got one on {domain}; use one domain for both."
         )
+
+
+def _check_told(told: str) -> str:
+    if told not in ("point", "mode"):
+        raise ValueError(f'expected told="point" or "mode", the noise level that the network is given, got {told!r}.')
+    return told
+
+
+def _told(denoiser: Preconditioned | SpectralPreconditioned, x_t: Tensor, t: Tensor) -> Tensor:
+    """ln(noise level) / 4 of each sample, (B,), per point or per mode."""
+    sde = denoiser.sde
+    alpha_t, sigma_t = sde.marginal(x_t, t)
+    level = sigma_t / alpha_t
+    if denoiser.told == "point":
+        level = math.sqrt(sde.noise.variance(tuple(x_t.shape[2:]))) * level
+    return (level.log() / 4).flatten().expand(x_t.shape[0])
 
 
 class Preconditioned(Denoiser):
@@ -111,8 +149,12 @@ class Preconditioned(Denoiser):
         backbone: F, called as `F(x, noise_level, **condition)`: (B, C, *spatial), (B,) -> (B, C, *spatial).
         sde: The process.
         sigma_data: Standard deviation of the (normalised) data.
+        told: The noise level that F is given: per "point" or per "mode".
         normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
     """
+
+    noise_law = (-1.2, 1.2)
+    """Mean and standard deviation of ln(sigma / alpha) in training: EDM's."""
 
     def __init__(
         self,
@@ -120,9 +162,11 @@ class Preconditioned(Denoiser):
         sde: FunctionSpaceSDE,
         sigma_data: float = 0.5,
         *,
+        told: str = "point",
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(sde, normalization)
+        self.told = _check_told(told)
         _check_backbone(backbone, sde)
         if not 0 < sigma_data < math.inf:
             raise ValueError(
@@ -134,7 +178,7 @@ class Preconditioned(Denoiser):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {name: getattr(self, name) for name in ("backbone", "sde", "sigma_data", "normalization")}
+        return {name: getattr(self, name) for name in ("backbone", "sde", "sigma_data", "told", "normalization")}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         shape = self.sde.domain.check_field(x_t)
@@ -143,8 +187,13 @@ class Preconditioned(Denoiser):
         c_skip = sd**2 / (s.square() + sd**2)
         c_in = 1 / (s.square() + sd**2).sqrt()
         c_out = s * sd * c_in
-        c_noise = (s.log() / 4).flatten().expand(x_t.shape[0])
+        c_noise = _told(self, x_t, t)
         return c_skip * y + c_out * self.backbone(c_in * y, c_noise, **condition).to(x_t.dtype)
+
+    def target_variance(self, t: Tensor, shape: Shape) -> Tensor:
+        """The error per mode that F starts from, c_out^2 shared among the modes: (*t.shape, *coefficient_shape)."""
+        mult = self.sde.domain.multiplicity(shape, device=t.device, dtype=t.dtype)
+        return torch.ones_like(mult) / (self.loss_weight(t, shape).reshape(*t.shape, *(1,) * mult.ndim) * mult.sum())
 
     def loss_weight(self, t: Tensor, shape: Shape) -> Tensor:
         """1 / c_out^2 on a grid of this shape, of t's shape: the weight of |D - x|^2 under which F's error counts alike."""
@@ -171,6 +220,7 @@ class SpectralPreconditioned(Denoiser):
         spectrum: S, such as `fit_spectrum` returns; any callable of the eigenvalues and the dimension.
         reference: Spatial shape of the grid on which F's input has unit variance per point: the largest trained on.
         cutoff: Of R, in cycles per unit length; None for R = 1.
+        told: The noise level that F is given: per "point" or per "mode".
         normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
 
     Raises:
@@ -185,9 +235,11 @@ class SpectralPreconditioned(Denoiser):
         reference: Shape,
         cutoff: float | None = 16.0,
         *,
+        told: str = "mode",
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(sde, normalization)
+        self.told = _check_told(told)
         _check_backbone(backbone, sde)
         if cutoff is not None and not cutoff > 0:
             raise ValueError(f"SpectralPreconditioned: expected cutoff > 0 or None, got {cutoff!r}.")
@@ -200,7 +252,7 @@ class SpectralPreconditioned(Denoiser):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        names = ("backbone", "sde", "spectrum", "reference", "cutoff", "normalization")
+        names = ("backbone", "sde", "spectrum", "reference", "cutoff", "told", "normalization")
         return {name: getattr(self, name) for name in names}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
@@ -222,19 +274,36 @@ class SpectralPreconditioned(Denoiser):
             s, noise, n = spectra(eigenvalues)
             return (self._modes * s * noise / n).sqrt()
 
-        level = ((sigma_t / alpha_t).log() / 4).flatten().expand(x_t.shape[0])
-        out = self.backbone(self.sde.domain.filter(x_t, whiten), level, **condition).to(x_t.dtype)
+        out = self.backbone(self.sde.domain.filter(x_t, whiten), _told(self, x_t, t), **condition).to(x_t.dtype)
         return self.sde.domain.filter(x_t, linear) + self.sde.domain.filter(out, colour)
+
+    @functools.cached_property
+    def noise_law(self) -> tuple[float, float]:
+        """Mean and standard deviation of ln(sigma / alpha) in training: where the modes turn from noise to data.
+
+        Mode k does so around sqrt(S_k / C_k), its share s^2 C / (S + s^2 C) of noise being a logistic function of 2 ln(s), of
+        standard deviation pi / sqrt(12) in ln(s). The law is that of such turns with every octave of modes counted alike.
+        """
+        domain, shape = self.sde.domain, self.reference
+        eigenvalues, mult = (f(shape, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity))
+        s, c = self._spectra(eigenvalues, shape)
+        turn, octave = 0.5 * (s / c).log(), domain.octaves(shape)
+        counts = torch.zeros(int(octave.max()) + 1, dtype=torch.float64).index_add(0, octave.flatten(), mult.flatten())
+        weight = mult / (counts[octave] * len(counts))
+        mean = (weight * turn).sum()
+        return float(mean), math.sqrt(float((weight * (turn - mean).square()).sum()) + math.pi**2 / 12)
+
+    def target_variance(self, t: Tensor, shape: Shape) -> Tensor:
+        """V, the error per mode that F starts from: (*t.shape, *coefficient_shape), float64."""
+        eigenvalues = self.sde.domain.eigenvalues(shape, device=t.device, dtype=torch.float64)
+        s, c = self._spectra(eigenvalues, shape)
+        noise = self.sde.schedule.ratio(t.double()).reshape(*t.shape, *(1,) * s.ndim).square() * c
+        return s * noise / (s + noise)
 
     def loss_weight(self, t: Tensor, shape: Shape) -> Tensor:
         """1 / tr V on a grid of this shape, of t's shape: the linear estimate's error, which F starts from, weighs one."""
-        domain = self.sde.domain
-        eigenvalues, mult = (
-            f(shape, device=t.device, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity)
-        )
-        s, c = (v.flatten() for v in self._spectra(eigenvalues, shape))
-        noise = self.sde.schedule.ratio(t.double())[..., None].square() * c
-        return (1 / (mult.flatten() * s * noise / (s + noise)).sum(-1)).to(t.dtype)
+        mult = self.sde.domain.multiplicity(shape, device=t.device, dtype=torch.float64)
+        return (1 / (mult * self.target_variance(t, shape)).flatten(t.ndim).sum(-1)).to(t.dtype)
 
     def _spectra(self, eigenvalues: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         """S and C of the modes, as a grid of this shape sees them."""

@@ -103,14 +103,16 @@ class FunctionSpaceSDE:
             shape: Spatial shape of the grid.
 
         Returns:
-            snr_end: The largest alpha^2 S / (sigma^2 C) left at t = 1, which the prior ignores.
-            energy_lost: The share of the data's variance that this costs: sum of S snr / (1 + snr) over sum of S.
-            snr_start: The smallest at t = 0: below 1, some mode is never resolved.
-            unresolved: The share of the modes for which it is below 1.
-            data_exponent: p of S ~ k^-p over the upper half of the wavenumbers.
-            noise_exponent: q of C ~ k^-q there. q > p: noise smoother than the data, whose detail would be made before its
-                structure.
-            underflow: The share of the modes whose standard deviation is zero, or not normal, in float32.
+            A dict with
+
+            - snr_end: the largest alpha^2 S / (sigma^2 C) left at t = 1, which the prior ignores;
+            - energy_lost: the share of the data's variance that this costs, sum of S snr / (1 + snr) over sum of S;
+            - snr_start: the smallest at t = 0; below 1, some mode is never resolved;
+            - unresolved: the share of the modes for which it is below 1;
+            - data_exponent: p of S ~ k^-p over the upper half of the wavenumbers;
+            - noise_exponent: q of C ~ k^-q there; with q > p, noise smoother than the data, their detail would be made
+              before their structure;
+            - underflow: the share of the modes whose standard deviation is zero, or not normal, in float32.
 
         Warns:
             UserWarning: If snr_end > 0.01, noise_exponent > data_exponent + 0.1, or modes underflow.
@@ -167,6 +169,34 @@ class FunctionSpaceSDE:
         (alpha_t, sigma_t), (d_alpha, d_sigma) = torch.func.jvp(self.schedule, (t,), (torch.ones_like(t),))
         f = d_alpha / alpha_t
         return f, (2 * sigma_t * (d_sigma - f * sigma_t)).sqrt()
+
+
+def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps: float = 0.01) -> tuple[float, float]:
+    """The ends of sigma / alpha that suit data of this spectrum on a grid: `EDM(*noise_levels(...))`, or VE, or Cosine.
+
+    At the first every mode's signal-to-noise ratio S / (s^2 C) is at least 1 / eps, at the second at most eps:
+
+        sigma_min = sqrt(eps min S / C),    sigma_max = sqrt(max S / C / eps).
+
+    Args:
+        noise: C.
+        spectrum: S, such as `fit_spectrum` returns.
+        shape: Spatial shape of the finest grid.
+        eps: What may remain.
+
+    Raises:
+        ValueError: If eps is not in (0, 1), or a mode has no noise or no data.
+    """
+    if not 0 < eps < 1:
+        raise ValueError(f"noise_levels: expected eps in (0, 1), got {eps!r}; 0.01 is usual.")
+    eigenvalues = noise.domain.eigenvalues(noise.domain.check_shape(shape), dtype=torch.float64)
+    ratio = spectrum(eigenvalues, noise.domain.dim) / noise.on(shape).std(eigenvalues).square()
+    low, high = float(ratio.min()), float(ratio.max())
+    if not 0 < low <= high < math.inf:
+        raise ValueError(
+            f"noise_levels: expected data and noise in every mode, got S / C from {low:g} to {high:g}; take a rougher noise."
+        )
+    return math.sqrt(eps * low), math.sqrt(high / eps)
 
 
 def _slope(x: Tensor, y: Tensor, weight: Tensor) -> float:

@@ -75,15 +75,30 @@ class Sampler(abc.ABC):
         return t.to(x.device)
 
     @torch.no_grad()
-    def solve(self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor) -> Tensor:
-        """The state at t = 0, noise of sigma(0) still in it, from the state x (B, C, *spatial) at t = 1."""
-        for t, s in self._pairs(x, progress):
+    def solve(
+        self,
+        x: Tensor,
+        *,
+        times: Tensor | None = None,
+        generator: Generators = None,
+        progress: bool = False,
+        **condition: Tensor,
+    ) -> Tensor:
+        """The state at the last of the times, its noise still in it, from the state x (B, C, *spatial) at the first.
+
+        Args:
+            x: The state.
+            times: Decreasing, (steps,); by default this sampler's own, from 1 to 0.
+            generator: As when the sampler is called, like the rest.
+        """
+        for t, s in self._pairs(x, times, progress):
             x = self.step(x, t, s, generator=generator, **condition)
         return x
 
-    def _pairs(self, x: Tensor, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    def _pairs(self, x: Tensor, times: Tensor | None, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """(t, s) of each step."""
-        yield from tqdm(list(itertools.pairwise(self.times(x))), disable=not progress, desc="sampling")
+        pairs = list(itertools.pairwise(self.times(x) if times is None else times))
+        yield from tqdm(pairs, disable=not progress, desc="sampling " + "x".join(map(str, x.shape[2:])))
 
     def _noise(self, x: Tensor, generator: Generators) -> Tensor:
         """A fresh draw of x's shape."""
@@ -222,9 +237,17 @@ class DPMSolver(Sampler):
         return self._step(x_t, t, s, None, generator, condition)[0]
 
     @torch.no_grad()
-    def solve(self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor) -> Tensor:
+    def solve(
+        self,
+        x: Tensor,
+        *,
+        times: Tensor | None = None,
+        generator: Generators = None,
+        progress: bool = False,
+        **condition: Tensor,
+    ) -> Tensor:
         before = None
-        for t, s in self._pairs(x, progress):
+        for t, s in self._pairs(x, times, progress):
             x, before = self._step(x, t, s, before, generator, condition)
         return x
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Torus
+from fnodiff.domain import Domain
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,9 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     The shells that the grid holds in full are kept as they are; beyond them S falls as a power of the wavenumber, fitted to
     the upper half of the shells (printed as the result's `exponent`).
 
+    Of averages over cells only the lower 70% of the shells are kept: what averaging folds back from above the grid is a tenth
+    of the power at three quarters of the band, and half of it at its end, which would flatten the tail.
+
     Args:
         fields: (N, C, *spatial), normalised as they are trained on: `denoiser.normalization(x)`.
         domain: What they are functions on.
@@ -87,8 +89,10 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
             f"{int((~fields.isfinite()).sum())} values not finite; use a finer grid, or clean the data."
         )
     power = domain.analyze(fields).abs().double().square().mean((0, 1)).cpu()
+    kept = len(wavenumber)
     if cell_averages:
-        power = power / _attenuation(domain, shape).square()
+        kept = max(4, int(0.7 * kept) + 1)
+        power = power / domain.attenuation(shape, dtype=torch.float64).square()
     if not 0 < float(power.max()) < math.inf:
         raise ValueError("fit_spectrum: expected fields that vary, got zeros; check the normalisation.")
     inside, least = shell < len(wavenumber), floor * float(power.max())
@@ -104,16 +108,9 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
         pilot = DataSpectrum(tuple(wavenumber.tolist()), tuple(powers.tolist()), 0.0, least)
         powers = (powers * average(power / pilot(eigenvalues))).clamp(min=least)
 
-    upper = slice(len(wavenumber) // 2, None)
+    wavenumber, powers, modes = wavenumber[:kept], powers[:kept], modes[:kept]
+    upper = slice(kept // 2, None)
     k, s, weight = wavenumber[upper].log(), powers[upper].log(), modes[upper]
     k_mean, s_mean = ((v * weight).sum() / weight.sum() for v in (k, s))
     slope = (weight * (k - k_mean) * (s - s_mean)).sum() / (weight * (k - k_mean).square()).sum()
     return DataSpectrum(tuple(wavenumber.tolist()), tuple(powers.tolist()), float(-slope), least)
-
-
-def _attenuation(domain: Domain, shape: Sequence[int]) -> Tensor:
-    """What averaging over cells leaves of each mode."""
-    factor = torch.ones((), dtype=torch.float64)
-    for k, n in zip(domain.wavenumbers(shape), shape, strict=True):
-        factor = factor * torch.sinc(k / n if isinstance(domain, Torus) else k / (2 * n))
-    return factor
