@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
 import pytest
@@ -14,6 +16,7 @@ from fnodiff.domain import Box, Torus
 from fnodiff.metrics import discretization_error
 from fnodiff.nn import DFU, DualConv, LocalConv, SpectralConv
 from fnodiff.nn.dfu import _positions, _silu
+from fnodiff.nn.layers import Attention, GroupNorm
 from fnodiff.nn.modes import Modes
 
 
@@ -412,3 +415,38 @@ class TestDFU:
 def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@dataclass(frozen=True)
+class Uneven(Box):
+    """A box whose first row of points counts three times."""
+
+    uniform: ClassVar[bool] = False
+
+    def weights(self, shape, *, device=None, dtype=None):
+        w = torch.ones(shape, device=device, dtype=dtype)
+        w[0] = 3
+        return w / w.sum()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("layer", [GroupNorm, Attention])
+class TestIntegrals:
+    def test_a_point_that_counts_three_times_is_three_points(self, layer):
+        even, uneven = layer(16, Box(2)), layer(16, Uneven(2))
+        for parameter in even.parameters():
+            torch.nn.init.normal_(parameter)
+        uneven.load_state_dict(even.state_dict())
+        x = torch.randn(2, 16, 5, 6)
+        thrice = even(torch.cat([x[:, :, :1]] * 3 + [x[:, :, 1:]], dim=2))[:, :, 2:]
+        torch.testing.assert_close(uneven(x), thrice)
+        assert float((even(x) - thrice).detach().abs().max()) > 0.01
+
+    def test_equal_weights_need_no_special_path(self, layer):
+        class Flagged(Box):
+            uniform: ClassVar[bool] = False
+
+        one, other = layer(16, Box(2)), layer(16, Flagged(2))
+        other.load_state_dict(one.state_dict())
+        x = torch.randn(2, 16, 5, 6)
+        torch.testing.assert_close(one(x), other(x))

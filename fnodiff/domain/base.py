@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class Domain(abc.ABC):
 
     dim: int
     lengths: tuple[float, ...] | None = None
+
+    uniform: ClassVar[bool] = True
+    """Whether all points of a grid have the same weight."""
 
     def __post_init__(self) -> None:
         if self.dim not in (1, 2, 3):

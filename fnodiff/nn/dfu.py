@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 
 from fnodiff.domain import Box, Domain, Shape
 from fnodiff.domain.base import cached
-from fnodiff.nn.layers import DualConv, LocalConv
+from fnodiff.nn.layers import Attention, DualConv, GroupNorm, LocalConv
 
 SMALLEST_GRID = 8
 
@@ -172,7 +172,7 @@ class DFU(nn.Module):
             if level > 0:  # the last block of a level brings the field to the grid above
                 blocks.append(block(width, width, **at[level - 1]))
             self.up.append(blocks)
-        self.head_norm = _group_norm(width)
+        self.head_norm = GroupNorm(width, domain)
         self.head = conv(width, out_channels, **at[0], **last)
 
     def forward(
@@ -314,7 +314,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.domain, self.resize, self.antialias = domain, getattr(domain, resize), antialias
-        self.norm_in, self.norm_out = _group_norm(in_channels), _group_norm(out_channels)
+        self.norm_in, self.norm_out = GroupNorm(in_channels, domain), GroupNorm(out_channels, domain)
         self.conv_in = conv(in_channels, out_channels, n_modes=n_modes, reference=reference)
         self.conv_out = conv(out_channels, out_channels, n_modes=n_modes, reference=reference, **last)
         self.embed = nn.Linear(embedding, out_channels)
@@ -322,7 +322,7 @@ class ResidualBlock(nn.Module):
         self.skip = (
             None if in_channels == out_channels else LocalConv(in_channels, out_channels, domain=domain, kernel_size=1)
         )
-        self.attention = Attention(out_channels, **last) if attention else None
+        self.attention = Attention(out_channels, domain, **last) if attention else None
 
     def forward(self, x: Tensor, emb: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(B, in_channels, *any) -> (B, out_channels, *shape), with an embedding (B, embedding)."""
@@ -333,27 +333,6 @@ class ResidualBlock(nn.Module):
         x = x if target is None else self.resize(x, target)
         x = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
         return x if self.attention is None else self.attention(x)
-
-
-class Attention(nn.Module):
-    """Self-attention over the points of the grid, with a residual; heads of 64 channels, or one head."""
-
-    def __init__(self, channels: int, init_scale: float = 1.0) -> None:
-        super().__init__()
-        self.heads = channels // 64 if channels % 64 == 0 else 1
-        self.norm = _group_norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.out = nn.Conv1d(channels, channels, 1)
-        with torch.no_grad():
-            for parameter in self.out.parameters():
-                parameter.mul_(init_scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *spatial) -> the same shape."""
-        tokens = self.norm(x).flatten(2)
-        q, k, v = self.qkv(tokens).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
-        a = scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)
-        return (x + self.out(a).unflatten(2, x.shape[2:])) * math.sqrt(0.5)
 
 
 class NoiseEmbedding(nn.Module):
@@ -393,9 +372,3 @@ def _positions(domain: Domain, count: int, shape: Shape, dtype: torch.dtype, dev
             else:
                 waves += [(2 * math.pi * k * points / length).cos(), (2 * math.pi * k * points / length).sin()]
     return (math.sqrt(2) * torch.stack(waves)).to(device, dtype)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with at most 32 groups of at least 4 channels."""
-    groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
