@@ -2,6 +2,9 @@
 
 import re
 import warnings
+from pathlib import Path
+
+import matplotlib
 
 import fnodiff
 
@@ -20,7 +23,7 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 default_role = "code"
-exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.md5"]
+exclude_patterns = ["_build", "mechanisms", "*gallery/*.ipynb", "*gallery/*.md5"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -31,11 +34,44 @@ html_theme = "furo"
 html_title = "fnodiff"
 html_static_path = ["_static"]
 suppress_warnings = ["config.cache"]
+
+
+def _arguments(conf: dict, script: dict) -> list[str]:
+    """The command line of a gallery script: a short run of an example; the mechanisms take none."""
+    example = Path(script["src_file"]).parent.name == "examples"
+    return ["--minutes", "3", "--samples", "64", "--out", "_build/runs"] if example else []
+
+
+def _look(conf: dict, script: str | None) -> None:
+    """One look for the figures of the mechanisms, set anew before each script."""
+    if script is None or Path(script).parent.name != "mechanisms":
+        return
+    colors = ["#1f4e79", "#c0504d", "#5b8c5a", "#8064a2", "#b8860b", "#555555"]
+    matplotlib.rcParams.update(
+        {
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": matplotlib.cycler(color=colors),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 10,
+            "axes.labelsize": 9,
+            "font.size": 9,
+            "legend.fontsize": 8,
+            "legend.frameon": False,
+            "lines.linewidth": 1.5,
+        }
+    )
+
+
 sphinx_gallery_conf = {
-    "examples_dirs": "../examples",
-    "gallery_dirs": "gallery",
+    "examples_dirs": ["../examples", "mechanisms"],
+    "gallery_dirs": ["gallery", "mechanisms_gallery"],
     "filename_pattern": r"\.py$",
-    "reset_argv": lambda conf, script_vars: ["--minutes", "3", "--samples", "64", "--out", "_build/runs"],
+    "within_subsection_order": "FileNameSortKey",
+    "reset_argv": _arguments,
+    "reset_modules": ("matplotlib", _look),
+    "capture_repr": (),
+    "image_srcset": ["2x"],
     "default_thumb_file": "docs/_static/ffhq_superres.png",
     "remove_config_comments": True,
     "show_memory": False,

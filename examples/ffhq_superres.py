@@ -8,10 +8,16 @@ resolution too; `--data` takes a folder or a zip of real images (FFHQ, LSUN Chur
 
     python examples/ffhq_superres.py                            # about 8 minutes on 2 cores
     python examples/ffhq_superres.py --data ffhq.zip --resolutions 32 48 64 96 --sample-at 96 160 --minutes 600
+
+Every mechanism has an option (`--help`), and each works with a trained model, without training again, where it can::
+
+    python examples/ffhq_superres.py --checkpoint ffhq_superres --progressive 32 --upscale
+    python examples/ffhq_superres.py --guidance 2 --steps 3000
 """
 
 import argparse
 import platform
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,34 +25,65 @@ import torch
 from accelerate import Accelerator
 from torch.nn.functional import interpolate
 
-from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Heun, PixelNoise, Preconditioned, WhiteNoise, metrics
+from fnodiff import (
+    DDIM,
+    DFU,
+    EDM,
+    Box,
+    DPMSolver,
+    EulerMaruyama,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Heun,
+    Matern,
+    PixelNoise,
+    Preconditioned,
+    WhiteNoise,
+    metrics,
+)
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution, Part
-from fnodiff.train import fit
+from fnodiff.sde import ClassifierFree, DenoisingLoss, Progressive, SpectralPreconditioned, fit_spectrum, upscale
+from fnodiff.train import fit, measure_normalization
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument(
-    "--data", type=Path, help="a folder or zip of images, or an .h5 of datasets/ffhq.py (default: drawn portraits)"
+add = parser.add_argument
+add("--data", type=Path, help="a folder or zip of images, or an .h5 of datasets/ffhq.py (default: drawn portraits)")
+add("--resolutions", type=int, nargs="+", default=[16, 24, 32], help="train on these")
+add("--sample-at", type=int, nargs="+", default=[32, 48, 64], help="sample at these")
+add("--minutes", type=float, default=6.0, help="training time")
+add("--steps", type=int, help="training steps, instead of --minutes")
+add("--batch", type=int, default=16)
+add("--samples", type=int, default=64, help="samples per resolution")
+add(
+    "--noise",
+    choices=["white", "matern", "pixel"],
+    default="white",
+    help="a process on the box, or one number per pixel",
 )
-parser.add_argument("--resolutions", type=int, nargs="+", default=[16, 24, 32], help="train on these")
-parser.add_argument("--sample-at", type=int, nargs="+", default=[32, 48, 64], help="sample at these")
-parser.add_argument("--minutes", type=float, default=6.0, help="training time")
-parser.add_argument("--steps", type=int, help="training steps, instead of --minutes")
-parser.add_argument("--batch", type=int, default=16)
-parser.add_argument("--samples", type=int, default=64, help="samples per resolution")
-parser.add_argument(
-    "--noise", choices=["white", "pixel"], default="white", help="function-space white noise, or one per pixel"
+add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
+add(
+    "--levels", choices=["moving", "fixed"], default="moving", help="a level's grid moves with the input's, or does not"
 )
-parser.add_argument("--checkpoint", type=Path, help="sample this model instead of training one")
-parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
-parser.add_argument("--out", type=Path, default=Path("."), help="folder for ffhq_superres.png and the trained model")
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--smoke", action="store_true", help="all of it in under a minute: sets steps, samples and batch")
+add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
+add("--octaves", type=float, default=0.0, help="loss: 0 as EDM's, 1 with all octaves of modes counted alike")
+add("--guidance", type=float, help="train with hair styles (or the images' labels), and sample with this scale")
+add("--sampler", choices=["heun", "ddim", "dpm", "sde"], default="heun")
+add("--evaluations", type=int, default=24, help="of the network, per sample")
+add("--progressive", type=int, nargs="+", default=[], help="start sampling on these grids while they hold all there is")
+add("--upscale", action="store_true", help="also upscale true images from the largest training size to the finest")
+add("--checkpoint", type=Path, help="sample this model instead of training one")
+add("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
+add("--out", type=Path, default=Path("."), help="folder for ffhq_superres.png and the trained model")
+add("--seed", type=int, default=0)
+add("--smoke", action="store_true", help="all of it in under a minute: sets steps, samples, batch and evaluations")
 args = parser.parse_args()
 if args.smoke:
-    args.steps, args.samples, args.batch = 20, 8, 8
+    args.steps, args.samples, args.batch, args.evaluations = 20, 8, 8, 8
 if args.samples < 2:
     parser.error(f"expected --samples of 2 or more, got {args.samples}: distances compare sets")
+if args.evaluations < 3:
+    parser.error(f"expected --evaluations of 3 or more, got {args.evaluations}")
 if args.device == "cuda" and not torch.cuda.is_available():
     parser.error("expected --device cpu, got cuda: torch finds no GPU here")
 
@@ -60,41 +97,84 @@ domain = Box(2)
 trained = None if args.checkpoint is None else from_pretrained(args.checkpoint).to(accelerator.device)
 resolutions = args.resolutions if trained is None else sorted(shape[0] for shape in trained.training_shapes)
 largest, finest = max(resolutions), max(args.sample_at)
+reference, guided = (largest, largest), args.guidance is not None
 
 if args.data is None:
-    train, held_out = Faces(8192, seed=0), Faces(512 + args.samples, seed=1)
+    label = "hair_style" if guided else None
+    train, held_out = Faces(8192, seed=0, label=label), Faces(512 + args.samples, seed=1, label=label)
 else:
     fields = HDF5Fields(args.data) if args.data.suffix == ".h5" else ImageFolder(args.data)
     count = min(512 + args.samples, len(fields) // 3)
     if count < args.samples + 2:
         parser.error(f"expected at least {3 * args.samples + 6} images for --samples {args.samples}, got {len(fields)}")
-    train, held_out = (Part(fields, i, ["x"]) for i in (range(count, len(fields)), range(count)))
+    names = ["x", "label"] if guided else ["x"]
+    train, held_out = (Part(fields, i, names) for i in (range(count, len(fields)), range(count)))
 if args.smoke and args.data is None:
     train, held_out = Part(train, range(64)), Part(held_out, range(64 + args.samples))
-truth = {n: held_out.batch(range(len(held_out)), (n, n))["x"] for n in sorted({largest, *args.sample_at})}
+held = {n: held_out.batch(range(len(held_out)), (n, n)) for n in sorted({largest, *args.sample_at})}
+truth = {n: batch["x"] for n, batch in held.items()}
+if args.data is None:
+    train = InMemory(train, [(n, n) for n in resolutions], progress=trained is None)
+some = train.batch(range(min(2048, len(train))), reference)
 
 if trained is None:
-    noise = WhiteNoise(domain, reference=(largest, largest)) if args.noise == "white" else PixelNoise(domain)
-    net = DFU.tiny(3, 3, domain=domain) if args.smoke else DFU.small(3, 3, domain=domain)
-    denoiser = Preconditioned(net, FunctionSpaceSDE(noise, EDM()))
-    if args.data is None:
-        train = InMemory(train, [(n, n) for n in resolutions], progress=True)
+    if args.noise == "pixel":
+        noise = PixelNoise(domain)
+    elif args.noise == "white":
+        noise = WhiteNoise(domain, reference)
+    else:
+        noise = GaussianRandomField(domain, Matern(smoothness=0.1, length_scale=0.1))
+    options = {"levels": args.levels, "local": args.local}
+    if args.levels == "fixed" or args.local != "conv":
+        options["reference"] = reference
+    if guided:
+        options["num_classes"] = int(some["label"].max()) + 1
+    net = (DFU.tiny if args.smoke else DFU.small)(3, 3, domain=domain, **options)
+    sde = FunctionSpaceSDE(noise, EDM())
     data = MultiResolution(train, domain, resolutions, batch_size=args.batch, seed=args.seed)
+    normalization = measure_normalization(data, 0.5)
+    if args.preconditioning == "spectral":
+        spectrum = fit_spectrum(normalization(some["x"]), domain, cell_averages=True)
+        denoiser = SpectralPreconditioned(net, sde, spectrum, reference, normalization=normalization)
+    else:
+        denoiser = Preconditioned(net, sde, 0.5, normalization=normalization)
+    loss = DenoisingLoss(denoiser, octaves=args.octaves, drop_condition=0.1 if guided else 0.0)
     minutes = args.minutes if args.steps is None else None
-    options = {"lr": 2e-3, "normalize": True, "folder": args.out / "ffhq_superres", "accelerator": accelerator}
-    trained = fit(denoiser, data, args.steps, minutes=minutes, **options)
+    options = {"lr": 2e-3, "folder": args.out / "ffhq_superres", "accelerator": accelerator}
+    trained = fit(denoiser, data, args.steps, minutes=minutes, loss=loss, **options)
 
 # %%
 # One seed is one noise function: the same person at every resolution.
 
+half = args.evaluations // 2
+sampler = {
+    "heun": partial(Heun, steps=half),
+    "ddim": partial(DDIM, steps=args.evaluations),
+    "dpm": partial(DPMSolver, steps=args.evaluations),
+    "sde": partial(EulerMaruyama, steps=args.evaluations),
+}[args.sampler]
+spectrum = fit_spectrum(trained.normalization.cpu()(some["x"]), domain, cell_averages=True)
+trained.to(accelerator.device)
+denoiser = ClassifierFree(trained, args.guidance) if guided else trained
+labels = held[largest]["label"][-args.samples :] if guided else None
+
+
+def seeds(chosen: range) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(10_000 * args.seed + i) for i in chosen]
+
 
 def sample(n: int) -> torch.Tensor:
-    sampler, out = Heun(trained, steps=4 if args.smoke else 12), []
+    run, out = sampler(denoiser), []
+    coarser = [(m, m) for m in args.progressive if m < n]
+    if coarser:
+        run = Progressive(run, coarser, spectrum)
     for first in range(0, args.samples, 32):
-        seeds = range(first, min(first + 32, args.samples))
-        generators = [torch.Generator().manual_seed(10_000 * args.seed + i) for i in seeds]
-        prior = trained.sde.prior((len(seeds), 3, n, n), generator=generators, device=accelerator.device)
-        out.append(sampler(prior, progress=True).cpu())
+        chosen = range(first, min(first + 32, args.samples))
+        prior = trained.sde.prior((len(chosen), 3, n, n), generator=seeds(chosen), device=accelerator.device)
+        condition = {"label": labels[chosen.start : chosen.stop].to(accelerator.device)} if guided else {}
+        if first == 0 and coarser:
+            print("; ".join(f"{r.steps} steps at {r.shape[0]}" for r in run.plan(prior)))
+        out.append(run(prior, generator=seeds(chosen), progress=True, **condition).cpu())
     return torch.cat(out)
 
 
@@ -104,45 +184,73 @@ samples = {n: sample(n) for n in truth}
 # Four distances, none of them alone: the spectrum; the picture as a whole (averaged to 8x8); patches; and the new band, the
 # detail that the training grids could not hold (no detail at all: 1.00 / 0.00).
 
-reference = {n: x[: -args.samples] for n, x in truth.items()}
-print(
-    f"\n{args.samples} images per row against {len(reference[largest])} true ones; torch {torch.__version__} on",
-    end=" ",
-)
-print(f"{accelerator.device.type}, {torch.get_num_threads()} threads, {platform.machine()}")
+true = {n: x[: -args.samples] for n, x in truth.items()}
+machine = f"{accelerator.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
+print(f"\n{args.samples} images per row against {len(true[largest])} true ones; torch {torch.__version__} on {machine}")
 print(f"{'size':>4}  {'':<24}{'spectrum':>9}{'global':>9}{'patches':>9}{'new band / energy':>20}")
+bicubic = f"bicubic of sampled {largest}"
 for n in args.sample_at:
-    upsampled = interpolate(samples[largest], size=(n, n), mode="bicubic")
-    rows = {
-        "other true images": truth[n][-args.samples :],
-        "sampled": samples[n],
-        f"bicubic of sampled {largest}": upsampled,
-    }
+    rows = {"other true images": truth[n][-args.samples :], "sampled": samples[n]}
+    if n > largest:
+        rows[bicubic] = interpolate(samples[largest], size=(n, n), mode="bicubic")
     for name, x in rows.items():
-        if n == largest and x is upsampled:
-            continue
-        row = [metrics.spectrum_error(x, reference[n], domain), metrics.global_coherence(x, reference[n], domain)]
-        row.append(metrics.patch_distance(x, reference[n]))
-        band = "-"
-        if n > largest:
-            band = "{:.3f} / {:.2f}".format(*metrics.new_band(x, reference[n], domain, (largest, largest)))
+        row = [metrics.spectrum_error(x, true[n], domain), metrics.global_coherence(x, true[n], domain)]
+        row.append(metrics.patch_distance(x, true[n]))
+        band = "{:.3f} / {:.2f}".format(*metrics.new_band(x, true[n], domain, reference)) if n > largest else "-"
         print(f"{n:>4}  {name:<24}{row[0]:>9.3f}{row[1]:>9.2f}{row[2]:>9.3f}{band:>20}")
+
 
 # %%
 # The same seeds at every resolution, above the truth.
 
-columns = min(8, args.samples)
+
+def draw(rows: dict[str, torch.Tensor], title: str, path: Path) -> None:
+    columns = min(8, args.samples)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.5 * columns, 1.62 * len(rows)), squeeze=False)
+    for line, (name, x) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, x, strict=False):
+            axis.imshow(image.movedim(0, -1).clamp(-1, 1) / 2 + 0.5, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(pad=0.4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    print(f"\nfigure: {path}")
+
+
 rows = {f"sampled {n}x{n}": samples[n] for n in sorted(samples)}
 rows[f"bicubic {largest} to {finest}"] = interpolate(samples[largest], size=(finest, finest), mode="bicubic")
 rows[f"true {finest}x{finest}"] = truth[finest]
-figure, axes = plt.subplots(len(rows), columns, figsize=(1.5 * columns, 1.62 * len(rows)), squeeze=False)
-for line, (name, x) in zip(axes, rows.items(), strict=True):
-    for axis, image in zip(line, x, strict=False):
-        axis.imshow(image.movedim(0, -1).clamp(-1, 1) / 2 + 0.5, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-    line[0].set_ylabel(name, fontsize=9)
-figure.suptitle(f"One seed per column; trained on {', '.join(map(str, resolutions))} pixels", fontsize=11)
-figure.tight_layout(pad=0.4)
-args.out.mkdir(parents=True, exist_ok=True)
-figure.savefig(args.out / "ffhq_superres.png", dpi=130)
-print(f"\nfigure: {args.out / 'ffhq_superres.png'}")
+draw(
+    rows,
+    f"One seed per column; trained on {', '.join(map(str, resolutions))} pixels",
+    args.out / "ffhq_superres.png",
+)
+
+# %%
+# With `--upscale`, the other way to use the same model: the modes of a given picture are kept, the rest is sampled.
+
+if args.upscale:
+    columns = min(8, args.samples)
+    low, high = (truth[n][-columns:] for n in (largest, finest))
+    condition = {"label": labels[-columns:].to(accelerator.device)} if guided else {}
+    x = upscale(
+        denoiser,
+        low.to(accelerator.device),
+        (finest, finest),
+        sampler=sampler,
+        generator=seeds(range(columns)),
+        progress=True,
+        **condition,
+    ).cpu()
+    rows = {f"given {largest}x{largest}": low, f"upscaled to {finest}": x}
+    rows[f"bicubic to {finest}"] = interpolate(low, size=(finest, finest), mode="bicubic")
+    rows["true"] = high
+    again = domain.average(x, reference) if finest % largest == 0 else domain.resample(x, reference)
+    for name, y in list(rows.items())[1:3]:
+        print(f"{name}: {100 * float(metrics.relative_l2(y, high, domain).mean()):.1f}% from the true picture")
+    print(
+        f"averaged again, the upscaled is {100 * float(metrics.relative_l2(again, low, domain).mean()):.1f}% from the given"
+    )
+    draw(rows, "Zero-shot super-resolution of given pictures", args.out / "ffhq_upscaled.png")

@@ -22,6 +22,7 @@ from fnodiff.sde import (
     Heun,
     Matern,
     Noise,
+    Progressive,
     WhiteNoise,
 )
 
@@ -62,7 +63,21 @@ domains, noises, schedules, samplers = (
 order = partial(samplers.test_order_against_the_closed_form_flow, Torus(1))
 law = contracts.test_stochastic_samplers_have_the_right_law_on_gaussian_data
 
+progressive = contracts.TestProgressive()
+
 CASES = {
+    "new modes 1% too large": (
+        (Progressive, "_emerged", scaled(1.01)),
+        partial(progressive.test_exact_in_law_at_any_switch, Box(2), "white", EDM(0.01, 1000.0), (0.8, 0.5)),
+    ),
+    "time not translated between grids": (
+        (Progressive, "_translate", lambda f: lambda self, times, grid, finest: times),
+        partial(progressive.test_exact_in_law_at_any_switch, Box(1), "pixel", EDM(0.01, 1000.0), (0.3, 0.1)),
+    ),
+    "a switch too late": (
+        (Progressive, "_total", scaled(0.8)),
+        partial(progressive.test_switches_when_the_new_modes_reach_the_budget, Torus(1), "matern", EDM(0.01, 1000.0)),
+    ),
     "a half-spectrum's modes count once": (
         (Torus, "multiplicity", lambda f: lambda *a, **k: f(*a, **k).clamp(max=1)),
         partial(domains.test_parseval_on_what_it_keeps, Torus(2), (9, 12)),

@@ -49,6 +49,33 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path):
     assert table(again.stdout) == rows, "a saved model samples the same"
 
 
+def test_every_mechanism_has_an_option(tmp_path):
+    options = [
+        "--levels",
+        "fixed",
+        "--local",
+        "operator",
+        "--preconditioning",
+        "spectral",
+        "--octaves",
+        0.5,
+        "--guidance",
+        2,
+    ]
+    sampling = ["--sampler", "dpm", "--progressive", 16, 24, "--upscale", "--sample-at", 32, 48]
+    done = run("--smoke", *options, *sampling, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {size for size, _ in table(done.stdout)} == {32, 48}
+    assert re.search(r"^[1-9] steps at 16; \d steps at 24; \d steps at 32$", done.stdout, flags=re.M)
+    upscaled, bicubic, again = (float(v) for v in re.findall(r"([\d.]+)% from", done.stdout))
+    assert 0 < bicubic < upscaled < 100 and 0 < again < upscaled, (
+        "an untrained model adds detail, and keeps what is given"
+    )
+    assert (tmp_path / "ffhq_upscaled.png").stat().st_size > 20_000
+    model = from_pretrained(tmp_path / "ffhq_superres")
+    assert model.backbone.config["levels"] == "fixed" and model.backbone.num_classes == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -57,6 +84,8 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path):
         (["--smoke", "--resolutions", "0"], "two ints of at least 8"),
         (["--samples", "1"], "2 or more"),
         (["--device", "tpu"], "invalid choice"),
+        (["--evaluations", "1"], "3 or more"),
+        (["--smoke", "--octaves", "2"], "octaves in [0, 1]"),
     ],
 )
 def test_bad_arguments_end_in_a_message(tmp_path, arguments, message):

@@ -299,3 +299,15 @@ def test_a_bad_data_set_says_what_was_expected(count, seed):
 def test_an_index_outside_the_set_is_an_error(index):
     with pytest.raises(IndexError, match=rf"expected indices in \[0, 10\), got {index}"):
         Faces(10).batch([0, index], (16, 16))
+
+
+def test_labels_are_attributes():
+    plain, labelled = Faces(50, seed=3), Faces(50, seed=3, label="hair_style")
+    batch = labelled.batch(range(10, 40), (8, 8))
+    assert torch.equal(batch["x"], plain.batch(range(10, 40), (8, 8))["x"])
+    assert torch.equal(batch["label"], plain.attributes(range(10, 40))["hair_style"])
+    assert batch["label"].dtype == torch.int64 and len(batch["label"].unique()) > 3
+    assert labelled.num_classes == 7 and plain.num_classes == 0
+    assert Faces(9, label="glasses").batch(range(9), (8, 8))["label"].unique().tolist() == [0, 1]
+    with pytest.raises(ValueError, match="hair_style"):
+        Faces(9, label="skin_tone")

@@ -24,6 +24,8 @@ from fnodiff.data._faces_shapes import Frame, frame
 
 __all__ = ["HAIR_STYLES", "Faces", "face_attributes", "faces"]
 
+# Attributes that are classes, and how many.
+_CLASSES = {"hair_style": len(HAIR_STYLES), "glasses": 2, "beard": 2}
 # Cells painted at once: planes that fit in a core's cache, and enough to hide what a torch call costs.
 _CHUNK = 131072
 # Half the height and width of a patch that holds a feature, whatever the pose, in sides of the image.
@@ -267,12 +269,19 @@ class Faces:
     Data sets of different `seed` are disjoint in practice: sample seeds are 64-bit hashes of (seed, i), and two
     sets of a million share any with a probability of 1e-13.
 
-    Raises ValueError for a negative count or a seed that is not an integer.
+    With `label`, one of "hair_style" (7 classes), "glasses" and "beard" (2 each), batches have that attribute as labels.
+
+    Raises ValueError for a negative count, a seed that is not an integer, or a label that is none of these.
     """
 
     channels = 3
 
-    def __init__(self, count: int, seed: int = 0) -> None:
+    def __init__(self, count: int, seed: int = 0, *, label: str | None = None) -> None:
+        if label is not None and label not in _CLASSES:
+            raise ValueError(
+                f"expected a label among {sorted(_CLASSES)}, got {label!r}: colours and places are no classes"
+            )
+        self.label, self.num_classes = label, _CLASSES.get(label, 0)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(f"expected an integer count >= 0, got {count!r}: it is the number of portraits")
         self.count = count
@@ -291,8 +300,12 @@ class Faces:
         return mix(self._base + indices)
 
     def batch(self, indices: Sequence[int] | Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
-        """{"x": (B, 3, *shape)} in [-1, 1]; see `faces`."""
-        return {"x": faces(self.seeds(indices), shape)}
+        """{"x": (B, 3, *shape)} in [-1, 1], see `faces`; and "label" (B,) int64, if there is one."""
+        seeds = self.seeds(indices)
+        batch = {"x": faces(seeds, shape)}
+        if self.label is not None:
+            batch["label"] = face_attributes(seeds)[self.label].long()
+        return batch
 
     def attributes(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """See `face_attributes`."""
