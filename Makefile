@@ -40,4 +40,4 @@ lint: install
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf docs/_build docs/gallery build dist .pytest_cache .ruff_cache
+	rm -rf docs/_build docs/gallery docs/mechanisms_gallery build dist .pytest_cache .ruff_cache

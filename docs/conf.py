@@ -44,15 +44,14 @@ def _arguments(conf: dict, script: dict) -> list[str]:
 
 def _look(conf: dict, script: str | None) -> None:
     """One look for the figures of the mechanisms, set anew before each script."""
-    if script is None or Path(script).parent.name != "mechanisms":
+    if script is None or not (Path(__file__).parent / "mechanisms" / script).exists():
         return
     colors = ["#1f4e79", "#c0504d", "#5b8c5a", "#8064a2", "#b8860b", "#555555"]
     matplotlib.rcParams.update(
         {
             "figure.constrained_layout.use": True,
             "axes.prop_cycle": matplotlib.cycler(color=colors),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
+            "axes.linewidth": 0.6,
             "axes.titlesize": 10,
             "axes.labelsize": 9,
             "font.size": 9,
@@ -91,7 +90,7 @@ def _docstring(app, what, name, obj, options, lines):
         literal = literal and (indented or not line.strip())
         if not literal:
             parts = re.split(r"(``?[^`]+``?)", line)  # code stays as it is
-            parts[::2] = [re.sub(r"(?<!\\)([*|])(?=\w)|(?<=\w)\|", lambda m: "\\" + m[0], part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"(?<!\\)(\*(?=\w)|\|)", r"\\\1", part) for part in parts[::2]]
             line = "".join(parts)
         out.append(line)
     lines[:] = out

@@ -15,6 +15,7 @@ are seen. With eigenfunctions :math:`\varphi_k` of the Laplacian and independent
   process on each grid, and no function.
 """
 
+import textwrap
 import warnings
 
 import matplotlib.pyplot as plt
@@ -34,7 +35,8 @@ noises = {
 }
 
 # %%
-# One seed on four grids, the last not square. The modes that two grids share are the same for the first two noises:
+# One seed on four grids, the last not square, and the relative difference from the 16x16 draw in its modes. The first two
+# noises are one function on all grids:
 
 draws = {
     name: [noise.sample((1, 1, *n), generator=torch.Generator().manual_seed(0)) for n in shapes]
@@ -42,9 +44,7 @@ draws = {
 }
 for name, fields in draws.items():
     differences = [float(relative_l2(domain.resample(x, shapes[0]), fields[0], domain)) for x in fields[1:]]
-    print(
-        f"{name:<12} difference from 16x16 in its modes, at 32x32, 64x64, 45x64:", *(f"{d:8.1e}" for d in differences)
-    )
+    print(f"{name:<12}" + ", ".join(f"{d:.1e} at {n}x{m}" for d, (n, m) in zip(differences, shapes[1:], strict=True)))
 
 # %%
 # Which noise suits which data
@@ -67,7 +67,7 @@ spectra = {
     "portraits": fit_spectrum(portraits - portraits.mean((0, 2, 3), keepdim=True), domain, cell_averages=True),
     "smooth fields": lambda eigenvalues, dim: smooth.std(eigenvalues).square(),
 }
-print(f"{'':<28}    p     q   sigma_min  sigma_max   their ratio")
+print(f"{'data':<14}{'noise':<14}    p     q   sigma_min  sigma_max   their ratio")
 for data, spectrum in spectra.items():
     for name in ("WhiteNoise", "Matern(1.0)"):
         noise = noises[name]
@@ -78,7 +78,7 @@ for data, spectrum in spectra.items():
         p, q = found["data_exponent"], found["noise_exponent"]
         print(f"{data:<14}{name:<14}{p:5.1f} {q:5.1f}   {low:9.2g} {high:10.3g} {high / low:13.2g}")
         for warning in said:
-            print("   " + str(warning.message).split(": ", 1)[1])
+            print(textwrap.indent(textwrap.fill(str(warning.message).split(": ", 1)[1], 80), "    "))
 
 # %%
 # Left: the draws, each in its own grey scale; the fifth is the 64x64 draw cut to the modes of a 16x16 grid, which is the first

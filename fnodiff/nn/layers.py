@@ -19,6 +19,7 @@ from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
 import torch
+from tltorch.factorized_tensors.complex_factorized_tensors import ComplexDenseTensor
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -80,6 +81,8 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         if not isinstance(domain, Box | Torus):
             raise ValueError(f"SpectralConv: expected a Torus or a Box, got {domain!r}; those have Fourier modes.")
         super().__init__(in_channels, out_channels, n_modes, factorization=factorization, **options)
+        if type(self.weight) is ComplexDenseTensor and not self.separable:
+            self.weight = ModeMajorDense(self.weight.to_tensor())
         self.domain = domain
 
     def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
@@ -105,36 +108,80 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         return out.to(x.dtype)
 
     def _spectral(self, x: Tensor, shape: Shape, output_shape: Shape) -> Tensor:
-        # Modes -low .. high per axis that the weight has and both grids hold below their Nyquist frequencies.
-        nyquist = [(min(n, m) - 1) // 2 for n, m in zip(shape, output_shape, strict=True)]
-        bands = [(min(n // 2, k), min(n - n // 2 - 1, k)) for n, k in zip(self.n_modes[:-1], nyquist[:-1], strict=True)]
-        bands.append((0, min(self.n_modes[-1] - 1, nyquist[-1])))
+        bands = [(n // 2, n - n // 2 - 1) for n in self.n_modes[:-1]] + [(0, self.n_modes[-1] - 1)]
         modes = Modes(shape, output_shape, tuple(bands), self.fft_norm, centred=isinstance(self.domain, Box))
+        held, every = modes.held(), math.prod(modes.counts)
+        # Weights that a grid is too small for are left out, unless they are too few to be worth a copy of the others.
+        if math.prod(held.counts) < 0.75 * every or "fft" in (modes.way(shape), modes.way(output_shape)):
+            modes = held
 
         # The corner of the weight that holds them: its mode 0 is at size // 2, on the last axis at 0.
         centres = [*(n // 2 for n in self.max_n_modes[:-1]), 0]
-        corner = [slice(c - low, c + high + 1) for c, (low, high) in zip(centres, bands, strict=True)]
-        weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
-        weight = torch.view_as_real(weight[(..., *corner)].flatten(-len(bands)).resolve_conj()).to(x.dtype)
+        corner = [slice(c - low, c + high + 1) for c, (low, high) in zip(centres, modes.bands, strict=True)]
+        c = modes.analyze(x)
+        if self.separable:
+            weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
+            weight = torch.view_as_real(weight[(..., *corner)].flatten(1).resolve_conj())
+            return modes.synthesize(_scale_modes(c, weight.permute(2, 1, 0).to(x.dtype)))
+        return modes.synthesize(_multiply_modes(c, _mode_matrices(self.weight, corner).to(x.dtype)))
 
-        multiply = _scale_modes if self.separable else _multiply_modes
-        return modes.synthesize(multiply(modes.analyze(x), weight))
+
+class ModeMajorDense(ComplexDenseTensor, name="ModeMajorComplexDense"):
+    """tltorch's `ComplexDense` with memory in the order (modes, 2, in, out) of the products that use it.
+
+    Shape (in, out, *modes, 2), values and state_dict key are `ComplexDense`'s; only strides differ, and survive copying, moving
+    and loading. In `ComplexDense`'s own order every step would transpose all weights, and their gradients back.
+
+    Args:
+        tensor: Complex weight (in, out, *modes).
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(nn.Parameter(tensor.detach()))
+        dim = tensor.ndim
+        real = torch.view_as_real(tensor.detach()).permute(*range(2, dim), dim, 0, 1).contiguous()
+        self._parameters["tensor"] = nn.Parameter(real.permute(dim - 1, dim, *range(dim - 2), dim - 2))
+
+    @property
+    def matrices(self) -> Tensor:
+        """(*modes, 2, in, out), a view."""
+        real = self._parameters["tensor"]
+        return real.permute(*range(2, real.ndim), 0, 1)
+
+    def normal_(self, mean: float = 0.0, std: float = 1.0) -> ModeMajorDense:
+        """As torch's, for complex numbers: the standard deviation is that of both parts together."""
+        with torch.no_grad():
+            self._parameters["tensor"].normal_(mean, std * math.sqrt(0.5))
+        return self
+
+    def __getattr__(self, key: str) -> Any:
+        value = nn.Module.__getattr__(self, key)
+        return torch.view_as_complex(value.contiguous()) if torch.is_tensor(value) else value
+
+
+def _mode_matrices(weight: Any, corner: Sequence[slice]) -> Tensor:
+    """(modes, 2, in, out): the chosen modes' matrices."""
+    if isinstance(weight, ModeMajorDense):
+        return weight.matrices[tuple(corner)].flatten(0, len(corner) - 1)
+    dense = weight if torch.is_tensor(weight) else weight.to_tensor()
+    return torch.view_as_real(dense[(..., *corner)].flatten(2).resolve_conj()).permute(2, 3, 0, 1)
 
 
 def _multiply_modes(c: Tensor, weight: Tensor) -> Tensor:
-    """(B, in, modes, 2), (in, out, modes, 2) -> (B, out, modes, 2): a complex matrix per mode, as one batched real product.
+    """(2, modes, B, in), (modes, 2, in, out) -> (2, modes, B, out): a complex matrix per mode, as one batched real product.
 
-    Per mode, [re c, im c] times [[re W, im W], [-im W, re W]].
+    Per mode, [[re c, -im c], [im c, re c]] times [[re W], [im W]].
     """
-    re, im = weight.permute(3, 2, 0, 1).unbind(0)
-    matrices = torch.cat([torch.cat([re, im], 2), torch.cat([-im, re], 2)], 1)
-    out = torch.bmm(c.permute(2, 0, 3, 1).flatten(2), matrices)
-    return out.unflatten(2, (2, -1)).permute(1, 3, 0, 2)
+    re, im = c.unbind(0)
+    rows = torch.cat([torch.cat([re, -im], 2), torch.cat([im, re], 2)], 1)
+    out = torch.bmm(rows, weight.flatten(1, 2))
+    return out.unflatten(1, (2, -1)).transpose(0, 1)
 
 
 def _scale_modes(c: Tensor, weight: Tensor) -> Tensor:
-    """(B, C, modes, 2), (C, modes, 2) -> (B, C, modes, 2): a complex number per channel and mode."""
-    return torch.view_as_real(torch.view_as_complex(c.contiguous()) * torch.view_as_complex(weight.contiguous()))
+    """(2, modes, B, C), (2, modes, C) -> (2, modes, B, C): a complex number per channel and mode."""
+    (a, b), (re, im) = c.unbind(0), weight[:, :, None].unbind(0)
+    return torch.stack([a * re - b * im, a * im + b * re])
 
 
 def _flat(scaling: Sequence[Any]) -> list[float]:

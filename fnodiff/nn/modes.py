@@ -1,14 +1,23 @@
 """From a grid to its lowest Fourier modes, and from them to any grid.
 
-Two ways to the same numbers. With few modes the transform is one product with a real matrix of cosines and sines, (points,
-2 modes): a cost per point that does not depend on the grid, no complex tensors, and every scale and phase folded into the
-matrix. With many modes, fast Fourier transforms that drop each axis's unwanted modes before the next axis.
+Coefficients are real tensors (2, modes, B, C): real parts, then imaginary parts, the modes of all axes in one. Three ways lead
+to the same numbers:
+
+    product   one product with a matrix (2 modes, points): for small grids;
+    axes      a product per axis with a matrix (2 modes of the axis, 2 points of the axis), the last axis first: each reads its
+              input and writes its result as they lie in memory, so that nothing is ever transposed;
+    fft       fast Fourier transforms that drop each axis's unwanted modes before the next axis: for many modes.
+
+Scale, phase and the weight of both signs are in the matrices. The transpose of a transform is its gradient, and is a transform
+of the same kind: `_Down` and `_Up` are each other's.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +25,12 @@ from torch import Tensor
 from fnodiff.domain import Shape
 from fnodiff.domain.base import along, cached
 
-MOST_PRODUCT_MODES = 96
-"""Up to as many modes the matrix product is used: the paper's wide transforms stay with FFTs."""
 _FORWARD = {"forward": lambda n: 1 / n, "ortho": lambda n: n**-0.5, "backward": lambda n: 1.0}
 _INVERSE = {"forward": lambda n: 1.0, "ortho": lambda n: n**-0.5, "backward": lambda n: 1 / n}
+
+# The cost model: multiplications per channel that take as long as what a way does besides.
+AXIS_OVERHEAD = 20_000.0
+FFT_PER_POINT = 450.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,8 @@ class Modes:
     Args:
         shape: The input's grid.
         output_shape: The output's.
-        bands: Modes -low .. high per axis, (low, high); those of the last axis, 0 .. high, stand for both signs.
+        bands: Modes -low .. high per axis, (low, high); those of the last axis, 0 .. high, stand for both signs. Modes that one
+            of the grids cannot hold are zero; only "fft" needs bands without such modes.
         norm: torch.fft's normalisation of both transforms.
         centred: Grid points are cell centres, (i + 1/2) / n, rather than i / n.
     """
@@ -40,44 +52,71 @@ class Modes:
     norm: str
     centred: bool
 
-    @property
+    @cached_property
     def counts(self) -> Shape:
         """How many modes each axis has."""
         return tuple(low + high + 1 for low, high in self.bands)
 
-    @property
-    def by_products(self) -> bool:
-        """Whether matrix products are the faster way."""
-        return math.prod(self.counts) <= MOST_PRODUCT_MODES
+    @cached_property
+    def nyquist(self) -> Shape:
+        """The largest |k| per axis below both grids' Nyquist frequencies."""
+        return tuple((min(n, m) - 1) // 2 for n, m in zip(self.shape, self.output_shape, strict=True))
 
-    def analyze(self, x: Tensor) -> Tensor:
-        """(B, C, *shape) -> real and imaginary parts (B, C, modes, 2)."""
-        return self._analyze_by_product(x) if self.by_products else self._analyze_by_fft(x)
+    def held(self) -> Modes:
+        """The same with bands that both grids hold."""
+        bands = tuple(tuple(min(k, n) for k in band) for band, n in zip(self.bands, self.nyquist, strict=True))
+        return replace(self, bands=bands)
 
-    def synthesize(self, c: Tensor) -> Tensor:
-        """(B, C, modes, 2) -> (B, C, *output_shape)."""
-        return self._synthesize_by_product(c) if self.by_products else self._synthesize_by_fft(c)
+    def way(self, shape: Shape) -> str:
+        """The cheapest way between this grid and the modes: "product", "axes" or "fft"."""
+        points, modes = math.prod(shape), math.prod(self.counts)
+        axes, left, done = 0.0, points, 1
+        for n, k in zip(reversed(shape), reversed(self.counts), strict=True):
+            axes += (2.0 if done == 1 else 4.0) * left * k * done
+            left, done = left // n, done * k
+        costs = {
+            "product": 2.0 * points * modes,
+            "axes": axes + AXIS_OVERHEAD if len(shape) > 1 else math.inf,
+            "fft": FFT_PER_POINT * points,
+        }
+        return min(costs, key=costs.__getitem__)
 
-    def _analyze_by_product(self, x: Tensor) -> Tensor:
-        return (x.flatten(2) @ _analysis_matrix(self, x.dtype, x.device)).unflatten(2, (-1, 2))
+    def analyze(self, x: Tensor, way: str | None = None) -> Tensor:
+        """(B, C, *shape) -> (2, modes, B, C)."""
+        way = self.way(self.shape) if way is None else way
+        if way == "fft":
+            return self._analyze_by_fft(x)
+        matrices = _analysis_matrices(self, way == "axes", x.dtype, x.device)
+        # Without a gradient plain calls do, and save what a Function costs.
+        return (_Down.apply if _wants_gradient(x) else _down)(x, matrices, self.shape)
 
-    def _synthesize_by_product(self, c: Tensor) -> Tensor:
-        return (c.flatten(2) @ _synthesis_matrix(self, c.dtype, c.device)).unflatten(2, self.output_shape)
+    def synthesize(self, c: Tensor, way: str | None = None) -> Tensor:
+        """(2, modes, B, C) -> (B, C, *output_shape)."""
+        way = self.way(self.output_shape) if way is None else way
+        if way == "fft":
+            return self._synthesize_by_fft(c)
+        matrices = _synthesis_matrices(self, way == "axes", c.dtype, c.device)
+        return (_Up.apply if _wants_gradient(c) else _up)(c, matrices, self.output_shape)
 
     def _analyze_by_fft(self, x: Tensor) -> Tensor:
         c = torch.fft.rfft(x, norm=self.norm)[..., : self.bands[-1][1] + 1]
         for axis, (low, high) in enumerate(self.bands[:-1], start=2):
             c = torch.fft.fft(c, dim=axis, norm=self.norm)
             c = torch.cat([c.narrow(axis, c.shape[axis] - low, low), c.narrow(axis, 0, high + 1)], dim=axis)
-        if self.centred and self.shape != self.output_shape:  # on equal grids the two offsets cancel
+        if self.centred:
             for axis, (low, high) in enumerate(self.bands):
                 k = torch.arange(-low, high + 1, device=x.device, dtype=x.dtype)
-                shift = math.pi * (1 / self.output_shape[axis] - 1 / self.shape[axis])
+                shift = -math.pi / self.shape[axis]
                 c = c * along(torch.polar(torch.ones_like(k), k * shift), axis, len(self.bands))
-        return torch.view_as_real(c.flatten(2))
+        return torch.view_as_real(c.flatten(2)).permute(3, 2, 0, 1)
 
     def _synthesize_by_fft(self, c: Tensor) -> Tensor:
-        c = torch.view_as_complex(c.contiguous()).unflatten(2, self.counts)
+        c = torch.view_as_complex(c.permute(2, 3, 1, 0).contiguous()).unflatten(2, self.counts)
+        for axis, (low, high) in enumerate(self.bands):
+            if self.centred:
+                k = torch.arange(-low, high + 1, device=c.device, dtype=c.real.dtype)
+                shift = math.pi / self.output_shape[axis]
+                c = c * along(torch.polar(torch.ones_like(k), k * shift), axis, len(self.bands))
         for axis, (low, high) in enumerate(self.bands[:-1], start=2):
             gap = self.output_shape[axis - 2] - low - high - 1
             zeros = c.new_zeros([gap if i == axis else n for i, n in enumerate(c.shape)])
@@ -86,30 +125,121 @@ class Modes:
         return torch.fft.irfft(c, n=self.output_shape[-1], norm=self.norm)
 
 
-def _phases(modes: Modes, shape: Shape) -> Tensor:
-    """2 pi k . x at every point of a grid, for every mode: (points, modes), float64."""
-    dim = len(shape)
-    phases = torch.zeros((1,) * (2 * dim), dtype=torch.float64)
-    for axis, (n, (low, high)) in enumerate(zip(shape, modes.bands, strict=True)):
-        x = (torch.arange(n, dtype=torch.float64) + (0.5 if modes.centred else 0.0)) / n
-        k = torch.arange(-low, high + 1, dtype=torch.float64)
-        phases = phases + 2 * math.pi * along(x, axis, 2 * dim) * along(k, dim + axis, 2 * dim)
-    return phases.reshape(math.prod(shape), -1)
+def _wants_gradient(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+# ---- products -----------------------------------------------------------------------------------------------------
+
+
+def _down(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    """(B, C, *shape) -> (2, modes, B, C): the last axis by a matrix (2 k, n), the others by matrices (2, 2 k, n)."""
+    batch, last = x.shape[:2], matrices[-1]
+    c = last @ x.reshape(-1, last.shape[-1]).t()  # (2, k) x (B, C, further axes)
+    for matrix in reversed(matrices[:-1]):
+        re, im = c.reshape(2, -1, matrix.shape[-1]).unbind(0)
+        c = torch.addmm(matrix[0] @ re.t(), matrix[1], im.t())  # (2, k) x (modes so far, B, C, further axes)
+    return c.reshape(2, -1, *batch)
+
+
+def _up(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    """The transpose of `_down`: (2, modes, B, C) -> (B, C, *shape)."""
+    batch, last = c.shape[2:], matrices[-1]
+    for matrix in matrices[:-1]:
+        rows = c.reshape(matrix.shape[1], -1).t()
+        c = torch.stack([rows @ matrix[0], rows @ matrix[1]])
+    return (c.reshape(last.shape[0], -1).t() @ last).reshape(*batch, *shape)
+
+
+class _Down(torch.autograd.Function):
+    """`_down`, with `_up` as its gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+        return _down(x, matrices, shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.matrices, ctx.shape = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Up.apply(gradient, ctx.matrices, ctx.shape), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return _Down.apply(tangent, ctx.matrices, ctx.shape)
+
+
+class _Up(torch.autograd.Function):
+    """`_up`, with `_down` as its gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+        return _up(c, matrices, shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.matrices, ctx.shape = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Down.apply(gradient, ctx.matrices, ctx.shape), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return _Up.apply(tangent, ctx.matrices, ctx.shape)
+
+
+def _waves(modes: Modes, shape: Shape, axis: int) -> Tensor:
+    """exp(-2 pi i k x) at the points of one axis, for its modes: (modes, points), complex128."""
+    (low, high), n = modes.bands[axis], shape[axis]
+    x = (torch.arange(n, dtype=torch.float64) + (0.5 if modes.centred else 0.0)) / n
+    k = torch.arange(-low, high + 1, dtype=torch.float64)[:, None]
+    return torch.polar((k.abs() <= modes.nyquist[axis]).double(), -2 * math.pi * k * x)
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """Waves of two axes: (modes, points), (modes, points) -> (pairs of modes, pairs of points)."""
+    return (a[:, None, :, None] * b[None, :, None, :]).flatten(2).flatten(0, 1)
+
+
+def _on_parts(waves: Tensor) -> Tensor:
+    """A complex matrix (modes, points) as it acts on real and on imaginary parts: (2, 2 modes, points)."""
+    return torch.stack([torch.cat([waves.real, waves.imag]), torch.cat([-waves.imag, waves.real])])
+
+
+def _matrices(modes: Modes, shape: Shape, axes: bool) -> list[Tensor]:
+    waves = [_waves(modes, shape, axis) for axis in range(len(shape))]
+    if not axes:
+        return [_on_parts(reduce(_outer, waves))[0]]
+    return [*map(_on_parts, waves[:-1]), _on_parts(waves[-1])[0]]
 
 
 @cached
-def _analysis_matrix(modes: Modes, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(points, 2 modes): the forward transform."""
-    phases = _phases(modes, modes.shape)
-    matrix = torch.stack([phases.cos(), -phases.sin()], dim=-1) * _FORWARD[modes.norm](math.prod(modes.shape))
-    return matrix.flatten(1).to(device, dtype)
+def _analysis_matrices(modes: Modes, axes: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """The forward transform, for `_down`."""
+    matrices = _matrices(modes, modes.shape, axes)
+    matrices[-1] = matrices[-1] * _FORWARD[modes.norm](math.prod(modes.shape))
+    return tuple(m.to(device, dtype) for m in matrices)
 
 
 @cached
-def _synthesis_matrix(modes: Modes, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(2 modes, points): the inverse transform's real part; modes of the last axis above 0 count twice, for both signs."""
-    phases = _phases(modes, modes.output_shape)
-    twice = torch.full(modes.counts, 2.0, dtype=torch.float64)
-    twice[..., 0] = 1.0
-    matrix = torch.stack([phases.cos(), -phases.sin()], dim=-1) * twice.flatten()[:, None]
-    return (matrix * _INVERSE[modes.norm](math.prod(modes.output_shape))).flatten(1).t().contiguous().to(device, dtype)
+def _synthesis_matrices(modes: Modes, axes: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """The inverse transform's real part, for `_up`; modes of the last axis above 0 count twice, for both signs.
+
+    Re(exp(i p) c) = cos(p) re c - sin(p) im c, and exp(i p) c in between: each is the transpose of the forward transform.
+    """
+    matrices = _matrices(modes, modes.output_shape, axes)
+    last = modes.counts[-1]
+    twice = torch.full((last,), 2.0, dtype=torch.float64)
+    twice[0] = 1.0
+    if not axes:
+        twice = twice.repeat(math.prod(modes.counts[:-1]))
+    scale = _INVERSE[modes.norm](math.prod(modes.output_shape))
+    matrices[-1] = matrices[-1] * torch.cat([twice, twice])[:, None] * scale
+    return tuple(m.to(device, dtype) for m in matrices)

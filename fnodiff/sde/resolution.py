@@ -19,9 +19,9 @@ from torch import Tensor
 from fnodiff.domain import Domain, Generators, Shape
 from fnodiff.sde.denoise import Denoiser
 from fnodiff.sde.noise import Spectrum
-from fnodiff.sde.sample import Heun, Sampler
+from fnodiff.sde.sample import DPMSolver, Sampler
 
-_USUAL = partial(Heun, steps=18)
+_USUAL = partial(DPMSolver, steps=36)
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,8 @@ def upscale(
         sampler: Makes a sampler of a denoiser.
         cell_averages: Fields are averages over the cells of their grids, as images are: mode k of the result is that of
             `low_res` divided by what averaging over the coarse cells took, times what the fine cells take. (What the average
-            folded onto a mode from above the coarse grid stays in it.) False: values at points.
+            folded onto a mode from above the coarse grid stays in it, and what the result's new modes fold is not in
+            `low_res`: averaged again, the result is near `low_res`, not equal to it.) False: values at points.
         generator: One, or one per sample: other seeds are other fields that fit.
         progress: Show a bar.
         condition: Given to the denoiser.
