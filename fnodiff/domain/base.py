@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -266,4 +266,12 @@ def along(a: Tensor, axis: int, dim: int) -> Tensor:
 
 def cached(make: Callable) -> Callable:
     """Remember constant tensors; made outside inference mode, so that autograd may use them later."""
-    return functools.lru_cache(maxsize=128)(torch.inference_mode(False)(make))
+    kept = functools.lru_cache(maxsize=128)(torch.inference_mode(False)(make))
+
+    @functools.wraps(make)
+    def get(*args: Any) -> Any:
+        return kept(*args)
+
+    # What torch.compiler.assume_constant_result sets, without loading the compiler: constants for compiled code too.
+    get._dynamo_marked_constant = True
+    return get

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from fnodiff.domain import Box, Domain, Shape, Torus
 from fnodiff.domain.base import cached
+from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors
 from fnodiff.nn.modes import Modes
 
 _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -123,40 +124,9 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
             weight = torch.view_as_real(weight[(..., *corner)].flatten(1).resolve_conj())
             return modes.synthesize(_scale_modes(c, weight.permute(2, 1, 0).to(x.dtype)))
+        if not torch.is_tensor(self.weight) and by_factors(self.weight, batch=x.shape[0]):
+            return modes.synthesize(multiply_factors(c, self.weight, corner))
         return modes.synthesize(_multiply_modes(c, _mode_matrices(self.weight, corner).to(x.dtype)))
-
-
-class ModeMajorDense(ComplexDenseTensor, name="ModeMajorComplexDense"):
-    """tltorch's `ComplexDense` with memory in the order (modes, 2, in, out) of the products that use it.
-
-    Shape (in, out, *modes, 2), values and state_dict key are `ComplexDense`'s; only strides differ, and survive copying, moving
-    and loading. In `ComplexDense`'s own order every step would transpose all weights, and their gradients back.
-
-    Args:
-        tensor: Complex weight (in, out, *modes).
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        super().__init__(nn.Parameter(tensor.detach()))
-        dim = tensor.ndim
-        real = torch.view_as_real(tensor.detach()).permute(*range(2, dim), dim, 0, 1).contiguous()
-        self._parameters["tensor"] = nn.Parameter(real.permute(dim - 1, dim, *range(dim - 2), dim - 2))
-
-    @property
-    def matrices(self) -> Tensor:
-        """(*modes, 2, in, out), a view."""
-        real = self._parameters["tensor"]
-        return real.permute(*range(2, real.ndim), 0, 1)
-
-    def normal_(self, mean: float = 0.0, std: float = 1.0) -> ModeMajorDense:
-        """As torch's, for complex numbers: the standard deviation is that of both parts together."""
-        with torch.no_grad():
-            self._parameters["tensor"].normal_(mean, std * math.sqrt(0.5))
-        return self
-
-    def __getattr__(self, key: str) -> Any:
-        value = nn.Module.__getattr__(self, key)
-        return torch.view_as_complex(value.contiguous()) if torch.is_tensor(value) else value
 
 
 def _mode_matrices(weight: Any, corner: Sequence[slice]) -> Tensor:
@@ -241,7 +211,11 @@ class LocalConv(nn.Module):
         x = x if output_shape is None else self.resize(x, output_shape)
         shape = tuple(x.shape[2:])
         if self.reference is None or shape == self.reference:
-            return self.conv(x)
+            if not torch.compiler.is_compiling() or self.conv.kernel_size[0] == 1:
+                return self.conv(x)
+            # The compiler's gradient of replicated edges is wrong about strides (torch 2.14): extend by hand.
+            extended = self._extend(x, (1,) * self.domain.dim)
+            return _CONVOLVE[self.domain.dim](extended, self.conv.weight, self.conv.bias)
         weight, dilation, reach = self.conv.weight, [], []
         for axis, (n, n_ref) in enumerate(zip(shape, self.reference, strict=True), start=2):
             whole = n % n_ref == 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -52,12 +52,12 @@ class Modes:
     norm: str
     centred: bool
 
-    @cached_property
+    @property
     def counts(self) -> Shape:
         """How many modes each axis has."""
         return tuple(low + high + 1 for low, high in self.bands)
 
-    @cached_property
+    @property
     def nyquist(self) -> Shape:
         """The largest |k| per axis below both grids' Nyquist frequencies."""
         return tuple((min(n, m) - 1) // 2 for n, m in zip(self.shape, self.output_shape, strict=True))
@@ -86,17 +86,23 @@ class Modes:
         way = self.way(self.shape) if way is None else way
         if way == "fft":
             return self._analyze_by_fft(x)
-        matrices = _analysis_matrices(self, way == "axes", x.dtype, x.device)
-        # Without a gradient plain calls do, and save what a Function costs.
-        return (_Down.apply if _wants_gradient(x) else _down)(x, matrices, self.shape)
+        scale = _FORWARD[self.norm](math.prod(self.shape))
+        matrices = self._matrices(self.shape, way, scale, False, x)
+        return (_Down.apply if _wants_function(x) else _down)(x, matrices, self.shape)
 
     def synthesize(self, c: Tensor, way: str | None = None) -> Tensor:
         """(2, modes, B, C) -> (B, C, *output_shape)."""
         way = self.way(self.output_shape) if way is None else way
         if way == "fft":
             return self._synthesize_by_fft(c)
-        matrices = _synthesis_matrices(self, way == "axes", c.dtype, c.device)
-        return (_Up.apply if _wants_gradient(c) else _up)(c, matrices, self.output_shape)
+        scale = _INVERSE[self.norm](math.prod(self.output_shape))
+        matrices = self._matrices(self.output_shape, way, scale, True, c)
+        return (_Up.apply if _wants_function(c) else _up)(c, matrices, self.output_shape)
+
+    def _matrices(self, shape: Shape, way: str, scale: float, twice: bool, like: Tensor) -> tuple[Tensor, ...]:
+        return _matrices(
+            shape, self.bands, self.nyquist, self.centred, way == "axes", scale, twice, like.dtype, like.device
+        )
 
     def _analyze_by_fft(self, x: Tensor) -> Tensor:
         c = torch.fft.rfft(x, norm=self.norm)[..., : self.bands[-1][1] + 1]
@@ -125,8 +131,9 @@ class Modes:
         return torch.fft.irfft(c, n=self.output_shape[-1], norm=self.norm)
 
 
-def _wants_gradient(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.requires_grad
+def _wants_function(x: Tensor) -> bool:
+    """Plain calls do without a gradient, and for the compiler, which derives its own."""
+    return torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling()
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
@@ -195,12 +202,11 @@ class _Up(torch.autograd.Function):
         return _Up.apply(tangent, ctx.matrices, ctx.shape)
 
 
-def _waves(modes: Modes, shape: Shape, axis: int) -> Tensor:
+def _waves(n: int, band: tuple[int, int], nyquist: int, centred: bool) -> Tensor:
     """exp(-2 pi i k x) at the points of one axis, for its modes: (modes, points), complex128."""
-    (low, high), n = modes.bands[axis], shape[axis]
-    x = (torch.arange(n, dtype=torch.float64) + (0.5 if modes.centred else 0.0)) / n
-    k = torch.arange(-low, high + 1, dtype=torch.float64)[:, None]
-    return torch.polar((k.abs() <= modes.nyquist[axis]).double(), -2 * math.pi * k * x)
+    x = (torch.arange(n, dtype=torch.float64) + (0.5 if centred else 0.0)) / n
+    k = torch.arange(-band[0], band[1] + 1, dtype=torch.float64)[:, None]
+    return torch.polar((k.abs() <= nyquist).double(), -2 * math.pi * k * x)
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
@@ -213,33 +219,28 @@ def _on_parts(waves: Tensor) -> Tensor:
     return torch.stack([torch.cat([waves.real, waves.imag]), torch.cat([-waves.imag, waves.real])])
 
 
-def _matrices(modes: Modes, shape: Shape, axes: bool) -> list[Tensor]:
-    waves = [_waves(modes, shape, axis) for axis in range(len(shape))]
-    if not axes:
-        return [_on_parts(reduce(_outer, waves))[0]]
-    return [*map(_on_parts, waves[:-1]), _on_parts(waves[-1])[0]]
-
-
 @cached
-def _analysis_matrices(modes: Modes, axes: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """The forward transform, for `_down`."""
-    matrices = _matrices(modes, modes.shape, axes)
-    matrices[-1] = matrices[-1] * _FORWARD[modes.norm](math.prod(modes.shape))
-    return tuple(m.to(device, dtype) for m in matrices)
+def _matrices(
+    shape: Shape,
+    bands: tuple[tuple[int, int], ...],
+    nyquist: Shape,
+    centred: bool,
+    axes: bool,
+    scale: float,
+    twice: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
+    """What `_down` and `_up` multiply by, one matrix for all axes or one for each, the last scaled.
 
-
-@cached
-def _synthesis_matrices(modes: Modes, axes: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """The inverse transform's real part, for `_up`; modes of the last axis above 0 count twice, for both signs.
-
-    Re(exp(i p) c) = cos(p) re c - sin(p) im c, and exp(i p) c in between: each is the transpose of the forward transform.
+    Re(exp(i p) c) = cos(p) re c - sin(p) im c is the transpose of exp(-i p), so one set of matrices serves both ways. On the way
+    up (`twice`) modes of the last axis above 0 count twice, for both signs.
     """
-    matrices = _matrices(modes, modes.output_shape, axes)
-    last = modes.counts[-1]
-    twice = torch.full((last,), 2.0, dtype=torch.float64)
-    twice[0] = 1.0
+    waves = [_waves(n, *rest, centred) for n, *rest in zip(shape, bands, nyquist, strict=True)]
     if not axes:
-        twice = twice.repeat(math.prod(modes.counts[:-1]))
-    scale = _INVERSE[modes.norm](math.prod(modes.output_shape))
-    matrices[-1] = matrices[-1] * torch.cat([twice, twice])[:, None] * scale
-    return tuple(m.to(device, dtype) for m in matrices)
+        waves = [reduce(_outer, waves)]
+    *others, last = map(_on_parts, waves)
+    both = torch.full((bands[-1][1] + 1,), 2.0 * scale if twice else scale, dtype=torch.float64)
+    both[0] = scale
+    last = last[0] * both.repeat(last.shape[1] // len(both))[:, None]
+    return tuple(m.to(device, dtype) for m in (*others, last))

@@ -1,0 +1,106 @@
+"""Weights of spectral convolutions: how they lie in memory, and how factorised ones multiply without becoming dense.
+
+With coefficients c (modes, B, in) and a weight W (in, out, modes) given by factors, per mode m
+
+    Tucker   c_m U_in K_m U_out^T,               K_m = core contracted with the factors of the modes
+    CP       (c_m U_in  w_m) U_out^T,            w_m = weights times the factors of the modes
+    TT       c_m G_in K_m,                       K_m = G_out contracted with the cores of the modes
+
+Source: Kossaifi et al. (2023), Multi-grid tensorized Fourier neural operator for high-resolution PDEs (the factorisations).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from tltorch.factorized_tensors.complex_factorized_tensors import ComplexDenseTensor
+from tltorch.factorized_tensors.factorized_tensors import CPTensor, FactorizedTensor, TTTensor, TuckerTensor
+from torch import Tensor, nn
+
+
+class ModeMajorDense(ComplexDenseTensor, name="ModeMajorComplexDense"):
+    """tltorch's `ComplexDense` with memory in the order (modes, 2, in, out) of the products that use it.
+
+    Shape (in, out, *modes, 2), values and state_dict key are `ComplexDense`'s; only strides differ, and survive copying, moving
+    and loading. In `ComplexDense`'s own order every step would transpose all weights, and their gradients back.
+
+    Args:
+        tensor: Complex weight (in, out, *modes).
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(nn.Parameter(tensor.detach()))
+        dim = tensor.ndim
+        real = torch.view_as_real(tensor.detach()).permute(*range(2, dim), dim, 0, 1).contiguous()
+        self._parameters["tensor"] = nn.Parameter(real.permute(dim - 1, dim, *range(dim - 2), dim - 2))
+
+    @property
+    def matrices(self) -> Tensor:
+        """(*modes, 2, in, out), a view."""
+        real = self._parameters["tensor"]
+        return real.permute(*range(2, real.ndim), 0, 1)
+
+    def normal_(self, mean: float = 0.0, std: float = 1.0) -> ModeMajorDense:
+        """As torch's, for complex numbers: the standard deviation is that of both parts together."""
+        with torch.no_grad():
+            self._parameters["tensor"].normal_(mean, std * math.sqrt(0.5))
+        return self
+
+    def __getattr__(self, key: str) -> Any:
+        value = nn.Module.__getattr__(self, key)
+        return torch.view_as_complex(value.contiguous()) if torch.is_tensor(value) else value
+
+
+def by_factors(weight: FactorizedTensor, batch: int) -> bool:
+    """Whether multiplying by the factors takes fewer products than building the dense weight and multiplying by it.
+
+    Per mode, and without what both ways need, for coefficients (batch, in).
+    """
+    if isinstance(weight, TuckerTensor):
+        inputs, outputs, (a, b, *_) = *weight.shape[:2], weight.core.shape
+        factors, dense = batch * (inputs * a + a * b + b * outputs), (inputs * a + inputs * outputs) * b
+    elif isinstance(weight, CPTensor):
+        inputs, outputs, rank = *weight.shape[:2], weight.factors[0].shape[1]
+        factors, dense = batch * (inputs + outputs) * rank, inputs * outputs * rank
+    elif isinstance(weight, TTTensor):
+        inputs, outputs, rank = *weight.shape[:2], weight.factors[0].shape[2]
+        factors, dense = batch * (inputs + outputs) * rank, inputs * outputs * rank
+    else:
+        return False
+    return factors < dense + batch * inputs * outputs
+
+
+def multiply_factors(c: Tensor, weight: FactorizedTensor, corner: Sequence[slice]) -> Tensor:
+    """(2, modes, B, in) -> (2, modes, B, out), by the factors of Tucker, CP or TT weights.
+
+    Args:
+        c: Real and imaginary parts.
+        weight: (in, out, *modes).
+        corner: Which modes of each axis.
+    """
+    x = torch.complex(*c.unbind(0))
+    if isinstance(weight, TTTensor):
+        first, second, *others = (f.to(x.dtype) for f in weight.factors)
+        chain = reduce(_chain, [f[:, window] for f, window in zip(others, corner, strict=True)])  # (r, modes, 1)
+        out = torch.bmm(x @ first[0], torch.tensordot(chain[..., 0], second, ([0], [2])))
+    else:
+        first, second, *others = (f.to(x.dtype) for f in weight.factors)
+        chosen = [f[window] for f, window in zip(others, corner, strict=True)]
+        if isinstance(weight, CPTensor):
+            scale = reduce(lambda a, b: (a[:, None] * b).flatten(0, 1), chosen) * weight.weights.to(x.dtype)
+            out = ((x @ first) * scale[:, None]) @ second.t()
+        else:
+            kernel = weight.core.to(x.dtype)
+            for factor in chosen:  # (in, out, the next axis, ...) -> (in, out, ..., this axis's modes)
+                kernel = torch.tensordot(kernel, factor, ([2], [1]))
+            out = torch.bmm(x @ first, kernel.flatten(2).permute(2, 0, 1)) @ second.t()
+    return torch.view_as_real(out).movedim(-1, 0)
+
+
+def _chain(a: Tensor, b: Tensor) -> Tensor:
+    """(r, modes, s), (s, more, t) -> (r, pairs of modes, t)."""
+    return torch.tensordot(a, b, ([2], [0])).flatten(1, 2)
