@@ -8,8 +8,8 @@ to the same numbers:
               input and writes its result as they lie in memory, so that nothing is ever transposed;
     fft       fast Fourier transforms that drop each axis's unwanted modes before the next axis: for many modes.
 
-Scale, phase and the weight of both signs are in the matrices. The transpose of a transform is its gradient, and is a transform
-of the same kind: `_Down` and `_Up` are each other's.
+Scale, phase and the weight of both signs are in the matrices. With the same matrices `down` and `up` are each other's
+transposes, and so each other's gradients.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,18 +85,22 @@ class Modes:
         way = self.way(self.shape) if way is None else way
         if way == "fft":
             return self._analyze_by_fft(x)
-        scale = _FORWARD[self.norm](math.prod(self.shape))
-        matrices = self._matrices(self.shape, way, scale, False, x)
-        return (_Down.apply if _wants_function(x) else _down)(x, matrices, self.shape)
+        return down(x, self.analysis(way, x), self.shape)
 
     def synthesize(self, c: Tensor, way: str | None = None) -> Tensor:
         """(2, modes, B, C) -> (B, C, *output_shape)."""
         way = self.way(self.output_shape) if way is None else way
         if way == "fft":
             return self._synthesize_by_fft(c)
-        scale = _INVERSE[self.norm](math.prod(self.output_shape))
-        matrices = self._matrices(self.output_shape, way, scale, True, c)
-        return (_Up.apply if _wants_function(c) else _up)(c, matrices, self.output_shape)
+        return up(c, self.synthesis(way, c), self.output_shape)
+
+    def analysis(self, way: str, like: Tensor) -> tuple[Tensor, ...]:
+        """The matrices of `down`."""
+        return self._matrices(self.shape, way, _FORWARD[self.norm](math.prod(self.shape)), False, like)
+
+    def synthesis(self, way: str, like: Tensor) -> tuple[Tensor, ...]:
+        """The matrices of `up`."""
+        return self._matrices(self.output_shape, way, _INVERSE[self.norm](math.prod(self.output_shape)), True, like)
 
     def _matrices(self, shape: Shape, way: str, scale: float, twice: bool, like: Tensor) -> tuple[Tensor, ...]:
         return _matrices(
@@ -131,15 +134,10 @@ class Modes:
         return torch.fft.irfft(c, n=self.output_shape[-1], norm=self.norm)
 
 
-def _wants_function(x: Tensor) -> bool:
-    """Plain calls do without a gradient, and for the compiler, which derives its own."""
-    return torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling()
-
-
 # ---- products -----------------------------------------------------------------------------------------------------
 
 
-def _down(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def down(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """(B, C, *shape) -> (2, modes, B, C): the last axis by a matrix (2 k, n), the others by matrices (2, 2 k, n)."""
     batch, last = x.shape[:2], matrices[-1]
     c = last @ x.reshape(-1, last.shape[-1]).t()  # (2, k) x (B, C, further axes)
@@ -149,57 +147,13 @@ def _down(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
     return c.reshape(2, -1, *batch)
 
 
-def _up(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """The transpose of `_down`: (2, modes, B, C) -> (B, C, *shape)."""
+def up(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    """The transpose of `down`: (2, modes, B, C) -> (B, C, *shape)."""
     batch, last = c.shape[2:], matrices[-1]
     for matrix in matrices[:-1]:
         rows = c.reshape(matrix.shape[1], -1).t()
         c = torch.stack([rows @ matrix[0], rows @ matrix[1]])
     return (c.reshape(last.shape[0], -1).t() @ last).reshape(*batch, *shape)
-
-
-class _Down(torch.autograd.Function):
-    """`_down`, with `_up` as its gradient."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        return _down(x, matrices, shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.matrices, ctx.shape = inputs
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _Up.apply(gradient, ctx.matrices, ctx.shape), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return _Down.apply(tangent, ctx.matrices, ctx.shape)
-
-
-class _Up(torch.autograd.Function):
-    """`_up`, with `_down` as its gradient."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
-        return _up(c, matrices, shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.matrices, ctx.shape = inputs
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _Down.apply(gradient, ctx.matrices, ctx.shape), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return _Up.apply(tangent, ctx.matrices, ctx.shape)
 
 
 def _waves(n: int, band: tuple[int, int], nyquist: int, centred: bool) -> Tensor:
@@ -231,10 +185,10 @@ def _matrices(
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[Tensor, ...]:
-    """What `_down` and `_up` multiply by, one matrix for all axes or one for each, the last scaled.
+    """What `down` and `up` multiply by, one matrix for all axes or one for each, the last scaled.
 
-    Re(exp(i p) c) = cos(p) re c - sin(p) im c is the transpose of exp(-i p), so one set of matrices serves both ways. On the way
-    up (`twice`) modes of the last axis above 0 count twice, for both signs.
+    Re(exp(i p) c) = cos(p) re c - sin(p) im c is the transpose of exp(-i p), so one set of matrices serves both ways. On the
+    way up (`twice`) modes of the last axis above 0 count twice, for both signs.
     """
     waves = [_waves(n, *rest, centred) for n, *rest in zip(shape, bands, nyquist, strict=True)]
     if not axes:
