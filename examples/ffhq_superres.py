@@ -11,7 +11,7 @@ resolution too; `--data` takes a folder or a zip of real images (FFHQ, LSUN Chur
 
 Every mechanism has an option (`--help`), and each works with a trained model, without training again, where it can::
 
-    python examples/ffhq_superres.py --checkpoint ffhq_superres --progressive 32 --upscale
+    python examples/ffhq_superres.py --checkpoint ffhq_superres --progressive 16 32 --upscale
     python examples/ffhq_superres.py --guidance 2 --steps 3000
 """
 
@@ -62,15 +62,18 @@ add(
     help="a process on the box, or one number per pixel",
 )
 add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
-add(
-    "--levels", choices=["moving", "fixed"], default="moving", help="a level's grid moves with the input's, or does not"
-)
+add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's grid moves with the input's, or does not")
 add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
 add("--octaves", type=float, default=0.0, help="loss: 0 as EDM's, 1 with all octaves of modes counted alike")
 add("--guidance", type=float, help="train with hair styles (or the images' labels), and sample with this scale")
 add("--sampler", choices=["heun", "ddim", "dpm", "sde"], default="heun")
 add("--evaluations", type=int, default=24, help="of the network, per sample")
-add("--progressive", type=int, nargs="+", default=[], help="start sampling on these grids while they hold all there is")
+add(
+    "--progressive",
+    type=int,
+    nargs="*",
+    help="start on these grids while they hold all there is (default: the largest)",
+)
 add("--upscale", action="store_true", help="also upscale true images from the largest training size to the finest")
 add("--checkpoint", type=Path, help="sample this model instead of training one")
 add("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
@@ -165,7 +168,7 @@ def seeds(chosen: range) -> list[torch.Generator]:
 
 def sample(n: int) -> torch.Tensor:
     run, out = sampler(denoiser), []
-    coarser = [(m, m) for m in args.progressive if m < n]
+    coarser = [(m, m) for m in ([largest] if args.progressive is None else args.progressive) if m < n]
     if coarser:
         run = Progressive(run, coarser, spectrum)
     for first in range(0, args.samples, 32):

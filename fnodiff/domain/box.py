@@ -14,6 +14,9 @@ from fnodiff.domain.base import Domain, Shape, along, cached, full_precision
 from fnodiff.domain.draws import Generators, normals
 from fnodiff.domain.sums import check_trace, lattice_sum
 
+MOST_BY_PRODUCT = 256
+"""Axes of up to as many cells are transformed by a product with a matrix of cosines: faster there than a reflected FFT."""
+
 
 @dataclass(frozen=True)
 class Box(Domain):
@@ -45,13 +48,15 @@ class Box(Domain):
     def analyze(self, x: Tensor) -> Tensor:
         shape = self.check_field(x)
         c = full_precision(x)
-        for axis, n in enumerate(shape, start=2):
-            c = _cosine_transform(c.movedim(axis, -1), n).movedim(-1, axis)
+        with torch.autocast(x.device.type, enabled=False):
+            for axis, n in enumerate(shape, start=2):
+                c = _cosine_transform(c.movedim(axis, -1), n).movedim(-1, axis)
         return c
 
     def synthesize(self, c: Tensor, shape: Sequence[int]) -> Tensor:
-        for axis, n in enumerate(self.check_shape(shape), start=2):
-            c = _inverse_cosine_transform(c.movedim(axis, -1), n).movedim(-1, axis)
+        with torch.autocast(c.device.type, enabled=False):
+            for axis, n in enumerate(self.check_shape(shape), start=2):
+                c = _inverse_cosine_transform(c.movedim(axis, -1), n).movedim(-1, axis)
         return c
 
     def basis(self, x: Tensor, shape: Sequence[int]) -> list[Tensor]:
@@ -101,13 +106,26 @@ def _half_sample_shift(modes: int, n: int, device: torch.device, dtype: torch.dt
     return shift.to(device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
 
 
+@cached
+def _cosines(modes: int, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(modes, n): the basis functions at the cell centres."""
+    x = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    waves = (math.pi * torch.arange(modes, dtype=torch.float64)[:, None] * x).cos() * math.sqrt(2)
+    waves[0] = 1.0
+    return waves.to(device=device, dtype=dtype)
+
+
 def _cosine_transform(x: Tensor, n: int) -> Tensor:
+    if n <= MOST_BY_PRODUCT:
+        return x @ (_cosines(n, n, x.device, x.dtype).t() / n)
     spectrum = torch.fft.rfft(torch.cat([x, x.flip(-1)], dim=-1), norm="forward")[..., :n]
     return (spectrum * _half_sample_shift(n, n, x.device, x.dtype)).real
 
 
 def _inverse_cosine_transform(c: Tensor, n: int) -> Tensor:
     c = c[..., :n]
+    if n <= MOST_BY_PRODUCT:
+        return c @ _cosines(c.shape[-1], n, c.device, c.dtype)
     spectrum = c / _half_sample_shift(c.shape[-1], n, c.device, c.dtype)
     return torch.fft.irfft(spectrum, n=2 * n, norm="forward")[..., :n]
 

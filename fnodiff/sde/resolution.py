@@ -135,6 +135,15 @@ class Progressive(Sampler):
             for grid, a, b, band in zip(ladder, starts, ends, bands, strict=True)
         ]
 
+    @property
+    def evaluations(self) -> int:
+        return self.sampler.evaluations
+
+    def grids(self, x: Tensor) -> list[tuple[Shape, int]]:
+        rungs = self.plan(x)
+        each = (self.evaluations - 1) // max(1, self.steps - 1)
+        return [(r.shape, r.steps * each + (r is rungs[-1])) for r in rungs]
+
     @torch.no_grad()
     def solve(
         self,

@@ -20,14 +20,16 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Generators
+from fnodiff.cost import Cost, measure
+from fnodiff.domain import Generators, Shape
 from fnodiff.sde.denoise import Denoiser
 
 
@@ -99,6 +101,79 @@ class Sampler(abc.ABC):
         """(t, s) of each step."""
         pairs = list(itertools.pairwise(self.times(x) if times is None else times))
         yield from tqdm(pairs, disable=not progress, desc="sampling " + "x".join(map(str, x.shape[2:])))
+
+    def grids(self, x: Tensor) -> list[tuple[Shape, int]]:
+        """The grids that a run from the state `x` goes through, with the evaluations of the denoiser on each."""
+        return [(tuple(x.shape[2:]), self.evaluations)]
+
+    @property
+    def evaluations(self) -> int:
+        """Of the denoiser, for one sample."""
+        return self.steps
+
+    def estimate(self, shape: Sequence[int], count: int | None = None, *, device=None, **condition: Tensor) -> Cost:
+        """What a run will take, from one evaluation of the denoiser on each of its grids.
+
+        Args:
+            shape: (B, C, *spatial): the samples of one chunk.
+            count: How many samples in all, in chunks of B; by default one chunk.
+            device: Where the denoiser is.
+            condition: Of one chunk.
+        """
+        x = self.sde.prior(shape, device=device)
+        seconds, most, one = 0.0, 0, torch.ones((), device=x.device)
+        for grid, evaluations in self.grids(x):
+            y = self.sde.prior((*shape[:2], *grid), device=device)
+            with torch.no_grad():
+                cost = measure(partial(self.denoiser, y, one, **condition), x.device)
+            seconds, most = seconds + evaluations * cost.seconds, max(most, cost.bytes)
+        chunks = 1 if count is None else -(-count // shape[0])
+        return Cost(chunks * seconds, most + 4 * x.numel() * x.element_size())
+
+    def chunks(
+        self,
+        shape: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        chunk: int = 32,
+        device=None,
+        progress: bool = False,
+        **condition: Tensor,
+    ) -> Iterator[Tensor]:
+        """Samples (up to `chunk`, C, *spatial) in data units, on the CPU: one sample per seed, in the order of the seeds.
+
+        Working memory is that of one chunk, whatever the number of samples; a sample does not depend on its chunk.
+
+        Args:
+            shape: (C, *spatial) of a sample.
+            seeds: One per sample, for its prior and for the noise of stochastic samplers.
+            chunk: Samples at a time.
+            device: Where the denoiser is.
+            progress: Show a bar over the samples.
+            condition: Tensors (len(seeds), ...), shared out among the chunks.
+
+        Raises:
+            ValueError: If chunk < 1, or a condition does not have one entry per seed.
+        """
+        seeds = list(seeds)
+        if chunk < 1 or any(len(value) != len(seeds) for value in condition.values()):
+            sizes = {name: len(value) for name, value in condition.items()}
+            raise ValueError(
+                f"{type(self).__name__}: expected chunk >= 1 and conditions with one entry for each of the {len(seeds)} seeds, "
+                f"got chunk={chunk} and {sizes}."
+            )
+        with tqdm(total=len(seeds), disable=not progress, desc="samples " + "x".join(map(str, shape[1:]))) as bar:
+            for first in range(0, len(seeds), chunk):
+                part = slice(first, first + chunk)
+                generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+                x = self.sde.prior((len(generators), *shape), generator=generators, device=device)
+                told = {name: value[part].to(x.device) for name, value in condition.items()}
+                yield self(x, generator=generators, **told).cpu()
+                bar.update(len(generators))
+
+    def draw(self, shape: Sequence[int], seeds: Sequence[int], **options: Any) -> Tensor:
+        """All of `chunks`' samples at once, (len(seeds), C, *spatial), on the CPU; the same options."""
+        return torch.cat(list(self.chunks(shape, seeds, **options)))
 
     def _noise(self, x: Tensor, generator: Generators) -> Tensor:
         """A fresh draw of x's shape."""
@@ -201,6 +276,10 @@ class Heun(Sampler):
         y_s = y_t + (level_s - level_t) * slope_t
         slope_s = (y_s - self.denoiser(alpha_s * y_s, s, **condition)) / level_s
         return alpha_s * (y_t + (level_s - level_t) * 0.5 * (slope_t + slope_s))
+
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.steps - 1
 
     def _raise_noise(self, x_t: Tensor, t: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """The state at a higher noise level, and its time."""
@@ -309,6 +388,10 @@ class _Langevin(Sampler):
                 f"0.16 is usual."
             )
         self.corrections, self.snr = corrections, snr
+
+    @property
+    def evaluations(self) -> int:
+        return 1 + (self.steps - 1) * (self.corrections + isinstance(self, EulerMaruyama))
 
     def _correct(self, x: Tensor, s: Tensor, generator: Generators, condition: dict[str, Tensor]) -> Tensor:
         """The Langevin steps at time s."""
