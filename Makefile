@@ -24,6 +24,7 @@ test-all: install
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 bench: install
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.discretization
 	$(BIN)/python -m benchmarks.speed
 

@@ -1,69 +1,271 @@
-"""What a DFU's spectral branches cost: one training step, and one evaluation, against the same UNet, in one run.
+"""What a DFU costs: layer by layer and whole, against the same UNet and other networks, side by side in one run.
 
-The median of interleaved repetitions, after warm-up; ratios, as seconds belong to a machine.
+Every time is the median of interleaved repetitions after a warm-up, so that all rows see the same machine; read the ratios, as
+milliseconds belong to a machine. The network is that of the speed target: 32 channels, multipliers 1-2-2-2, 2 blocks per level,
+the paper's modes.
+
+`--peer FILE.py` adds a row for another implementation. The file defines
+
+    def make(in_channels, out_channels, hidden_channels, channel_mult, num_blocks): ...
+
+which returns a module that is called as net(x, noise_level), (B, C, H, W), (B,) -> (B, C, H, W).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import math
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from unittest import mock
 
 import torch
+from neuralop.layers.spectral_convolution import SpectralConv as StockSpectralConv
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from fnodiff import DFU
+from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned
+from fnodiff.cost import measure
+from fnodiff.nn import LocalConv, SpectralConv
+from fnodiff.sde import DenoisingLoss, SpectralPreconditioned
+from fnodiff.train import keep_freed_memory
+
+WIDTH = {"hidden_channels": 32, "channel_mult": (1, 2, 2, 2), "num_blocks": 2}
+MODES = (32, 16)
+KINDS = {
+    "GEMM": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
+    "FFT": ("aten::_fft_r2c", "aten::_fft_c2r", "aten::_fft_c2c"),
+    "convolution": (
+        "aten::mkldnn_convolution",
+        "aten::convolution_backward",
+        "aten::cudnn_convolution",
+        "aten::_slow_conv2d_forward",
+        "aten::_slow_conv2d_backward",
+    ),
+}
 
 
-def interleaved(tasks: dict[tuple[str, str], Callable[[], None]], repeats: int) -> dict[tuple[str, str], float]:
-    """Median seconds of each task; the tasks take turns, so that all see the same machine."""
-    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in tasks}
-    for repeat in range(repeats + 2):
+class Stock(StockSpectralConv):
+    """neuralop's own forward, with our constructor's extra argument."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, n_modes: tuple[int, ...], *, domain: Box, **options
+    ) -> None:
+        super().__init__(in_channels, out_channels, n_modes, factorization="ComplexDense", **options)
+
+    def forward(self, x: Tensor, output_shape: tuple[int, ...] | None = None) -> Tensor:
+        return super().forward(x, output_shape=None if output_shape is None else list(output_shape))
+
+
+class Diffusers(nn.Module):
+    """A diffusers UNet2D of equal width, called as ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from diffusers import UNet2DModel
+
+        self.net = UNet2DModel(
+            in_channels=3,
+            out_channels=3,
+            layers_per_block=WIDTH["num_blocks"],
+            block_out_channels=tuple(WIDTH["hidden_channels"] * m for m in WIDTH["channel_mult"]),
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            norm_num_groups=8,
+            attention_head_dim=64,
+        )
+
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        return self.net(x, noise_level.expand(len(x))).sample
+
+
+@contextmanager
+def stock_layers():
+    """DFUs made here have neuralop's spectral convolution."""
+    with mock.patch("fnodiff.nn.layers.SpectralConv", Stock):
+        yield
+
+
+def networks(peer: Path | None) -> dict[str, nn.Module]:
+    """The rows, the UNet that the others are compared with first."""
+    make = partial(DFU, 3, 3, n_modes=MODES, **WIDTH)
+    rows: dict[str, nn.Module] = {
+        "UNet": make(spectral_levels=0),
+        "DFU, moving levels": make(),
+        "DFU, fixed levels": make(levels="fixed", reference=(32, 32)),
+    }
+    with stock_layers():
+        rows["DFU on neuralop's layer"] = make()
+    try:
+        rows["diffusers UNet2D"] = Diffusers()
+    except ImportError:
+        print("(no row for diffusers: pip install 'fnodiff[bench]')")
+    if peer is not None:
+        spec = importlib.util.spec_from_file_location("peer", peer)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        rows[peer.stem] = module.make(3, 3, **WIDTH)
+    return rows
+
+
+def interleaved(tasks: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each task; the tasks take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for repeat in range(repeats + 1):
         for name, task in tasks.items():
             start = time.perf_counter()
             task()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if repeat >= 2:
+            if repeat >= 1:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def step(net: DFU, x: torch.Tensor) -> None:
+def step(net: nn.Module, x: Tensor, *rest: Tensor) -> None:
     """Forward and backward."""
-    net(x, torch.zeros((), device=x.device)).square().mean().backward()
+    net(x, *rest).square().mean().backward()
     net.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
-def evaluate(net: DFU, x: torch.Tensor) -> None:
+def evaluate(net: nn.Module, x: Tensor, *rest: Tensor) -> None:
     """Forward alone."""
-    net(x, torch.zeros((), device=x.device))
+    net(x, *rest)
+
+
+def layer_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
+    """A convolution, our spectral convolution and neuralop's, 32 to 32 channels."""
+    rows = {
+        "3x3 convolution": LocalConv(32, 32, domain=Box(2)),
+        "SpectralConv": SpectralConv(32, 32, MODES, domain=Box(2), bias=False),
+        "neuralop's SpectralConv": Stock(32, 32, MODES, domain=Box(2), bias=False),
+    }
+    rows = {name: layer.to(device) for name, layer in rows.items()}
+    print(f"\none layer, 32 channels, batch {batch}; ms forward / forward and backward")
+    print(f"{'':<26}" + "".join(f"{n:>16}" for n in sizes))
+    found: dict[str, list[str]] = {name: [] for name in rows}
+    for n in sizes:
+        x = torch.randn(batch, 32, n, n, device=device, requires_grad=True)
+        both = [
+            interleaved({name: partial(f, layer, x) for name, layer in rows.items()}, repeats) for f in (evaluate, step)
+        ]
+        for name in rows:
+            found[name].append(f"{1e3 * both[0][name]:.2f} / {1e3 * both[1][name]:.2f}")
+    for name, cells in found.items():
+        print(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells))
+
+
+def network_table(rows: dict[str, nn.Module], sizes: list[int], batches: list[int], repeats: int, device: str) -> None:
+    """Forward, step and memory of every network, and how they grow."""
+    per_sample: dict[str, dict[int, float]] = {name: {} for name in rows}
+    for n, batch in zip(sizes, batches, strict=True):
+        x, level = torch.randn(batch, 3, n, n, device=device), torch.zeros(batch, device=device)
+        forward, both = (
+            interleaved({name: partial(f, net, x, level) for name, net in rows.items()}, repeats if n < 128 else 2)
+            for f in (evaluate, step)
+        )
+        print(f"\n{n}x{n}, batch {batch}{'':<12}{'forward':>10}{'/ UNet':>8}{'step':>11}{'/ UNet':>8}{'memory':>12}")
+        for name, net in rows.items():
+            memory = measure(partial(step, net, x, level), device).bytes if n <= 128 else None
+            per_sample[name][n] = both[name] / batch
+            print(
+                f"  {name:<24}{1e3 * forward[name]:>8.0f} ms{forward[name] / forward['UNet']:>8.2f}{1e3 * both[name]:>8.0f} ms"
+                f"{both[name] / both['UNet']:>8.2f}" + (f"{memory / 2**20:>8.0f} MiB" if memory is not None else ""),
+                flush=True,
+            )
+    large = [n for n in sizes if n >= 64]
+    if len(large) > 1:
+        print(f"\na step's time per sample grows from {large[0]} to {large[-1]} as n to the power")
+        for name, times in per_sample.items():
+            k, t = torch.tensor(large).double().log(), torch.tensor([times[n] for n in large]).double().log()
+            slope = ((k - k.mean()) * (t - t.mean())).sum() / (k - k.mean()).square().sum()
+            print(f"  {name:<24}{float(slope):>8.2f}")
+
+
+def share_table(rows: dict[str, nn.Module], n: int, batch: int, device: str) -> None:
+    """Where a step's time goes, and how much of the machine's peak it reaches."""
+    a = torch.randn(1024, 1024, device=device)
+    peak = 2 * 1024**3 / interleaved({"gemm": lambda: a @ a}, 20)["gemm"]
+    print(f"\nwhere a step goes at {n}x{n}, batch {batch}; the machine's GEMM reaches {peak / 1e9:.0f} GFLOP/s")
+    print(f"  {'':<24}" + "".join(f"{kind:>13}" for kind in (*KINDS, "the rest", "of the peak")))
+    x, level = torch.randn(batch, 3, n, n, device=device), torch.zeros(batch, device=device)
+    for name, net in rows.items():
+        step(net, x, level)
+        with torch.profiler.profile() as profiler:
+            step(net, x, level)
+        cuda = device == "cuda"
+        times = {e.key: e.self_device_time_total if cuda else e.self_cpu_time_total for e in profiler.key_averages()}
+        total = sum(times.values())
+        shares = [sum(times.get(key, 0) for key in keys) / total for keys in KINDS.values()]
+        with FlopCounterMode(display=False) as counter:
+            step(net, x, level)
+        seconds = interleaved({"step": partial(step, net, x, level)}, 3)["step"]
+        cells = [*shares, 1 - sum(shares), counter.get_total_flops() / seconds / peak]
+        print(f"  {name:<24}" + "".join(f"{100 * cell:>12.0f}%" for cell in cells), flush=True)
+
+
+def around_table(net: nn.Module, sizes: list[int], batch: int, repeats: int, device: str) -> None:
+    """What noise and preconditioning add to a training step, which is all of the rest."""
+    domain = Box(2)
+    noise = GaussianRandomField(domain, Matern(0.1, 0.1))
+    sde = FunctionSpaceSDE(noise, EDM())
+
+    def spectrum(eigenvalues: Tensor, dim: int) -> Tensor:
+        return (100 + eigenvalues) ** -1.25
+
+    spectral = SpectralPreconditioned(net, sde, spectrum, (32, 32))
+    losses = {"EDM's scalars": DenoisingLoss(Preconditioned(net, sde)), "per mode": DenoisingLoss(spectral)}
+    print(f"\nnoise and preconditioning, batch {batch}: share of a training step")
+    print(f"  {'':<24}" + "".join(f"{n:>10}" for n in sizes))
+    cells: dict[str, list[float]] = {"drawing the field": [], **{name: [] for name in losses}}
+    for n in sizes:
+        x, level = torch.randn(batch, 3, n, n, device=device), torch.zeros(batch, device=device)
+
+        def train(loss: DenoisingLoss, x: Tensor = x) -> None:
+            loss(x).mean().backward()
+            net.zero_grad(set_to_none=True)
+
+        tasks = {
+            "net": partial(step, net, x, level),
+            "drawing the field": lambda x=x: noise.sample(x.shape, device=device),
+        }
+        found = interleaved(tasks | {name: partial(train, loss) for name, loss in losses.items()}, repeats)
+        cells["drawing the field"].append(found["drawing the field"] / found["EDM's scalars"])
+        for name in losses:
+            cells[name].append(1 - found["net"] / found[name])
+    for name, shares in cells.items():
+        print(f"  {name:<24}" + "".join(f"{100 * share:>9.1f}%" for share in shares))
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64, 96])
-    parser.add_argument("--batch", type=int, default=8)
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 96, 128, 160, 256])
+    parser.add_argument("--batch", type=int, default=8, help="up to 96 points a side; a quarter of it above")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--peer", type=Path, help="a file that makes another implementation's network")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    keep_freed_memory()
+    torch.manual_seed(0)
+    rows = {name: net.to(device) for name, net in networks(args.peer).items()}
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {platform.machine()}")
     print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {platform.machine()}, batch {args.batch}"
+        "parameters: " + ", ".join(f"{k} {sum(p.numel() for p in v.parameters()) / 1e6:.1f}M" for k, v in rows.items())
     )
-    print(f"{'size':>5}{'UNet step':>12}{'DFU / UNet':>12}{'UNet forward':>14}{'DFU / UNet':>12}")
-    networks = {"UNet": DFU.small(3, 3, spectral_levels=0).to(device), "DFU": DFU.small(3, 3).to(device)}
-    for n in args.sizes:
-        x = torch.randn(args.batch, 3, n, n, device=device)
-        tasks = {(f.__name__, name): partial(f, net, x) for f in (step, evaluate) for name, net in networks.items()}
-        t = interleaved(tasks, args.repeats)
-        print(
-            f"{n:>5}{1e3 * t['step', 'UNet']:>9.0f} ms{t['step', 'DFU'] / t['step', 'UNet']:>12.2f}"
-            f"{1e3 * t['evaluate', 'UNet']:>11.0f} ms{t['evaluate', 'DFU'] / t['evaluate', 'UNet']:>12.2f}"
-        )
+    small = [n for n in args.sizes if n <= 96]
+    layer_table(small, args.batch, args.repeats, device)
+    batches = [args.batch if n <= 96 else math.ceil(args.batch / 4) for n in args.sizes]
+    network_table(rows, args.sizes, batches, args.repeats, device)
+    around_table(rows["DFU, moving levels"], small, args.batch, args.repeats, device)
+    share_table(rows, min(args.sizes), args.batch, device)
 
 
 if __name__ == "__main__":

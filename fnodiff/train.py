@@ -32,6 +32,7 @@ from fnodiff import checkpoint
 from fnodiff.data.loader import MultiResolution
 from fnodiff.domain import Shape
 from fnodiff.sde import Denoiser, DenoisingLoss, Normalization
+from fnodiff.sde.denoise import compile_networks
 
 STATE = "training.pt"
 """The file with the run's state, beside the model."""
@@ -53,6 +54,7 @@ def fit(
     save_every: int = 1000,
     resume: str | os.PathLike[str] | None = None,
     workers: int = 0,
+    compile: bool = False,
     progress: bool = True,
     callback: Callable[[int, Shape, float], None] | None = None,
     accelerator: Accelerator | None = None,
@@ -74,6 +76,7 @@ def fit(
         save_every: Steps between checkpoints.
         resume: A checkpoint folder to continue from: with the same thread count, on one CPU process, to the bit.
         workers: Processes that prepare batches; the batches are the same for any number.
+        compile: Compile the network, once for each resolution that comes up: minutes on a CPU, for long runs on a GPU.
         progress: Show a bar with the loss per resolution.
         callback: Called as callback(step, shape, loss) after each step.
         accelerator: For mixed precision, on one device; by default a GPU where there is one.
@@ -100,9 +103,11 @@ def fit(
         denoiser.normalization = measure_normalization(data, getattr(denoiser, "sigma_data", 1.0))
     denoiser.training_shapes = tuple(data.shapes)
 
-    _keep_freed_memory()
+    keep_freed_memory()
     denoiser.train()
     ema = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device)
+    if compile:
+        compile_networks(denoiser)
     fused = not any(p.is_complex() for p in denoiser.parameters())  # a step for all parameters at once; real ones only
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr, fused=fused)
     model, optimizer = accelerator.prepare(loss, optimizer)
@@ -153,7 +158,7 @@ def fit(
     return ema
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep what a step frees for the next step, in this process, rather than return it page by page.
 
     Gradients and activations come and go with every step, and each page that comes back costs a fault: a fifth of a CPU step.

@@ -17,14 +17,15 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # Each room, and the rooms that it may import.
 ALLOWED = {
     "domain": {"domain"},
-    "sde": {"domain", "sde"},
+    "cost": set(),
+    "sde": {"domain", "sde", "cost"},
     "nn": {"domain", "nn"},
     "data": {"domain", "data"},
     "metrics": {"domain"},
     "checkpoint": {"domain", "sde", "nn"},
     "train": {"domain", "sde", "nn", "data", "checkpoint"},
 }
-# Within sde: domain <- noise <- process <- denoise <- {loss, sample}; schedule <- process.
+# Within sde: domain <- noise <- process <- denoise <- {loss, guidance, sample <- resolution}.
 SDE = {
     "noise": set(),
     "schedule": set(),
@@ -33,6 +34,8 @@ SDE = {
     "denoise": {"noise", "schedule", "process"},
     "loss": {"noise", "schedule", "process", "denoise"},
     "sample": {"noise", "schedule", "process", "denoise"},
+    "guidance": {"noise", "schedule", "process", "denoise"},
+    "resolution": {"noise", "schedule", "process", "denoise", "sample"},
 }
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
+from functools import partial
 
 import pytest
 import torch
 from contracts import STOCHASTIC, on_grid
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
+from fnodiff.cost import measure
 from fnodiff.domain import Box, Torus
 from fnodiff.nn import DFU
 from fnodiff.sde import (
@@ -31,6 +35,7 @@ from fnodiff.sde import (
     PixelNoise,
     Preconditioned,
     PredictorCorrector,
+    Progressive,
     SubVP,
     WhiteNoise,
 )
@@ -369,3 +374,81 @@ class TestSamplers:
 def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class TestChunks:
+    domain = Box(2)
+    sde = FunctionSpaceSDE(WhiteNoise(domain, (8, 8)), EDM())
+    denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.0)), sde)
+
+    @pytest.mark.parametrize("sampler", [Heun, partial(DPMSolver, eta=1.0)], ids=["heun", "dpm"])
+    def test_a_sample_depends_on_its_seed_alone(self, sampler):
+        run = sampler(self.denoiser, 5)
+        whole = run.draw((2, 12, 9), range(7), chunk=7)
+        torch.testing.assert_close(run.draw((2, 12, 9), range(7), chunk=3, progress=True), whole)
+        torch.testing.assert_close(run.draw((2, 12, 9), [4], chunk=3), whole[4:5])
+        assert whole.shape == (7, 2, 12, 9) and float((whole[0] - whole[1]).abs().max()) > 0.1
+
+    def test_memory_is_that_of_one_chunk(self):
+        run = Heun(self.denoiser, 2)
+
+        def consume(count):
+            for part in run.chunks((1, 64, 64), range(count), chunk=2):
+                assert part.shape == (2, 1, 64, 64)
+
+        few, many = (measure(partial(consume, count)).bytes for count in (2, 12))
+        assert many < 1.3 * few
+
+    def test_estimate_counts_evaluations_and_chunks(self):
+        calls = []
+
+        class Slow(GaussianDenoiser):
+            def forward(self, x_t, t, **condition):
+                calls.append(tuple(x_t.shape))
+                time.sleep(0.01)
+                return super().forward(x_t, t)
+
+        denoiser = Slow(self.denoiser.data, self.sde)
+        for make, evaluations in ((Heun, 9), (DDIM, 5), (partial(PredictorCorrector, corrections=2), 13)):
+            run = make(denoiser, 5)
+            assert run.evaluations == evaluations
+            cost = run.estimate((4, 1, 16, 16), count=10)
+            assert cost.seconds > 3 * evaluations * 0.01
+            assert cost.bytes >= 4 * 1024 * 4 and "MiB" in str(cost)
+            calls.clear()
+            run(self.sde.prior((1, 1, 16, 16)))
+            assert len(calls) == evaluations
+        ladder = Progressive(Heun(denoiser, 12), [(8, 8)], lambda e, dim: denoiser.data.std(e).square())
+        x = self.sde.prior((1, 1, 16, 16))
+        calls.clear()
+        ladder(x)
+        assert ladder.grids(x) == [(g, sum(c[2:] == g for c in calls)) for g in ((8, 8), (16, 16))]
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match="chunk >= 1"):
+            Heun(self.denoiser, 2).draw((1, 8, 8), range(3), chunk=0)
+        with pytest.raises(ValueError, match="one entry for each of the 3 seeds"):
+            Heun(self.denoiser, 2).draw((1, 8, 8), range(3), label=torch.zeros(2))
+
+    def test_compiles_the_network_once_per_grid(self, monkeypatch):
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+        net = nn.Conv2d(1, 1, 3, padding=1)
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = net
+
+            def forward(self, x, noise_level):
+                return self.net(x)
+
+        model = Preconditioned(Net(), self.sde)
+        run, plain = Heun(model, 3, compile=True), Heun(Preconditioned(Net(), self.sde), 3)
+        for n in (8, 12, 8, 12):
+            x = self.sde.prior((2, 1, n, n))
+            torch.testing.assert_close(run(x), plain(x))
+        assert counter.frame_count == 2
+        with pytest.raises(ValueError, match="backbone"):
+            Heun(self.denoiser, 3, compile=True)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape
 from fnodiff.domain.base import cached
@@ -56,6 +57,8 @@ class DFU(nn.Module):
             channels, functions that every grid samples. Without them a network on Box knows a place by its edges alone, and
             one on Torus, which has no place of its own, not at all. `tiny` and `small` have 4 on Box.
         zero_init: Start each block's last convolution, the network's, and attention near zero, as for training.
+        recompute: In training keep each block's input alone and compute the rest again for the gradient: less memory, about
+            a third more time (activation checkpointing).
         spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
 
     Raises:
@@ -83,6 +86,7 @@ class DFU(nn.Module):
         condition_channels: int = 0,
         positional_modes: int = 0,
         zero_init: bool = True,
+        recompute: bool = False,
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ class DFU(nn.Module):
         if reference is not None:
             references = [tuple(-(-n // 2**i) for n in domain.check_shape(reference)) for i in range(count)]
         self.fixed = references if levels == "fixed" else None
-        self.antialias = antialias
+        self.antialias, self.recompute = antialias, recompute
 
         widths = [hidden_channels * m for m in channel_mult]
         modes = [tuple(max(1, n >> i) for n in n_modes) if i < spectral_levels else None for i in range(count)]
@@ -208,17 +212,22 @@ class DFU(nn.Module):
         skips = [x]
         for level, blocks in enumerate(self.down):
             for block in blocks:
-                x = block(x, emb, shapes[level])
+                x = self._run(block, x, emb, shapes[level])
                 skips.append(x)
         for block in self.middle:
-            x = block(x, emb, shapes[-1])
+            x = self._run(block, x, emb, shapes[-1])
         for level, blocks in zip(reversed(range(self.levels)), self.up, strict=True):
             for block in blocks:
                 if block is blocks[-1] and level > 0:
-                    x = block(x, emb, shapes[level - 1])
+                    x = self._run(block, x, emb, shapes[level - 1])
                 else:
-                    x = block(torch.cat([x, skips.pop()], dim=1), emb, shapes[level])
+                    x = self._run(block, torch.cat([x, skips.pop()], dim=1), emb, shapes[level])
         return self.head(_silu(self.head_norm(x), self.domain, self.antialias))
+
+    def _run(self, block: ResidualBlock, *inputs: Any) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def _with_field(self, x: Tensor, field: Tensor | None) -> Tensor:
         channels = 0 if field is None else field.shape[1]

@@ -100,6 +100,18 @@ class Denoiser(nn.Module, abc.ABC):
         """The denoised estimate, of x_t's shape (B, C, *spatial), given t in [0, 1], () or (B,)."""
 
 
+def compile_networks(denoiser: nn.Module) -> None:
+    """Compile, in place, the network of every denoiser within: statically, once for each grid that it meets."""
+    backbones = [m.backbone for m in denoiser.modules() if isinstance(getattr(m, "backbone", None), nn.Module)]
+    if not backbones:
+        raise ValueError(
+            f"expected a denoiser with a network, its `backbone`, to compile, got {type(denoiser).__name__}."
+        )
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # grids, not mistakes
+    for backbone in backbones:
+        backbone.compile(dynamic=False)
+
+
 def without(condition: dict[str, Tensor], names: Sequence[str], where: Tensor | None = None) -> dict[str, Tensor]:
     """Conditions with some of them left out: labels become -1, fields zero (their mean, if they are normalised).
 

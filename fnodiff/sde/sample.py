@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from fnodiff.cost import Cost, measure
 from fnodiff.domain import Generators, Shape
-from fnodiff.sde.denoise import Denoiser
+from fnodiff.sde.denoise import Denoiser, compile_networks
 
 
 class Sampler(abc.ABC):
@@ -43,12 +43,15 @@ class Sampler(abc.ABC):
         spacing: Equal steps of "time", the schedule's own t; of the "log_snr", ln(alpha^2 / sigma^2); or of "rho",
             (sigma / alpha)^(1/rho).
         rho: For spacing="rho": 1 for equal steps of sigma / alpha, more to crowd towards small noise.
+        compile: Compile the denoiser's network, in place, once for each grid: minutes on a CPU, for long runs on a GPU.
 
     Raises:
         ValueError: If `steps` is not a positive integer, the spacing is unknown or rho is not positive.
     """
 
-    def __init__(self, denoiser: Denoiser, steps: int, *, spacing: str = "time", rho: float = 7.0) -> None:
+    def __init__(
+        self, denoiser: Denoiser, steps: int, *, spacing: str = "time", rho: float = 7.0, compile: bool = False
+    ) -> None:
         name = type(self).__name__
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"{name}: expected steps >= 1, got {steps!r}; 18 is usual for Heun.")
@@ -59,6 +62,8 @@ class Sampler(abc.ABC):
         self.denoiser = denoiser
         self.sde = denoiser.sde
         self.steps, self.spacing, self.rho = steps, spacing, rho
+        if compile:
+            compile_networks(denoiser)
 
     @abc.abstractmethod
     def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
@@ -206,7 +211,7 @@ class DDIM(Sampler):
         denoiser: E[x | x_t].
         steps: Number of noise levels.
         eta: 0 to 1, the share of fresh noise.
-        spacing: As for `Sampler`, with its rho.
+        spacing: As for `Sampler`, with its rho and compile.
 
     Source: Song, Meng, Ermon (2021), Denoising diffusion implicit models.
     """
@@ -240,7 +245,7 @@ class Heun(Sampler):
         churn_min: S_tmin: no churn below this sigma / alpha.
         churn_max: S_tmax: nor above this one.
         churn_noise: S_noise: the added noise's standard deviation, 1 or a little more.
-        spacing: As for `Sampler`, with its rho.
+        spacing: As for `Sampler`, with its rho and compile.
 
     Raises:
         ValueError: If a churn setting is negative.
@@ -303,7 +308,7 @@ class DPMSolver(Sampler):
         denoiser: E[x | x_t].
         steps: Number of noise levels.
         eta: 0 for the ODE, 1 for the reverse SDE, or between.
-        spacing: As for `Sampler`, with its rho.
+        spacing: As for `Sampler`, with its rho and compile.
 
     Source: Lu et al. (2022), DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models.
     """
@@ -374,7 +379,7 @@ class _Langevin(Sampler):
         steps: Number of noise levels.
         corrections: Langevin steps per level.
         snr: Their length: 2 (snr sigma)^2, whose bias in variance is below 2 snr^2.
-        spacing: As for `Sampler`, with its rho.
+        spacing: As for `Sampler`, with its rho and compile.
 
     Raises:
         ValueError: If corrections < 1, or snr is not in (0, 1).

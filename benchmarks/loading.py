@@ -1,0 +1,84 @@
+"""Whether data keep up with training: samples per second that can be read, and that a training step takes.
+
+Portraits are written as PNG files and as a prepared HDF5 file into a temporary folder, then read at 32x32 in batches of 16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
+from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution
+from fnodiff.data.hdf5 import write_fields
+from fnodiff.sde import DenoisingLoss
+from fnodiff.train import keep_freed_memory
+
+SHAPE, BATCH = (32, 32), 16
+
+
+def rate(fields, workers: int, batches: int) -> float:
+    """Samples per second of a training loader."""
+    data = MultiResolution(fields, Box(2), [SHAPE], batch_size=BATCH)
+    loader = DataLoader(data, batch_size=None, sampler=range(10**6), num_workers=workers)
+    it = iter(loader)
+    next(it)
+    start = time.perf_counter()
+    count = sum(len(batch["x"]) for batch in islice(it, batches))
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=256, help="side of the image files")
+    parser.add_argument("--count", type=int, default=256)
+    args = parser.parse_args()
+    keep_freed_memory()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    faces = Faces(args.count, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        images, prepared = Path(folder) / "images", Path(folder) / "fields.h5"
+        images.mkdir()
+        for i in tqdm(range(args.count), desc="writing images"):
+            x = faces.batch([i], (args.size, args.size))["x"][0]
+            array = ((x.movedim(0, -1) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+            Image.fromarray(array).save(images / f"{i:05}.png")
+        write_fields(prepared, ImageFolder(images), [SHAPE], attributes={"source": "drawn"})
+        sources = {
+            f"PNG files of {args.size}x{args.size}": ImageFolder(images),
+            "prepared HDF5": HDF5Fields(prepared),
+            "drawn when asked for": faces,
+            "in memory": InMemory(faces, [SHAPE]),
+        }
+        print(f"samples per second at {SHAPE[0]}x{SHAPE[1]}, {device}, {torch.get_num_threads()} threads")
+        print(f"{'':<26}{'no worker':>12}{'1 worker':>12}{'2 workers':>12}")
+        for name, fields in sources.items():
+            print(f"{name:<26}" + "".join(f"{rate(fields, workers, 40):>12.0f}" for workers in (0, 1, 2)), flush=True)
+
+    domain = Box(2)
+    net = DFU.small(3, 3, domain=domain, levels="fixed", reference=SHAPE).to(device)
+    loss = DenoisingLoss(Preconditioned(net, FunctionSpaceSDE(WhiteNoise(domain, SHAPE), EDM())))
+    x = torch.randn(BATCH, 3, *SHAPE, device=device)
+    for i in range(8):
+        if i == 2:
+            start = time.perf_counter()
+        loss(x).mean().backward()
+        net.zero_grad(set_to_none=True)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print(
+        f"{'a training step takes':<26}{6 * BATCH / (time.perf_counter() - start):>12.0f}   (DFU.small, batch {BATCH})"
+    )
+
+
+if __name__ == "__main__":
+    main()
