@@ -66,8 +66,8 @@ add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's gr
 add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
 add("--octaves", type=float, default=0.0, help="loss: 0 as EDM's, 1 with all octaves of modes counted alike")
 add("--guidance", type=float, help="train with hair styles (or the images' labels), and sample with this scale")
-add("--sampler", choices=["heun", "ddim", "dpm", "sde"], default="heun")
-add("--evaluations", type=int, default=24, help="of the network, per sample")
+add("--sampler", choices=["heun", "ddim", "dpm", "sde"], default="dpm")
+add("--evaluations", type=int, default=12, help="of the network, per sample")
 add(
     "--progressive",
     type=int,
