@@ -212,7 +212,7 @@ def draw(rows: dict[str, torch.Tensor], title: str, path: Path) -> None:
     figure, axes = plt.subplots(len(rows), columns, figsize=(1.5 * columns, 1.62 * len(rows)), squeeze=False)
     for line, (name, x) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, x, strict=False):
-            axis.imshow(image.movedim(0, -1).clamp(-1, 1) / 2 + 0.5, interpolation="nearest")
+            axis.imshow(image.movedim(0, -1).clamp(-1, 1).numpy() / 2 + 0.5, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=9)
     figure.suptitle(title, fontsize=11)

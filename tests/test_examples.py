@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -19,9 +20,26 @@ from fnodiff.checkpoint import from_pretrained
 ROOT = Path(__file__).parent.parent
 
 
+EXAMPLE = ROOT / "examples" / "ffhq_superres.py"
+
+
 def run(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "examples" / "ffhq_superres.py"), *map(str, arguments)]
+    """The example as a process of its own."""
+    command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """The example within this process, which has its imports behind it: what it printed."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def table(output):
@@ -31,7 +49,7 @@ def table(output):
     return {(int(size), name.strip()): [float(v) for v in row if v != "-"] for (size, name), row in numbers.items()}
 
 
-def test_smoke_trains_samples_measures_and_draws(tmp_path):
+def test_smoke_trains_samples_measures_and_draws(tmp_path, run_here):
     done = run("--smoke", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = table(done.stdout)
@@ -44,12 +62,11 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path):
     assert width > 800 and height > 600
     assert from_pretrained(tmp_path / "ffhq_superres").training_shapes == ((16, 16), (24, 24), (32, 32))
 
-    again = run("--smoke", "--checkpoint", "ffhq_superres", "--out", "again", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert table(again.stdout) == rows, "a saved model samples the same"
+    again = run_here("--smoke", "--checkpoint", "ffhq_superres", "--out", "again")
+    assert table(again) == rows, "a saved model samples the same"
 
 
-def test_every_mechanism_has_an_option(tmp_path):
+def test_every_mechanism_has_an_option(tmp_path, run_here):
     options = [
         "--levels",
         "fixed",
@@ -63,11 +80,10 @@ def test_every_mechanism_has_an_option(tmp_path):
         2,
     ]
     sampling = ["--sampler", "dpm", "--progressive", 16, 24, "--upscale", "--sample-at", 32, 48]
-    done = run("--smoke", *options, *sampling, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert {size for size, _ in table(done.stdout)} == {32, 48}
-    assert re.search(r"^[1-9] steps at 16; \d steps at 24; \d steps at 32$", done.stdout, flags=re.M)
-    upscaled, bicubic, again = (float(v) for v in re.findall(r"([\d.]+)% from", done.stdout))
+    out = run_here("--smoke", *options, *sampling)
+    assert {size for size, _ in table(out)} == {32, 48}
+    assert re.search(r"^[1-9] steps at 16; \d steps at 24; \d steps at 32$", out, flags=re.M)
+    upscaled, bicubic, again = (float(v) for v in re.findall(r"([\d.]+)% from", out))
     assert 0 < bicubic < upscaled < 100 and 0 < again < upscaled, (
         "an untrained model adds detail, and keeps what is given"
     )
@@ -88,10 +104,10 @@ def test_every_mechanism_has_an_option(tmp_path):
         (["--smoke", "--octaves", "2"], "octaves in [0, 1]"),
     ],
 )
-def test_bad_arguments_end_in_a_message(tmp_path, arguments, message):
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode != 0
-    assert message in done.stderr.splitlines()[-1]
+def test_bad_arguments_end_in_a_message(run_here, capsys, arguments, message):
+    with pytest.raises((SystemExit, ValueError, FileNotFoundError)) as caught:
+        run_here(*arguments)
+    assert message in f"{caught.value}{capsys.readouterr().err}"
 
 
 @pytest.mark.slow

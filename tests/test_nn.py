@@ -322,7 +322,7 @@ class TestDFU:
         out = net(x, torch.tensor([0.1, -0.5]))
         assert out.shape == (2, 2, *shape)
         torch.testing.assert_close(net(x[1:], torch.tensor(-0.5)), out[1:], rtol=1e-4, atol=1e-4)
-        assert float(out.std()) > 1e-2
+        assert float(out.detach().std()) > 1e-2
         assert float((net(x, torch.tensor([0.1, 0.4])) - out)[1].abs().max()) > 1e-3, "it reads the noise level"
 
     @pytest.mark.parametrize("domain", [Torus(1), Box(1), Torus(3), Box(3)], ids=str)
@@ -331,7 +331,7 @@ class TestDFU:
         x = torch.randn(2, 1, *(8, 9, 11)[: domain.dim])
         out = net(x, torch.zeros(()))
         assert out.shape == x.shape
-        assert float(out.std()) > 1e-2
+        assert float(out.detach().std()) > 1e-2
 
     def test_on_a_box_it_is_told_where_it_is(self):
         # A constant field looks the same from everywhere: without positions only the edges tell.
@@ -507,7 +507,7 @@ class TestFactors:
 
 def test_a_tenth_of_the_parameters():
     sizes = {}
-    for name, options in (("dense", {}), ("tucker", {"factorization": "ComplexTucker", "rank": 0.098})):
+    for name, options in (("dense", {}), ("tucker", {"factorization": "ComplexTucker", "rank": 0.09})):
         layer = SpectralConv(128, 128, (32, 16), bias=False, **options)
         sizes[name] = sum(p.numel() for p in layer.parameters())
     assert sizes["dense"] == 128 * 128 * 32 * 9 * 2
@@ -590,7 +590,8 @@ class TestTransforms:
 
     def test_a_dfu_compiles_whole_once_per_grid(self):
         torch._dynamo.reset()
-        counter, net = CompileCounter(), DFU.tiny(1, 1, levels="fixed", reference=(16, 16)).eval()
+        counter, options = CompileCounter(), {"levels": "fixed", "reference": (16, 16), "num_blocks": 0}
+        net = DFU.tiny(1, 1, **options).eval()
         compiled = torch.compile(net, fullgraph=True, dynamic=False, backend=counter)
         for n in (16, 12, 16, 12, 16):
             x = torch.randn(2, 1, n, n)

@@ -141,14 +141,18 @@ class _SpectralProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, matrices: Any, shape: Shape, output_shape: Shape) -> Tensor:
         rows = _rows(down(x, matrices[0], shape))
-        ctx.save_for_backward(rows, weight)
+        ctx.save_for_backward(x, weight, rows)
         ctx.geometry = matrices, shape, output_shape
         out = torch.bmm(rows, weight.flatten(1, 2)).unflatten(1, (2, -1))
         return up(out.transpose(0, 1), matrices[1], output_shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (rows, weight), (matrices, shape, output_shape) = ctx.saved_tensors, ctx.geometry
+        (x, weight, rows), (matrices, shape, output_shape) = ctx.saved_tensors, ctx.geometry
+        if (
+            torch.is_grad_enabled()
+        ):  # a gradient of this gradient is wanted: what was kept does not know that it came from x
+            rows = _rows(down(x, matrices[0], shape))
         g = down(gradient, matrices[1], output_shape).transpose(0, 1).flatten(1, 2)
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
