@@ -153,7 +153,7 @@ class TestModes:
     def test_every_way_gives_the_same(self, shape, output_shape, bands, centred, norm):
         modes = Modes(shape, output_shape, bands, norm, centred)
         x = torch.randn(2, 3, *shape, dtype=torch.float64)
-        c = torch.randn(2, math.prod(modes.counts), 2, 3, dtype=torch.float64)
+        c = torch.randn(2, 2, math.prod(modes.counts), 3, dtype=torch.float64)
         for way in ("product", "axes"):
             torch.testing.assert_close(modes.analyze(x, way), modes.analyze(x, "fft"))
             torch.testing.assert_close(modes.synthesize(c, way), modes.synthesize(c, "fft"))
@@ -164,7 +164,7 @@ class TestModes:
             return
         modes = Modes(shape, output_shape, bands, norm, centred)
         x = torch.randn(1, 2, *shape, dtype=torch.float64, requires_grad=True)
-        c = torch.randn(2, math.prod(modes.counts), 1, 2, dtype=torch.float64, requires_grad=True)
+        c = torch.randn(1, 2, math.prod(modes.counts), 2, dtype=torch.float64, requires_grad=True)
         for f, argument in ((modes.analyze, x), (modes.synthesize, c)):
             assert torch.autograd.gradcheck(partial(f, way=way), argument, fast_mode=True, check_forward_ad=True)
             assert torch.autograd.gradgradcheck(partial(f, way=way), argument, fast_mode=True)
@@ -174,13 +174,15 @@ class TestModes:
         wide = Modes(shape, output_shape, tuple((low + 4 * (low > 0), high + 4) for low, high in bands), norm, centred)
         assert wide.held().held() == wide.held()
         x = torch.randn(2, 3, *shape, dtype=torch.float64)
-        c = wide.analyze(x, "axes").unflatten(1, wide.counts)
+        c = wide.analyze(x, "axes").unflatten(2, wide.counts)
         centre = [low for low, _ in wide.bands]
         window = tuple(slice(m - low, m + high + 1) for m, (low, high) in zip(centre, held.bands, strict=True))
-        torch.testing.assert_close(c[(slice(None), *window)], held.analyze(x, "fft").unflatten(1, held.counts))
+        torch.testing.assert_close(
+            c[(slice(None), slice(None), *window)], held.analyze(x, "fft").unflatten(2, held.counts)
+        )
         k = torch.meshgrid(*[torch.arange(-low, high + 1).abs() for low, high in wide.bands], indexing="ij")
         beyond = torch.stack([a > n for a, n in zip(k, wide.nyquist, strict=True)]).any(0)
-        assert bool(beyond.any()) and float(c[:, beyond].abs().max()) == 0
+        assert bool(beyond.any()) and float(c[:, :, beyond].abs().max()) == 0
 
 
 def test_the_cheapest_way():

@@ -75,14 +75,14 @@ def by_factors(weight: FactorizedTensor, batch: int) -> bool:
 
 
 def multiply_factors(c: Tensor, weight: FactorizedTensor, corner: Sequence[slice]) -> Tensor:
-    """(2, modes, B, in) -> (2, modes, B, out), by the factors of Tucker, CP or TT weights.
+    """(B, 2, modes, in) -> (B, 2, modes, out), by the factors of Tucker, CP or TT weights.
 
     Args:
         c: Real and imaginary parts.
         weight: (in, out, *modes).
         corner: Which modes of each axis.
     """
-    x = torch.complex(*c.unbind(0))
+    x = torch.complex(*c.permute(1, 2, 0, 3).unbind(0))  # (modes, B, in)
     if isinstance(weight, TTTensor):
         first, second, *others = (f.to(x.dtype) for f in weight.factors)
         chain = reduce(_chain, [f[:, window] for f, window in zip(others, corner, strict=True)])  # (r, modes, 1)
@@ -98,7 +98,7 @@ def multiply_factors(c: Tensor, weight: FactorizedTensor, corner: Sequence[slice
             for factor in chosen:  # (in, out, the next axis, ...) -> (in, out, ..., this axis's modes)
                 kernel = torch.tensordot(kernel, factor, ([2], [1]))
             out = torch.bmm(x @ first, kernel.flatten(2).permute(2, 0, 1)) @ second.t()
-    return torch.view_as_real(out).movedim(-1, 0)
+    return torch.view_as_real(out).permute(1, 3, 0, 2)
 
 
 def _chain(a: Tensor, b: Tensor) -> Tensor:

@@ -129,8 +129,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         ways = modes.way(shape), modes.way(output_shape)
         if "fft" in ways or not torch.is_grad_enabled() or _is_transformed():
             rows = _rows(modes.analyze(x, ways[0]))
-            out = torch.bmm(rows, weight.flatten(1, 2)).unflatten(1, (2, -1))
-            return modes.synthesize(out.transpose(0, 1), ways[1])
+            return modes.synthesize(_unrows(torch.bmm(rows, weight.flatten(1, 2))), ways[1])
         matrices = modes.analysis(ways[0], x), modes.synthesis(ways[1], x)
         return _SpectralProduct.apply(x, weight, matrices, shape, output_shape)
 
@@ -143,8 +142,7 @@ class _SpectralProduct(torch.autograd.Function):
         rows = _rows(down(x, matrices[0], shape))
         ctx.save_for_backward(x, weight, rows)
         ctx.geometry = matrices, shape, output_shape
-        out = torch.bmm(rows, weight.flatten(1, 2)).unflatten(1, (2, -1))
-        return up(out.transpose(0, 1), matrices[1], output_shape)
+        return up(_unrows(torch.bmm(rows, weight.flatten(1, 2))), matrices[1], output_shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
@@ -153,14 +151,14 @@ class _SpectralProduct(torch.autograd.Function):
             torch.is_grad_enabled()
         ):  # a gradient of this gradient is wanted: what was kept does not know that it came from x
             rows = _rows(down(x, matrices[0], shape))
-        g = down(gradient, matrices[1], output_shape).transpose(0, 1).flatten(1, 2)
+        g = down(gradient, matrices[1], output_shape).permute(2, 1, 0, 3).flatten(1, 2)
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
             d_weight = torch.bmm(rows.transpose(1, 2), g).view(weight.shape)
         if ctx.needs_input_grad[0]:
             d = torch.bmm(g, weight.flatten(1, 2).transpose(1, 2)).unflatten(2, (2, -1)).unflatten(1, (2, -1))
-            d_c = torch.stack([d[:, 0, :, 0] + d[:, 1, :, 1], d[:, 1, :, 0] - d[:, 0, :, 1]])
-            d_x = up(d_c, matrices[0], shape)
+            d_c = torch.stack([d[:, 0, :, 0] + d[:, 1, :, 1], d[:, 1, :, 0] - d[:, 0, :, 1]])  # (2, modes, B, C)
+            d_x = up(d_c.permute(2, 0, 1, 3), matrices[0], shape)
         return d_x, d_weight, None, None, None
 
 
@@ -182,15 +180,20 @@ def _mode_matrices(weight: Any, corner: Sequence[slice]) -> Tensor:
 
 
 def _rows(c: Tensor) -> Tensor:
-    """(2, modes, B, C) -> (modes, 2 B, 2 C): [[re, -im], [im, re]], which times [[re W], [im W]] is the complex product."""
-    re, im = c.unbind(0)
+    """(B, 2, modes, C) -> (modes, 2 B, 2 C): [[re, -im], [im, re]], which times [[re W], [im W]] is the complex product."""
+    re, im = c.permute(1, 2, 0, 3).unbind(0)
     return torch.cat([torch.cat([re, -im], 2), torch.cat([im, re], 2)], 1)
 
 
+def _unrows(rows: Tensor) -> Tensor:
+    """That product (modes, 2 B, C) -> (B, 2, modes, C)."""
+    return rows.unflatten(1, (2, -1)).permute(2, 1, 0, 3)
+
+
 def _scale_modes(c: Tensor, weight: Tensor) -> Tensor:
-    """(2, modes, B, C), (2, modes, C) -> (2, modes, B, C): a complex number per channel and mode."""
-    (a, b), (re, im) = c.unbind(0), weight[:, :, None].unbind(0)
-    return torch.stack([a * re - b * im, a * im + b * re])
+    """(B, 2, modes, C), (2, modes, C) -> (B, 2, modes, C): a complex number per channel and mode."""
+    (a, b), (re, im) = c.unbind(1), weight.unbind(0)
+    return torch.stack([a * re - b * im, a * im + b * re], 1)
 
 
 def _flat(scaling: Sequence[Any]) -> list[float]:

@@ -1,7 +1,7 @@
 """From a grid to its lowest Fourier modes, and from them to any grid.
 
-Coefficients are real tensors (2, modes, B, C): real parts, then imaginary parts, the modes of all axes in one. Three ways lead
-to the same numbers:
+Coefficients are real tensors (B, 2, modes, C): real parts, then imaginary parts, the modes of all axes in one. The samples of a
+batch stay apart, as small products run on several cores by the sample only. Three ways lead to the same numbers:
 
     product   one product with a matrix (2 modes, points): for small grids;
     axes      a product per axis with a matrix (2 modes of the axis, 2 points of the axis), the last axis first: each reads its
@@ -81,14 +81,14 @@ class Modes:
         return min(costs, key=costs.__getitem__)
 
     def analyze(self, x: Tensor, way: str | None = None) -> Tensor:
-        """(B, C, *shape) -> (2, modes, B, C)."""
+        """(B, C, *shape) -> (B, 2, modes, C)."""
         way = self.way(self.shape) if way is None else way
         if way == "fft":
             return self._analyze_by_fft(x)
         return down(x, self.analysis(way, x), self.shape)
 
     def synthesize(self, c: Tensor, way: str | None = None) -> Tensor:
-        """(2, modes, B, C) -> (B, C, *output_shape)."""
+        """(B, 2, modes, C) -> (B, C, *output_shape)."""
         way = self.way(self.output_shape) if way is None else way
         if way == "fft":
             return self._synthesize_by_fft(c)
@@ -117,10 +117,10 @@ class Modes:
                 k = torch.arange(-low, high + 1, device=x.device, dtype=x.dtype)
                 shift = -math.pi / self.shape[axis]
                 c = c * along(torch.polar(torch.ones_like(k), k * shift), axis, len(self.bands))
-        return torch.view_as_real(c.flatten(2)).permute(3, 2, 0, 1)
+        return torch.view_as_real(c.flatten(2)).permute(0, 3, 2, 1)
 
     def _synthesize_by_fft(self, c: Tensor) -> Tensor:
-        c = torch.view_as_complex(c.permute(2, 3, 1, 0).contiguous()).unflatten(2, self.counts)
+        c = torch.view_as_complex(c.permute(0, 3, 2, 1).contiguous()).unflatten(2, self.counts)
         for axis, (low, high) in enumerate(self.bands):
             if self.centred:
                 k = torch.arange(-low, high + 1, device=c.device, dtype=c.real.dtype)
@@ -138,22 +138,29 @@ class Modes:
 
 
 def down(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """(B, C, *shape) -> (2, modes, B, C): the last axis by a matrix (2 k, n), the others by matrices (2, 2 k, n)."""
-    batch, last = x.shape[:2], matrices[-1]
-    c = last @ x.reshape(-1, last.shape[-1]).t()  # (2, k) x (B, C, further axes)
-    for matrix in reversed(matrices[:-1]):
-        re, im = c.reshape(2, -1, matrix.shape[-1]).unbind(0)
-        c = torch.addmm(matrix[0] @ re.t(), matrix[1], im.t())  # (2, k) x (modes so far, B, C, further axes)
-    return c.reshape(2, -1, *batch)
+    """(B, C, *shape) -> (B, 2, modes, C): the last axis by a matrix (2 k, n), the others by matrices (2, 2 k, n)."""
+    batch, channels = x.shape[:2]
+    c = torch.bmm(_for_all(matrices[-1], batch), x.reshape(batch, -1, matrices[-1].shape[-1]).transpose(1, 2))
+    for matrix in reversed(matrices[:-1]):  # c: B x (2, k) x (modes so far, C, further axes)
+        re, im = c.reshape(batch, 2, -1, matrix.shape[-1]).transpose(2, 3).unbind(1)
+        c = torch.baddbmm(torch.bmm(_for_all(matrix[0], batch), re), _for_all(matrix[1], batch), im)
+    return c.reshape(batch, 2, -1, channels)
 
 
 def up(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
-    """The transpose of `down`: (2, modes, B, C) -> (B, C, *shape)."""
-    batch, last = c.shape[2:], matrices[-1]
+    """The transpose of `down`: (B, 2, modes, C) -> (B, C, *shape)."""
+    batch, channels = c.shape[0], c.shape[-1]
     for matrix in matrices[:-1]:
-        rows = c.reshape(matrix.shape[1], -1).t()
-        c = torch.stack([rows @ matrix[0], rows @ matrix[1]])
-    return (c.reshape(last.shape[0], -1).t() @ last).reshape(*batch, *shape)
+        rows = c.reshape(batch, matrix.shape[1], -1).transpose(1, 2)
+        c = torch.stack([torch.bmm(rows, _for_all(part, batch)) for part in matrix.unbind(0)], 1)
+    last = matrices[-1]
+    rows = c.reshape(batch, last.shape[0], -1).transpose(1, 2)
+    return torch.bmm(rows, _for_all(last, batch)).reshape(batch, channels, *shape)
+
+
+def _for_all(matrix: Tensor, batch: int) -> Tensor:
+    """The same matrix for every sample, without a copy."""
+    return matrix.expand(batch, *matrix.shape)
 
 
 def _waves(n: int, band: tuple[int, int], nyquist: int, centred: bool) -> Tensor:
