@@ -52,7 +52,12 @@ def main() -> None:
             x = faces.batch([i], (args.size, args.size))["x"][0]
             array = ((x.movedim(0, -1) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
             Image.fromarray(array).save(images / f"{i:05}.png")
-        write_fields(prepared, ImageFolder(images), [SHAPE], attributes={"source": "drawn"})
+        write_fields(
+            prepared,
+            ImageFolder(images),
+            [SHAPE],
+            attributes={"source": "drawn", "licence": "none", "grid": "cell averages"},
+        )
         sources = {
             f"PNG files of {args.size}x{args.size}": ImageFolder(images),
             "prepared HDF5": HDF5Fields(prepared),

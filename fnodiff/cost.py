@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ def measure(f: Callable[[], Any], device: torch.device | str = "cpu") -> Cost:
 
 def _peak_on_cpu(f: Callable[[], Any]) -> int:
     """The most that torch's allocator held at once, from its own record of every allocation."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler reports missing GPUs as errors
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
         f()
