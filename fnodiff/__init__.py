@@ -30,6 +30,7 @@ _ROOMS = {
         "PixelNoise",
         "PredictorCorrector",
         "Preconditioned",
+        "Progressive",
         "SubVP",
         "WhiteNoise",
     ],
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         PixelNoise,
         Preconditioned,
         PredictorCorrector,
+        Progressive,
         SubVP,
         WhiteNoise,
     )
