@@ -28,7 +28,6 @@ bench: install
 	$(BIN)/python -m benchmarks.discretization
 	$(BIN)/python -m benchmarks.speed
 
-docs: export TQDM_DISABLE := 1  # progress bars are not for pages
 docs: install
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 

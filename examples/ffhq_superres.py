@@ -78,6 +78,7 @@ add("--upscale", action="store_true", help="also upscale true images from the la
 add("--checkpoint", type=Path, help="sample this model instead of training one")
 add("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
 add("--out", type=Path, default=Path("."), help="folder for ffhq_superres.png and the trained model")
+add("--quiet", action="store_true", help="no progress bars")
 add("--seed", type=int, default=0)
 add("--smoke", action="store_true", help="all of it in under a minute: sets steps, samples, batch and evaluations")
 args = parser.parse_args()
@@ -117,7 +118,7 @@ if args.smoke and args.data is None:
 held = {n: held_out.batch(range(len(held_out)), (n, n)) for n in sorted({largest, *args.sample_at})}
 truth = {n: batch["x"] for n, batch in held.items()}
 if args.data is None:
-    train = InMemory(train, [(n, n) for n in resolutions], progress=trained is None)
+    train = InMemory(train, [(n, n) for n in resolutions], progress=trained is None and not args.quiet)
 some = train.batch(range(min(2048, len(train))), reference)
 
 if trained is None:
@@ -143,7 +144,7 @@ if trained is None:
         denoiser = Preconditioned(net, sde, 0.5, normalization=normalization)
     loss = DenoisingLoss(denoiser, octaves=args.octaves, drop_condition=0.1 if guided else 0.0)
     minutes = args.minutes if args.steps is None else None
-    options = {"lr": 2e-3, "folder": args.out / "ffhq_superres", "accelerator": accelerator}
+    options = {"lr": 2e-3, "folder": args.out / "ffhq_superres", "accelerator": accelerator, "progress": not args.quiet}
     trained = fit(denoiser, data, args.steps, minutes=minutes, loss=loss, **options)
 
 # %%
@@ -177,7 +178,7 @@ def sample(n: int) -> torch.Tensor:
         condition = {"label": labels[chosen.start : chosen.stop].to(accelerator.device)} if guided else {}
         if first == 0 and coarser:
             print("; ".join(f"{r.steps} steps at {r.shape[0]}" for r in run.plan(prior)))
-        out.append(run(prior, generator=seeds(chosen), progress=True, **condition).cpu())
+        out.append(run(prior, generator=seeds(chosen), progress=not args.quiet, **condition).cpu())
     return torch.cat(out)
 
 
@@ -244,7 +245,7 @@ if args.upscale:
         (finest, finest),
         sampler=sampler,
         generator=seeds(range(columns)),
-        progress=True,
+        progress=not args.quiet,
         **condition,
     ).cpu()
     rows = {f"given {largest}x{largest}": low, f"upscaled to {finest}": x}
