@@ -29,7 +29,10 @@ from fnodiff import (
     DDIM,
     DFU,
     EDM,
+    VE,
+    VP,
     Box,
+    Cosine,
     DPMSolver,
     EulerMaruyama,
     FunctionSpaceSDE,
@@ -38,6 +41,7 @@ from fnodiff import (
     Matern,
     PixelNoise,
     Preconditioned,
+    SubVP,
     WhiteNoise,
     metrics,
 )
@@ -61,9 +65,11 @@ add(
     default="white",
     help="a process on the box, or one number per pixel",
 )
+add("--schedule", choices=["edm", "ve", "vp", "subvp", "cosine"], default="edm")
 add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
 add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's grid moves with the input's, or does not")
 add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
+add("--antialias", action="store_true", help="evaluate activations on a grid twice as fine")
 add("--octaves", type=float, default=0.0, help="loss: 0 as EDM's, 1 with all octaves of modes counted alike")
 add("--guidance", type=float, help="train with hair styles (or the images' labels), and sample with this scale")
 add("--sampler", choices=["heun", "ddim", "dpm", "sde"], default="dpm")
@@ -128,13 +134,14 @@ if trained is None:
         noise = WhiteNoise(domain, reference)
     else:
         noise = GaussianRandomField(domain, Matern(smoothness=0.1, length_scale=0.1))
-    options = {"levels": args.levels, "local": args.local}
+    options = {"levels": args.levels, "local": args.local, "antialias": args.antialias}
     if args.levels == "fixed" or args.local != "conv":
         options["reference"] = reference
     if guided:
         options["num_classes"] = int(some["label"].max()) + 1
     net = (DFU.tiny if args.smoke else DFU.small)(3, 3, domain=domain, **options)
-    sde = FunctionSpaceSDE(noise, EDM())
+    schedule = {"edm": EDM, "ve": VE, "vp": VP, "subvp": SubVP, "cosine": Cosine}[args.schedule]
+    sde = FunctionSpaceSDE(noise, schedule())
     data = MultiResolution(train, domain, resolutions, batch_size=args.batch, seed=args.seed)
     normalization = measure_normalization(data, 0.5)
     if args.preconditioning == "spectral":
