@@ -161,7 +161,7 @@ def fit(
 def keep_freed_memory() -> None:
     """Tell glibc to keep what a step frees for the next step, in this process, rather than return it page by page.
 
-    Gradients and activations come and go with every step, and each page that comes back costs a fault: a fifth of a CPU step.
+    Gradients and activations come and go with every step, and each page that comes back costs a fault.
     """
     try:
         libc = ctypes.CDLL(None)

@@ -57,8 +57,8 @@ class DFU(nn.Module):
             channels, functions that every grid samples. Without them a network on Box knows a place by its edges alone, and
             one on Torus, which has no place of its own, not at all. `tiny` and `small` have 4 on Box.
         zero_init: Start each block's last convolution, the network's, and attention near zero, as for training.
-        recompute: In training keep each block's input alone and compute the rest again for the gradient: less memory, about
-            a third more time (activation checkpointing).
+        recompute: In training keep each block's input alone and compute the rest again for the gradient: less memory, more
+            time (activation checkpointing).
         spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
 
     Raises:

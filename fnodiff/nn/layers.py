@@ -135,23 +135,23 @@ class SpectralConv(neuralop_spectral.SpectralConv):
 
 
 class _SpectralProduct(torch.autograd.Function):
-    """Down, multiply, up, with a gradient that neither transposes nor fills: what autograd would do at twice the time."""
+    """Down, multiply, up, with a gradient that neither transposes nor fills as autograd's does."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, matrices: Any, shape: Shape, output_shape: Shape) -> Tensor:
-        rows = _rows(down(x, matrices[0], shape))
+        rows = _rows(down(x, matrices[0]))
         ctx.save_for_backward(x, weight, rows)
-        ctx.geometry = matrices, shape, output_shape
+        ctx.geometry = matrices, shape
         return up(_unrows(torch.bmm(rows, weight.flatten(1, 2))), matrices[1], output_shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (x, weight, rows), (matrices, shape, output_shape) = ctx.saved_tensors, ctx.geometry
+        (x, weight, rows), (matrices, shape) = ctx.saved_tensors, ctx.geometry
         if (
             torch.is_grad_enabled()
         ):  # a gradient of this gradient is wanted: what was kept does not know that it came from x
-            rows = _rows(down(x, matrices[0], shape))
-        g = down(gradient, matrices[1], output_shape).permute(2, 1, 0, 3).flatten(1, 2)
+            rows = _rows(down(x, matrices[0]))
+        g = down(gradient, matrices[1]).permute(2, 1, 0, 3).flatten(1, 2)
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
             d_weight = torch.bmm(rows.transpose(1, 2), g).view(weight.shape)

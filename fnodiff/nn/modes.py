@@ -85,7 +85,7 @@ class Modes:
         way = self.way(self.shape) if way is None else way
         if way == "fft":
             return self._analyze_by_fft(x)
-        return down(x, self.analysis(way, x), self.shape)
+        return down(x, self.analysis(way, x))
 
     def synthesize(self, c: Tensor, way: str | None = None) -> Tensor:
         """(B, 2, modes, C) -> (B, C, *output_shape)."""
@@ -137,7 +137,7 @@ class Modes:
 # ---- products -----------------------------------------------------------------------------------------------------
 
 
-def down(x: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def down(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
     """(B, C, *shape) -> (B, 2, modes, C): the last axis by a matrix (2 k, n), the others by matrices (2, 2 k, n)."""
     batch, channels = x.shape[:2]
     c = torch.bmm(_for_all(matrices[-1], batch), x.reshape(batch, -1, matrices[-1].shape[-1]).transpose(1, 2))

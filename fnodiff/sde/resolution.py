@@ -144,15 +144,8 @@ class Progressive(Sampler):
         each = (self.evaluations - 1) // max(1, self.steps - 1)
         return [(r.shape, r.steps * each + (r is rungs[-1])) for r in rungs]
 
-    @torch.no_grad()
-    def solve(
-        self,
-        x: Tensor,
-        *,
-        times: Tensor | None = None,
-        generator: Generators = None,
-        progress: bool = False,
-        **condition: Tensor,
+    def _solve(
+        self, x: Tensor, times: Tensor | None, progress: bool, generator: Generators, condition: dict[str, Tensor]
     ) -> Tensor:
         if times is not None:
             raise ValueError(

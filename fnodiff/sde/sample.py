@@ -98,6 +98,12 @@ class Sampler(abc.ABC):
             times: Decreasing, (steps,); by default this sampler's own, from 1 to 0.
             generator: As when the sampler is called, like the rest.
         """
+        return self._solve(x, times, progress, generator, condition)
+
+    def _solve(
+        self, x: Tensor, times: Tensor | None, progress: bool, generator: Generators, condition: dict[str, Tensor]
+    ) -> Tensor:
+        """`solve`, for subclasses whose steps remember."""
         for t, s in self._pairs(x, times, progress):
             x = self.step(x, t, s, generator=generator, **condition)
         return x
@@ -320,15 +326,8 @@ class DPMSolver(Sampler):
     def step(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
         return self._step(x_t, t, s, None, generator, condition)[0]
 
-    @torch.no_grad()
-    def solve(
-        self,
-        x: Tensor,
-        *,
-        times: Tensor | None = None,
-        generator: Generators = None,
-        progress: bool = False,
-        **condition: Tensor,
+    def _solve(
+        self, x: Tensor, times: Tensor | None, progress: bool, generator: Generators, condition: dict[str, Tensor]
     ) -> Tensor:
         before = None
         for t, s in self._pairs(x, times, progress):
