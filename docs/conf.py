@@ -39,7 +39,7 @@ suppress_warnings = ["config.cache"]
 def _arguments(conf: dict, script: dict) -> list[str]:
     """The command line of a gallery script: a short run of an example; the mechanisms take none."""
     example = Path(script["src_file"]).parent.name == "examples"
-    return ["--quiet", "--minutes", "3", "--samples", "64", "--out", "_build/runs"] if example else []
+    return "--quiet --minutes 3 --sample-at 32 48 64 96 --out _build/runs".split() if example else []
 
 
 def _look(conf: dict, script: str | None) -> None:

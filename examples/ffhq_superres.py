@@ -25,29 +25,11 @@ import torch
 from accelerate import Accelerator
 from torch.nn.functional import interpolate
 
-from fnodiff import (
-    DDIM,
-    DFU,
-    EDM,
-    VE,
-    VP,
-    Box,
-    Cosine,
-    DPMSolver,
-    EulerMaruyama,
-    FunctionSpaceSDE,
-    GaussianRandomField,
-    Heun,
-    Matern,
-    PixelNoise,
-    Preconditioned,
-    SubVP,
-    WhiteNoise,
-    metrics,
-)
+import fnodiff
+from fnodiff import DFU, Box, FunctionSpaceSDE, Preconditioned, Progressive, metrics
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution, Part
-from fnodiff.sde import ClassifierFree, DenoisingLoss, Progressive, SpectralPreconditioned, fit_spectrum, upscale
+from fnodiff.sde import ClassifierFree, DenoisingLoss, SpectralPreconditioned, fit_spectrum, noise_levels, upscale
 from fnodiff.train import fit, measure_normalization
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,13 +48,16 @@ add(
     help="a process on the box, or one number per pixel",
 )
 add("--schedule", choices=["edm", "ve", "vp", "subvp", "cosine"], default="edm")
+add("--told", choices=["point", "mode"], help="the noise level that the network is told (default: the denoiser's)")
 add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
 add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's grid moves with the input's, or does not")
 add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
 add("--antialias", action="store_true", help="evaluate activations on a grid twice as fine")
 add("--octaves", type=float, default=0.0, help="loss: 0 as EDM's, 1 with all octaves of modes counted alike")
 add("--guidance", type=float, help="train with hair styles (or the images' labels), and sample with this scale")
-add("--sampler", choices=["heun", "ddim", "dpm", "sde"], default="dpm")
+add("--sampler", choices=["heun", "ddim", "dpm", "sde", "pc", "langevin"], default="dpm")
+add("--spacing", choices=["time", "log_snr", "rho"], default="time", help="of the steps")
+add("--churn", type=float, default=0.0, help="for heun: noise added before its steps")
 add("--evaluations", type=int, default=12, help="of the network, per sample")
 add(
     "--progressive",
@@ -128,27 +113,30 @@ if args.data is None:
 some = train.batch(range(min(2048, len(train))), reference)
 
 if trained is None:
-    if args.noise == "pixel":
-        noise = PixelNoise(domain)
-    elif args.noise == "white":
-        noise = WhiteNoise(domain, reference)
-    else:
-        noise = GaussianRandomField(domain, Matern(smoothness=0.1, length_scale=0.1))
+    noise = {
+        "pixel": fnodiff.PixelNoise(domain),
+        "white": fnodiff.WhiteNoise(domain, reference),
+        "matern": fnodiff.GaussianRandomField(domain, fnodiff.Matern(smoothness=0.1, length_scale=0.1)),
+    }[args.noise]
     options = {"levels": args.levels, "local": args.local, "antialias": args.antialias}
     if args.levels == "fixed" or args.local != "conv":
         options["reference"] = reference
     if guided:
         options["num_classes"] = int(some["label"].max()) + 1
     net = (DFU.tiny if args.smoke else DFU.small)(3, 3, domain=domain, **options)
-    schedule = {"edm": EDM, "ve": VE, "vp": VP, "subvp": SubVP, "cosine": Cosine}[args.schedule]
-    sde = FunctionSpaceSDE(noise, schedule())
     data = MultiResolution(train, domain, resolutions, batch_size=args.batch, seed=args.seed)
     normalization = measure_normalization(data, 0.5)
+    spectrum = fit_spectrum(normalization(some["x"]), domain, cell_averages=True)
+    schedules = {name.lower(): getattr(fnodiff, name) for name in ("EDM", "VE", "VP", "SubVP", "Cosine")}
+    make_schedule, told = schedules[args.schedule], {} if args.told is None else {"told": args.told}
     if args.preconditioning == "spectral":
-        spectrum = fit_spectrum(normalization(some["x"]), domain, cell_averages=True)
-        denoiser = SpectralPreconditioned(net, sde, spectrum, reference, normalization=normalization)
+        spans = args.schedule in ("edm", "ve", "cosine")  # those are made from the noise levels at their ends
+        schedule = make_schedule(*noise_levels(noise, spectrum, (finest, finest))) if spans else make_schedule()
+        sde = FunctionSpaceSDE(noise, schedule)
+        denoiser = SpectralPreconditioned(net, sde, spectrum, reference, normalization=normalization, **told)
     else:
-        denoiser = Preconditioned(net, sde, 0.5, normalization=normalization)
+        sde = FunctionSpaceSDE(noise, make_schedule())
+        denoiser = Preconditioned(net, sde, 0.5, normalization=normalization, **told)
     loss = DenoisingLoss(denoiser, octaves=args.octaves, drop_condition=0.1 if guided else 0.0)
     minutes = args.minutes if args.steps is None else None
     options = {"lr": 2e-3, "folder": args.out / "ffhq_superres", "accelerator": accelerator, "progress": not args.quiet}
@@ -157,36 +145,30 @@ if trained is None:
 # %%
 # One seed is one noise function: the same person at every resolution.
 
-half = args.evaluations // 2
+count, half = args.evaluations, max(2, args.evaluations // 2)
 sampler = {
-    "heun": partial(Heun, steps=half),
-    "ddim": partial(DDIM, steps=args.evaluations),
-    "dpm": partial(DPMSolver, steps=args.evaluations),
-    "sde": partial(EulerMaruyama, steps=args.evaluations),
+    "heun": partial(fnodiff.Heun, steps=half, churn=args.churn),
+    "ddim": partial(fnodiff.DDIM, steps=count),
+    "dpm": partial(fnodiff.DPMSolver, steps=count),
+    "sde": partial(fnodiff.EulerMaruyama, steps=count),
+    "pc": partial(fnodiff.PredictorCorrector, steps=half),
+    "langevin": partial(fnodiff.AnnealedLangevin, steps=count),
 }[args.sampler]
+sampler = partial(sampler, spacing=args.spacing)
 spectrum = fit_spectrum(trained.normalization.cpu()(some["x"]), domain, cell_averages=True)
 trained.to(accelerator.device)
 denoiser = ClassifierFree(trained, args.guidance) if guided else trained
-labels = held[largest]["label"][-args.samples :] if guided else None
-
-
-def seeds(chosen: range) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(10_000 * args.seed + i) for i in chosen]
+labels = {"label": held[largest]["label"][-args.samples :]} if guided else {}
+seeds = range(10_000 * args.seed, 10_000 * args.seed + args.samples)
 
 
 def sample(n: int) -> torch.Tensor:
-    run, out = sampler(denoiser), []
+    run = sampler(denoiser)
     coarser = [(m, m) for m in ([largest] if args.progressive is None else args.progressive) if m < n]
     if coarser:
         run = Progressive(run, coarser, spectrum)
-    for first in range(0, args.samples, 32):
-        chosen = range(first, min(first + 32, args.samples))
-        prior = trained.sde.prior((len(chosen), 3, n, n), generator=seeds(chosen), device=accelerator.device)
-        condition = {"label": labels[chosen.start : chosen.stop].to(accelerator.device)} if guided else {}
-        if first == 0 and coarser:
-            print("; ".join(f"{r.steps} steps at {r.shape[0]}" for r in run.plan(prior)))
-        out.append(run(prior, generator=seeds(chosen), progress=not args.quiet, **condition).cpu())
-    return torch.cat(out)
+        print("; ".join(f"{r.steps} steps at {r.shape[0]}" for r in run.plan(trained.sde.prior((1, 3, n, n)))))
+    return run.draw((3, n, n), seeds, device=accelerator.device, progress=not args.quiet, **labels)
 
 
 samples = {n: sample(n) for n in truth}
@@ -245,13 +227,13 @@ draw(
 if args.upscale:
     columns = min(8, args.samples)
     low, high = (truth[n][-columns:] for n in (largest, finest))
-    condition = {"label": labels[-columns:].to(accelerator.device)} if guided else {}
+    condition = {name: value[-columns:].to(accelerator.device) for name, value in labels.items()}
     x = upscale(
         denoiser,
         low.to(accelerator.device),
         (finest, finest),
         sampler=sampler,
-        generator=seeds(range(columns)),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds[:columns]],
         progress=not args.quiet,
         **condition,
     ).cpu()
