@@ -79,7 +79,7 @@ def test_every_mechanism_has_an_option(tmp_path, run_here):
         "--guidance",
         2,
     ]
-    sampling = ["--sampler", "heun", "--churn", 2, "--spacing", "rho", "--progressive", 16, 24, "--upscale", "--sample-at", 32, 48]
+    sampling = ["--sampler", "dpm", "--spacing", "log_snr", "--progressive", 16, 24, "--upscale", "--sample-at", 32, 48]
     out = run_here("--smoke", *options, *sampling)
     assert {size for size, _ in table(out)} == {32, 48}
     assert re.search(r"^[1-9] steps at 16; \d steps at 24; \d steps at 32$", out, flags=re.M)
