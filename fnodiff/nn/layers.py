@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
@@ -109,29 +109,40 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         return out.to(x.dtype)
 
     def _spectral(self, x: Tensor, shape: Shape, output_shape: Shape) -> Tensor:
-        bands = [(n // 2, n - n // 2 - 1) for n in self.n_modes[:-1]] + [(0, self.n_modes[-1] - 1)]
-        modes = Modes(shape, output_shape, tuple(bands), self.fft_norm, centred=isinstance(self.domain, Box))
-        held, every = modes.held(), math.prod(modes.counts)
-        # Weights that a grid is too small for are left out, unless they are too few to be worth a copy of the others.
-        if math.prod(held.counts) < 0.75 * every or "fft" in (modes.way(shape), modes.way(output_shape)):
-            modes = held
-
-        # The corner of the weight that holds them: its mode 0 is at size // 2, on the last axis at 0.
-        centres = [*(n // 2 for n in self.max_n_modes[:-1]), 0]
-        corner = [slice(c - low, c + high + 1) for c, (low, high) in zip(centres, modes.bands, strict=True)]
+        plan = _plan.__wrapped__ if torch.compiler.is_compiling() else _plan
+        centred = isinstance(self.domain, Box)
+        modes, corner, ways = plan(
+            tuple(self.n_modes), tuple(self.max_n_modes), shape, output_shape, self.fft_norm, centred
+        )
         if self.separable:
             weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
             weight = torch.view_as_real(weight[(..., *corner)].flatten(1).resolve_conj())
-            return modes.synthesize(_scale_modes(modes.analyze(x), weight.permute(2, 1, 0).to(x.dtype)))
+            return modes.synthesize(_scale_modes(modes.analyze(x, ways[0]), weight.permute(2, 1, 0).to(x.dtype)), ways[1])
         if not torch.is_tensor(self.weight) and by_factors(self.weight, batch=x.shape[0]):
-            return modes.synthesize(multiply_factors(modes.analyze(x), self.weight, corner))
+            return modes.synthesize(multiply_factors(modes.analyze(x, ways[0]), self.weight, corner), ways[1])
         weight = _mode_matrices(self.weight, corner).to(x.dtype)
-        ways = modes.way(shape), modes.way(output_shape)
         if "fft" in ways or not torch.is_grad_enabled() or _is_transformed():
             rows = _rows(modes.analyze(x, ways[0]))
             return modes.synthesize(_unrows(torch.bmm(rows, weight.flatten(1, 2))), ways[1])
         matrices = modes.analysis(ways[0], x), modes.synthesis(ways[1], x)
         return _SpectralProduct.apply(x, weight, matrices, shape, output_shape)
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    n_modes: Shape, max_n_modes: Shape, shape: Shape, output_shape: Shape, norm: str, centred: bool
+) -> tuple[Modes, tuple[slice, ...], tuple[str, str]]:
+    """The modes that a layer carries between two grids, the corner of its weight that holds them, and the ways there and back."""
+    bands = [(n // 2, n - n // 2 - 1) for n in n_modes[:-1]] + [(0, n_modes[-1] - 1)]
+    modes = Modes(shape, output_shape, tuple(bands), norm, centred)
+    held, every = modes.held(), math.prod(modes.counts)
+    # Weights that a grid is too small for are left out, unless they are too few to be worth a copy of the others.
+    if math.prod(held.counts) < 0.75 * every or "fft" in (modes.way(shape), modes.way(output_shape)):
+        modes = held
+    # A weight's mode 0 is at size // 2, on the last axis at 0.
+    centres = [*(n // 2 for n in max_n_modes[:-1]), 0]
+    corner = tuple(slice(c - low, c + high + 1) for c, (low, high) in zip(centres, modes.bands, strict=True))
+    return modes, corner, (modes.way(shape), modes.way(output_shape))
 
 
 class _SpectralProduct(torch.autograd.Function):
@@ -151,14 +162,14 @@ class _SpectralProduct(torch.autograd.Function):
             torch.is_grad_enabled()
         ):  # a gradient of this gradient is wanted: what was kept does not know that it came from x
             rows = _rows(down(x, matrices[0]))
-        g = down(gradient, matrices[1]).permute(2, 1, 0, 3).flatten(1, 2)
+        g = down(gradient, matrices[1]).permute(2, 0, 1, 3).flatten(1, 2)
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
             d_weight = torch.bmm(rows.transpose(1, 2), g).view(weight.shape)
         if ctx.needs_input_grad[0]:
-            d = torch.bmm(g, weight.flatten(1, 2).transpose(1, 2)).unflatten(2, (2, -1)).unflatten(1, (2, -1))
-            d_c = torch.stack([d[:, 0, :, 0] + d[:, 1, :, 1], d[:, 1, :, 0] - d[:, 0, :, 1]])  # (2, modes, B, C)
-            d_x = up(d_c.permute(2, 0, 1, 3), matrices[0], shape)
+            d = torch.bmm(g, weight.flatten(1, 2).transpose(1, 2)).unflatten(2, (2, -1)).unflatten(1, (-1, 2))
+            d = d.permute(1, 2, 3, 0, 4)  # (B, 2, 2, modes, C): each part's gradient by what each part was multiplied with
+            d_x = up(torch.stack([d[:, 0, 0] + d[:, 1, 1], d[:, 1, 0] - d[:, 0, 1]], 1), matrices[0], shape)
         return d_x, d_weight, None, None, None
 
 
@@ -171,23 +182,26 @@ def _is_transformed() -> bool:
     )
 
 
-def _mode_matrices(weight: Any, corner: Sequence[slice]) -> Tensor:
+def _mode_matrices(weight: Any, corner: tuple[slice, ...]) -> Tensor:
     """(modes, 2, in, out): the chosen modes' matrices."""
     if isinstance(weight, ModeMajorDense):
-        return weight.matrices[tuple(corner)].flatten(0, len(corner) - 1)
+        matrices = weight.matrices
+        if any(c.stop - c.start < n for c, n in zip(corner, matrices.shape, strict=False)):
+            matrices = matrices[corner]  # whose gradient fills all the others with zeros
+        return matrices.flatten(0, len(corner) - 1)
     dense = weight if torch.is_tensor(weight) else weight.to_tensor()
     return torch.view_as_real(dense[(..., *corner)].flatten(2).resolve_conj()).permute(2, 3, 0, 1)
 
 
 def _rows(c: Tensor) -> Tensor:
-    """(B, 2, modes, C) -> (modes, 2 B, 2 C): [[re, -im], [im, re]], which times [[re W], [im W]] is the complex product."""
+    """(B, 2, modes, C) -> (modes, B 2, 2 C): [[re, -im], [im, re]], which times [[re W], [im W]] is the complex product."""
     re, im = c.permute(1, 2, 0, 3).unbind(0)
-    return torch.cat([torch.cat([re, -im], 2), torch.cat([im, re], 2)], 1)
+    return torch.stack([re, -im, im, re], 2).view(len(re), -1, 2 * re.shape[-1])
 
 
 def _unrows(rows: Tensor) -> Tensor:
-    """That product (modes, 2 B, C) -> (B, 2, modes, C)."""
-    return rows.unflatten(1, (2, -1)).permute(2, 1, 0, 3)
+    """That product (modes, B 2, C) -> (B, 2, modes, C)."""
+    return rows.unflatten(1, (-1, 2)).permute(1, 2, 0, 3)
 
 
 def _scale_modes(c: Tensor, weight: Tensor) -> Tensor:
