@@ -32,12 +32,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned
 from fnodiff.cost import measure
-from fnodiff.nn import LocalConv, SpectralConv
+from fnodiff.nn import DualConv, LocalConv, SpectralConv
+from fnodiff.nn.modes import Modes
 from fnodiff.sde import DenoisingLoss, SpectralPreconditioned
 from fnodiff.train import keep_freed_memory
 
 WIDTH = {"hidden_channels": 32, "channel_mult": (1, 2, 2, 2), "num_blocks": 2}
 MODES = (32, 16)
+WAYS = ("product", "axes", "fft")
 KINDS = {
     "GEMM": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
     "FFT": ("aten::_fft_r2c", "aten::_fft_c2r", "aten::_fft_c2c"),
@@ -162,6 +164,36 @@ def layer_table(sizes: list[int], batch: int, repeats: int, device: str) -> None
         print(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells))
 
 
+def way_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
+    """The ways between a grid and its modes; the cost model of `fnodiff.nn.modes` is right where its choice is the fastest."""
+    print(f"\nto the modes and back, 32 channels, batch {batch}; ms forward and backward, * the way that is chosen")
+    print(f"{'grid and modes':<26}" + "".join(f"{way:>12}" for way in WAYS) + f"{'chosen / best':>16}")
+    for n in sizes:
+        for count in sorted({8, 16, 32, n // 2, n}):
+            if count > n:
+                continue
+            low = count // 2
+            bands = ((low, count - low - 1), (0, low))
+            modes = Modes((n, n), (n, n), bands, "forward", centred=True).held()
+            x = torch.randn(batch, 32, n, n, device=device, requires_grad=True)
+
+            def there_and_back(way: str, modes: Modes = modes, x: Tensor = x) -> None:
+                modes.synthesize(modes.analyze(x, way), way).square().sum().backward()
+
+            ways = [way for way in WAYS if way != "product" or n * n * math.prod(modes.counts) < 2**22]
+            seconds = interleaved({way: partial(there_and_back, way) for way in ways}, repeats)
+            chosen = modes.way((n, n))
+            cells = [
+                f"{1e3 * seconds[way]:.2f}{'*' if way == chosen else ' '}" if way in seconds else "-" for way in WAYS
+            ]
+            print(
+                f"{f'{n}x{n}, {modes.counts[0]}x{modes.counts[1]} modes':<26}"
+                + "".join(f"{cell:>12}" for cell in cells)
+                + f"{seconds[chosen] / min(seconds.values()):>16.2f}",
+                flush=True,
+            )
+
+
 def network_table(rows: dict[str, nn.Module], sizes: list[int], batches: list[int], repeats: int, device: str) -> None:
     """Forward, step and memory of every network, and how they grow."""
     per_sample: dict[str, dict[int, float]] = {name: {} for name in rows}
@@ -211,8 +243,19 @@ def share_table(rows: dict[str, nn.Module], n: int, batch: int, device: str) -> 
         print(f"  {name:<24}" + "".join(f"{100 * cell:>12.0f}%" for cell in cells), flush=True)
 
 
+class Nothing(nn.Module):
+    """A network that costs next to nothing: what is left of a training step is all that goes around the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
+        return self.gain * x
+
+
 def around_table(net: nn.Module, sizes: list[int], batch: int, repeats: int, device: str) -> None:
-    """What noise and preconditioning add to a training step, which is all of the rest."""
+    """What function-space noise and preconditioning cost around a network, beside a training step of the whole."""
     domain = Box(2)
     noise = GaussianRandomField(domain, Matern(0.1, 0.1))
     sde = FunctionSpaceSDE(noise, EDM())
@@ -220,28 +263,65 @@ def around_table(net: nn.Module, sizes: list[int], batch: int, repeats: int, dev
     def spectrum(eigenvalues: Tensor, dim: int) -> Tensor:
         return (100 + eigenvalues) ** -1.25
 
-    spectral = SpectralPreconditioned(net, sde, spectrum, (32, 32))
-    losses = {"EDM's scalars": DenoisingLoss(Preconditioned(net, sde)), "per mode": DenoisingLoss(spectral)}
-    print(f"\nnoise and preconditioning, batch {batch}: share of a training step")
+    nothing = Nothing().to(device)
+    around = {
+        "EDM's scalars": DenoisingLoss(Preconditioned(nothing, sde)),
+        "per mode": DenoisingLoss(SpectralPreconditioned(nothing, sde, spectrum, (32, 32))),
+    }
+    whole = DenoisingLoss(Preconditioned(net, sde))
+    print(f"\nnoise, preconditioning and loss without the network, batch {batch}: share of a training step")
     print(f"  {'':<24}" + "".join(f"{n:>10}" for n in sizes))
-    cells: dict[str, list[float]] = {"drawing the field": [], **{name: [] for name in losses}}
+    cells: dict[str, list[float]] = {"drawing the field": [], **{name: [] for name in around}}
     for n in sizes:
-        x, level = torch.randn(batch, 3, n, n, device=device), torch.zeros(batch, device=device)
+        x = torch.randn(batch, 3, n, n, device=device)
 
         def train(loss: DenoisingLoss, x: Tensor = x) -> None:
             loss(x).mean().backward()
-            net.zero_grad(set_to_none=True)
+            loss.zero_grad(set_to_none=True)
 
-        tasks = {
-            "net": partial(step, net, x, level),
-            "drawing the field": lambda x=x: noise.sample(x.shape, device=device),
-        }
-        found = interleaved(tasks | {name: partial(train, loss) for name, loss in losses.items()}, repeats)
-        cells["drawing the field"].append(found["drawing the field"] / found["EDM's scalars"])
-        for name in losses:
-            cells[name].append(1 - found["net"] / found[name])
+        tasks = {name: partial(train, loss) for name, loss in around.items()}
+        tasks["drawing the field"] = lambda x=x: noise.sample(x.shape, device=device)
+        found = interleaved(tasks, 3 * repeats) | interleaved({"whole": partial(train, whole)}, repeats)
+        for name in cells:
+            cells[name].append(found[name] / found["whole"])
     for name, shares in cells.items():
         print(f"  {name:<24}" + "".join(f"{100 * share:>9.1f}%" for share in shares))
+
+
+def factor_table(batch: int, repeats: int, device: str) -> None:
+    """Factorised weights beside dense ones, in a layer of the paper's width and modes, with its 3x3 convolution."""
+    print(
+        f"\na dual convolution of 128 channels with the paper's modes, 32x32, batch {batch}; the last two with Adam's step"
+    )
+    print(
+        f"  {'weights':<16}{'parameters':>12}{'forward':>12}{'and back':>12}{'/ dense':>9}{'training':>12}{'/ dense':>9}"
+    )
+    x = torch.randn(batch, 128, 32, 32, device=device, requires_grad=True)
+    tasks: dict[str, dict[str, Callable[[], None]]] = {}
+    parameters = {}
+    for name in ("ComplexDense", "ComplexTucker", "ComplexTT"):
+        options = {"factorization": name, **({} if name == "ComplexDense" else {"rank": 0.099})}
+        layer = DualConv(128, 128, domain=Box(2), n_modes=MODES, spectral=options).to(device)
+        optimizer = torch.optim.Adam(layer.parameters(), fused=True)
+
+        def train(layer: nn.Module = layer, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            layer(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        tasks[name] = {"forward": partial(evaluate, layer, x), "back": partial(step, layer, x), "training": train}
+        parameters[name] = sum(p.numel() for p in layer.spectral.parameters())
+    ms = {
+        kind: {k: 1e3 * v for k, v in interleaved({name: tasks[name][kind] for name in tasks}, repeats).items()}
+        for kind in ("forward", "back", "training")
+    }
+    for name in tasks:
+        print(
+            f"  {name:<16}{parameters[name]:>12,}{ms['forward'][name]:>9.1f} ms"
+            + "".join(
+                f"{ms[k][name]:>9.1f} ms{ms[k][name] / ms[k]['ComplexDense']:>9.2f}" for k in ("back", "training")
+            )
+        )
 
 
 def main() -> None:
@@ -262,9 +342,11 @@ def main() -> None:
     )
     small = [n for n in args.sizes if n <= 96]
     layer_table(small, args.batch, args.repeats, device)
+    way_table([8, 16, 32, 64, 96, 128], args.batch, args.repeats, device)
     batches = [args.batch if n <= 96 else math.ceil(args.batch / 4) for n in args.sizes]
     network_table(rows, args.sizes, batches, args.repeats, device)
     around_table(rows["DFU, moving levels"], small, args.batch, args.repeats, device)
+    factor_table(args.batch, 3 * args.repeats, device)
     share_table(rows, min(args.sizes), args.batch, device)
 
 

@@ -82,23 +82,53 @@ def multiply_factors(c: Tensor, weight: FactorizedTensor, corner: Sequence[slice
         weight: (in, out, *modes).
         corner: Which modes of each axis.
     """
-    x = torch.complex(*c.permute(1, 2, 0, 3).unbind(0))  # (modes, B, in)
+    first, second, *others = (f.to(c.dtype.to_complex()) for f in weight.factors)
+    chosen = [f[(slice(None),) * (f.ndim == 3) + (window,)] for f, window in zip(others, corner, strict=True)]
     if isinstance(weight, TTTensor):
-        first, second, *others = (f.to(x.dtype) for f in weight.factors)
-        chain = reduce(_chain, [f[:, window] for f, window in zip(others, corner, strict=True)])  # (r, modes, 1)
-        out = torch.bmm(x @ first[0], torch.tensordot(chain[..., 0], second, ([0], [2])))
-    else:
-        first, second, *others = (f.to(x.dtype) for f in weight.factors)
-        chosen = [f[window] for f, window in zip(others, corner, strict=True)]
-        if isinstance(weight, CPTensor):
-            scale = reduce(lambda a, b: (a[:, None] * b).flatten(0, 1), chosen) * weight.weights.to(x.dtype)
-            out = ((x @ first) * scale[:, None]) @ second.t()
-        else:
-            kernel = weight.core.to(x.dtype)
-            for factor in chosen:  # (in, out, the next axis, ...) -> (in, out, ..., this axis's modes)
-                kernel = torch.tensordot(kernel, factor, ([2], [1]))
-            out = torch.bmm(x @ first, kernel.flatten(2).permute(2, 0, 1)) @ second.t()
-    return torch.view_as_real(out).permute(1, 3, 0, 2)
+        chain = reduce(_chain, chosen)[..., 0].t()  # (modes, r)
+        kernel = _of_modes([chain], second.permute(2, 0, 1))
+        return unrows(torch.bmm(rows(unrows(rows(c) @ _parts(first[0]))), kernel))
+    if isinstance(weight, CPTensor):
+        scale = reduce(lambda a, b: (a[:, None] * b).flatten(0, 1), chosen) * weight.weights.to(first.dtype)
+        scaled = scale_modes(unrows(rows(c) @ _parts(first)), torch.view_as_real(scale).permute(2, 0, 1))
+        return unrows(rows(scaled) @ _parts(second.t()))
+    core = weight.core.to(first.dtype)
+    kernel = _of_modes(chosen, core.permute(*range(2, core.ndim), 0, 1))
+    return unrows(rows(unrows(torch.bmm(rows(unrows(rows(c) @ _parts(first))), kernel))) @ _parts(second.t()))
+
+
+def rows(c: Tensor) -> Tensor:
+    """(B, 2, modes, C) -> (modes, B 2, 2 C): [[re, -im], [im, re]], which times [[re W], [im W]] is the complex product."""
+    re, im = c.permute(1, 2, 0, 3).unbind(0)
+    return torch.stack([re, -im, im, re], 2).view(len(re), -1, 2 * re.shape[-1])
+
+
+def unrows(products: Tensor) -> Tensor:
+    """Such products (modes, B 2, C) -> (B, 2, modes, C)."""
+    return products.unflatten(1, (-1, 2)).permute(1, 2, 0, 3)
+
+
+def scale_modes(c: Tensor, weight: Tensor) -> Tensor:
+    """(B, 2, modes, C), (2, modes, C) -> (B, 2, modes, C): a complex number per channel and mode."""
+    (a, b), (re, im) = c.unbind(1), weight.unbind(0)
+    return torch.stack([a * re - b * im, a * im + b * re], 1)
+
+
+def _parts(matrix: Tensor) -> Tensor:
+    """Complex (in, out) -> (2 in, out): [[re W], [im W]]."""
+    return torch.cat([matrix.real, matrix.imag])
+
+
+def _of_modes(factors: Sequence[Tensor], core: Tensor) -> Tensor:
+    """Factors (modes of an axis, r) per axis and a core (*r, in, out) -> (modes, 2 in, out): the core's matrix at each mode."""
+    kernel = torch.view_as_real(core).movedim(-1, 0).flatten()
+    done = 1
+    for factor in factors:  # (modes so far, 2 r, the rest) -> (modes so far, modes of this axis, 2, the rest)
+        re, im = factor.real, factor.imag
+        block = torch.stack([torch.cat([re, -im], 1), torch.cat([im, re], 1)], 1).flatten(0, 1)
+        kernel = torch.bmm(block.expand(done, *block.shape), kernel.reshape(done, block.shape[1], -1))
+        done *= len(factor)
+    return kernel.reshape(done, 2 * core.shape[-2], core.shape[-1])
 
 
 def _chain(a: Tensor, b: Tensor) -> Tensor:

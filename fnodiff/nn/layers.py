@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from fnodiff.domain import Box, Domain, Shape, Torus
 from fnodiff.domain.base import cached
-from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors
+from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors, rows, scale_modes, unrows
 from fnodiff.nn.modes import Modes, down, up
 
 _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -117,13 +117,15 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         if self.separable:
             weight = self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()
             weight = torch.view_as_real(weight[(..., *corner)].flatten(1).resolve_conj())
-            return modes.synthesize(_scale_modes(modes.analyze(x, ways[0]), weight.permute(2, 1, 0).to(x.dtype)), ways[1])
+            return modes.synthesize(
+                scale_modes(modes.analyze(x, ways[0]), weight.permute(2, 1, 0).to(x.dtype)), ways[1]
+            )
         if not torch.is_tensor(self.weight) and by_factors(self.weight, batch=x.shape[0]):
             return modes.synthesize(multiply_factors(modes.analyze(x, ways[0]), self.weight, corner), ways[1])
         weight = _mode_matrices(self.weight, corner).to(x.dtype)
         if "fft" in ways or not torch.is_grad_enabled() or _is_transformed():
-            rows = _rows(modes.analyze(x, ways[0]))
-            return modes.synthesize(_unrows(torch.bmm(rows, weight.flatten(1, 2))), ways[1])
+            products = torch.bmm(rows(modes.analyze(x, ways[0])), weight.flatten(1, 2))
+            return modes.synthesize(unrows(products), ways[1])
         matrices = modes.analysis(ways[0], x), modes.synthesis(ways[1], x)
         return _SpectralProduct.apply(x, weight, matrices, shape, output_shape)
 
@@ -132,7 +134,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
 def _plan(
     n_modes: Shape, max_n_modes: Shape, shape: Shape, output_shape: Shape, norm: str, centred: bool
 ) -> tuple[Modes, tuple[slice, ...], tuple[str, str]]:
-    """The modes that a layer carries between two grids, the corner of its weight that holds them, and the ways there and back."""
+    """The modes that a layer carries between two grids, the corner of its weight that holds them, and both ways."""
     bands = [(n // 2, n - n // 2 - 1) for n in n_modes[:-1]] + [(0, n_modes[-1] - 1)]
     modes = Modes(shape, output_shape, tuple(bands), norm, centred)
     held, every = modes.held(), math.prod(modes.counts)
@@ -150,25 +152,23 @@ class _SpectralProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, matrices: Any, shape: Shape, output_shape: Shape) -> Tensor:
-        rows = _rows(down(x, matrices[0]))
-        ctx.save_for_backward(x, weight, rows)
+        factors = rows(down(x, matrices[0]))
+        ctx.save_for_backward(x, weight, factors)
         ctx.geometry = matrices, shape
-        return up(_unrows(torch.bmm(rows, weight.flatten(1, 2))), matrices[1], output_shape)
+        return up(unrows(torch.bmm(factors, weight.flatten(1, 2))), matrices[1], output_shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (x, weight, rows), (matrices, shape) = ctx.saved_tensors, ctx.geometry
-        if (
-            torch.is_grad_enabled()
-        ):  # a gradient of this gradient is wanted: what was kept does not know that it came from x
-            rows = _rows(down(x, matrices[0]))
+        (x, weight, factors), (matrices, shape) = ctx.saved_tensors, ctx.geometry
+        if torch.is_grad_enabled():  # for a gradient of this gradient: what was kept does not know that it came from x
+            factors = rows(down(x, matrices[0]))
         g = down(gradient, matrices[1]).permute(2, 0, 1, 3).flatten(1, 2)
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
-            d_weight = torch.bmm(rows.transpose(1, 2), g).view(weight.shape)
+            d_weight = torch.bmm(factors.transpose(1, 2), g).view(weight.shape)
         if ctx.needs_input_grad[0]:
             d = torch.bmm(g, weight.flatten(1, 2).transpose(1, 2)).unflatten(2, (2, -1)).unflatten(1, (-1, 2))
-            d = d.permute(1, 2, 3, 0, 4)  # (B, 2, 2, modes, C): each part's gradient by what each part was multiplied with
+            d = d.permute(1, 2, 3, 0, 4)  # (B, 2, 2, modes, C): for each part of the result, by what it multiplied
             d_x = up(torch.stack([d[:, 0, 0] + d[:, 1, 1], d[:, 1, 0] - d[:, 0, 1]], 1), matrices[0], shape)
         return d_x, d_weight, None, None, None
 
@@ -191,23 +191,6 @@ def _mode_matrices(weight: Any, corner: tuple[slice, ...]) -> Tensor:
         return matrices.flatten(0, len(corner) - 1)
     dense = weight if torch.is_tensor(weight) else weight.to_tensor()
     return torch.view_as_real(dense[(..., *corner)].flatten(2).resolve_conj()).permute(2, 3, 0, 1)
-
-
-def _rows(c: Tensor) -> Tensor:
-    """(B, 2, modes, C) -> (modes, B 2, 2 C): [[re, -im], [im, re]], which times [[re W], [im W]] is the complex product."""
-    re, im = c.permute(1, 2, 0, 3).unbind(0)
-    return torch.stack([re, -im, im, re], 2).view(len(re), -1, 2 * re.shape[-1])
-
-
-def _unrows(rows: Tensor) -> Tensor:
-    """That product (modes, B 2, C) -> (B, 2, modes, C)."""
-    return rows.unflatten(1, (-1, 2)).permute(1, 2, 0, 3)
-
-
-def _scale_modes(c: Tensor, weight: Tensor) -> Tensor:
-    """(B, 2, modes, C), (2, modes, C) -> (B, 2, modes, C): a complex number per channel and mode."""
-    (a, b), (re, im) = c.unbind(1), weight.unbind(0)
-    return torch.stack([a * re - b * im, a * im + b * re], 1)
 
 
 def _flat(scaling: Sequence[Any]) -> list[float]:
