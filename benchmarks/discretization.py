@@ -24,6 +24,7 @@ NETWORKS: dict[str, dict[str, object]] = {
     "DFU, antialiased": {"antialias": True},
     "DFU, fixed levels": FIXED,
     "DFU, taps": TAPS,
+    "DFU, half taps": TAPS | {"local": "both"},
     "DFU, half taps, fixed": FIXED | {"local": "both"},
     "UNet, taps, fixed levels": TAPS | FIXED | {"spectral_levels": 0},
     "DFU, taps, fixed levels": TAPS | FIXED,

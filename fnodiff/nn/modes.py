@@ -30,6 +30,7 @@ _INVERSE = {"forward": lambda n: 1.0, "ortho": lambda n: n**-0.5, "backward": la
 # The cost model: multiplications per channel that take as long as what a way does besides. Set from the table of ways that
 # `python -m benchmarks.speed` prints, which shows where the choice is not the fastest.
 AXIS_OVERHEAD = 20_000.0
+FFT_OVERHEAD = 50_000.0
 FFT_PER_POINT = 80.0
 
 
@@ -77,7 +78,7 @@ class Modes:
         costs = {
             "product": 2.0 * points * modes,
             "axes": axes + AXIS_OVERHEAD if len(shape) > 1 else math.inf,
-            "fft": FFT_PER_POINT * points,
+            "fft": FFT_PER_POINT * points + FFT_OVERHEAD,
         }
         return min(costs, key=costs.__getitem__)
 
