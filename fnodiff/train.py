@@ -101,6 +101,8 @@ def fit(
         raise ValueError("fit: expected a loss of this denoiser, got one of another; build DenoisingLoss(denoiser).")
     if normalize and resume is None:
         denoiser.normalization = measure_normalization(data, getattr(denoiser, "sigma_data", 1.0))
+        if "field" in data[0]:
+            denoiser.field_normalization = measure_normalization(data, key="field")
     denoiser.training_shapes = tuple(data.shapes)
 
     keep_freed_memory()
@@ -172,18 +174,33 @@ def keep_freed_memory() -> None:
         keep(option, value)
 
 
-def measure_normalization(data: MultiResolution, std: float = 1.0, *, batches: int = 16) -> Normalization:
+def measure_normalization(
+    data: MultiResolution, std: float = 1.0, *, key: str = "x", batches: int = 16
+) -> Normalization:
     """The per-channel normalisation under which the first batches have mean 0 and standard deviation `std`.
+
+    Args:
+        data: What is trained on; missing values (those outside a batch's "mask") do not count.
+        std: Of the normalised data.
+        key: "x" or "field".
+        batches: How many.
 
     Raises:
         ValueError: If a channel is constant.
     """
-    x = [data[step]["x"].double().transpose(0, 1).flatten(1) for step in range(batches)]
-    mean = torch.stack([v.mean(1) for v in x]).mean(0)
-    spread = torch.stack([(v - mean[:, None]).square().mean(1) for v in x]).mean(0).sqrt()
-    if not bool((spread > 0).all()):
+    moments = []
+    for step in range(batches):
+        batch = data[step]
+        x = batch[key].double()
+        weight = batch.get("mask", torch.ones(())) > 0 if key == "x" else torch.ones((), dtype=torch.bool)
+        weight = weight.expand_as(x).double()
+        moments.append(torch.stack([(weight * x**power).transpose(0, 1).flatten(1).mean(1) for power in range(3)]))
+    measured, first, second = torch.stack(moments).mean(0)
+    mean = first / measured
+    spread = (second / measured - mean.square()).clamp(min=0).sqrt()
+    if not bool((spread > 1e-7 * mean.abs()).all()):
         raise ValueError(
-            f"expected every channel to vary, got standard deviations {spread.tolist()}; drop the constant ones."
+            f"expected every channel of {key} to vary, got standard deviations {spread.tolist()}; drop the constant ones."
         )
     return Normalization(mean.float(), (spread / std).float())
 

@@ -86,18 +86,53 @@ class Denoiser(nn.Module, abc.ABC):
     Attributes:
         sde: The process that made x_t.
         normalization: Maps data units to those of x; samplers undo it at the end.
+        field_normalization: Maps a conditioning field's units to those that the network sees; the denoiser applies it itself.
         training_shapes: Spatial shapes that the model was trained on, as `fnodiff.train.fit` left them.
     """
 
-    def __init__(self, sde: FunctionSpaceSDE, normalization: Normalization | None = None) -> None:
+    def __init__(
+        self,
+        sde: FunctionSpaceSDE,
+        normalization: Normalization | None = None,
+        field_normalization: Normalization | None = None,
+    ) -> None:
         super().__init__()
         self.sde = sde
         self.training_shapes: tuple[Shape, ...] = ()
         self.normalization = Normalization() if normalization is None else normalization
+        self.field_normalization = Normalization() if field_normalization is None else field_normalization
 
     @abc.abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         """The denoised estimate, of x_t's shape (B, C, *spatial), given t in [0, 1], () or (B,)."""
+
+    def without(
+        self, condition: dict[str, Tensor], names: Sequence[str], where: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Conditions with some of them left out: labels become -1, fields their mean.
+
+        Args:
+            condition: By name, each (B, ...).
+            names: Which to leave out.
+            where: (B,) bool, of which samples; None for all.
+        """
+        condition = dict(condition)
+        for name in names:
+            value = condition[name]
+            if value.is_floating_point():
+                nothing = self.field_normalization.inverse(torch.zeros_like(value))
+            else:
+                nothing = torch.full_like(value, -1)
+            if where is not None:
+                nothing = torch.where(where.reshape(-1, *(1,) * (value.ndim - 1)), nothing, value)
+            condition[name] = nothing
+        return condition
+
+    def _normalized(self, condition: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Conditions as the network sees them."""
+        if "field" not in condition:
+            return condition
+        return {**condition, "field": self.field_normalization(condition["field"])}
 
 
 def compile_networks(denoiser: nn.Module) -> None:
@@ -110,24 +145,6 @@ def compile_networks(denoiser: nn.Module) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # grids, not mistakes
     for backbone in backbones:
         backbone.compile(dynamic=False)
-
-
-def without(condition: dict[str, Tensor], names: Sequence[str], where: Tensor | None = None) -> dict[str, Tensor]:
-    """Conditions with some of them left out: labels become -1, fields zero (their mean, if they are normalised).
-
-    Args:
-        condition: By name, each (B, ...).
-        names: Which to leave out.
-        where: (B,) bool, of which samples; None for all.
-    """
-    condition = dict(condition)
-    for name in names:
-        value = condition[name]
-        nothing = torch.zeros_like(value) if value.is_floating_point() else torch.full_like(value, -1)
-        if where is not None:
-            nothing = torch.where(where.reshape(-1, *(1,) * (value.ndim - 1)), nothing, value)
-        condition[name] = nothing
-    return condition
 
 
 def _check_backbone(backbone: nn.Module, sde: FunctionSpaceSDE) -> None:
@@ -163,6 +180,7 @@ class Preconditioned(Denoiser):
         sigma_data: Standard deviation of the (normalised) data.
         told: The noise level that F is given: per "point" or per "mode".
         normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
+        field_normalization: Of the conditioning field, likewise.
     """
 
     noise_law = (-1.2, 1.2)
@@ -176,8 +194,9 @@ class Preconditioned(Denoiser):
         *,
         told: str = "point",
         normalization: Normalization | None = None,
+        field_normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(sde, normalization)
+        super().__init__(sde, normalization, field_normalization)
         self.told = _check_told(told)
         _check_backbone(backbone, sde)
         if not 0 < sigma_data < math.inf:
@@ -190,7 +209,8 @@ class Preconditioned(Denoiser):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {name: getattr(self, name) for name in ("backbone", "sde", "sigma_data", "told", "normalization")}
+        names = ("backbone", "sde", "sigma_data", "told", "normalization", "field_normalization")
+        return {name: getattr(self, name) for name in names}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         shape = self.sde.domain.check_field(x_t)
@@ -200,7 +220,7 @@ class Preconditioned(Denoiser):
         c_in = 1 / (s.square() + sd**2).sqrt()
         c_out = s * sd * c_in
         c_noise = _told(self, x_t, t)
-        return c_skip * y + c_out * self.backbone(c_in * y, c_noise, **condition).to(x_t.dtype)
+        return c_skip * y + c_out * self.backbone(c_in * y, c_noise, **self._normalized(condition)).to(x_t.dtype)
 
     def target_variance(self, t: Tensor, shape: Shape) -> Tensor:
         """The error per mode that F starts from, c_out^2 shared among the modes: (*t.shape, *coefficient_shape)."""
@@ -234,6 +254,7 @@ class SpectralPreconditioned(Denoiser):
         cutoff: Of R, in cycles per unit length; None for R = 1.
         told: The noise level that F is given: per "point" or per "mode".
         normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
+        field_normalization: Of the conditioning field, likewise.
 
     Raises:
         ValueError: If the cutoff is not positive.
@@ -249,8 +270,9 @@ class SpectralPreconditioned(Denoiser):
         *,
         told: str = "mode",
         normalization: Normalization | None = None,
+        field_normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(sde, normalization)
+        super().__init__(sde, normalization, field_normalization)
         self.told = _check_told(told)
         _check_backbone(backbone, sde)
         if cutoff is not None and not cutoff > 0:
@@ -264,7 +286,7 @@ class SpectralPreconditioned(Denoiser):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        names = ("backbone", "sde", "spectrum", "reference", "cutoff", "told", "normalization")
+        names = ("backbone", "sde", "spectrum", "reference", "cutoff", "told", "normalization", "field_normalization")
         return {name: getattr(self, name) for name in names}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
@@ -286,7 +308,8 @@ class SpectralPreconditioned(Denoiser):
             s, noise, n = spectra(eigenvalues)
             return (self._modes * s * noise / n).sqrt()
 
-        out = self.backbone(self.sde.domain.filter(x_t, whiten), _told(self, x_t, t), **condition).to(x_t.dtype)
+        white, condition = self.sde.domain.filter(x_t, whiten), self._normalized(condition)
+        out = self.backbone(white, _told(self, x_t, t), **condition).to(x_t.dtype)
         return self.sde.domain.filter(x_t, linear) + self.sde.domain.filter(out, colour)
 
     @functools.cached_property

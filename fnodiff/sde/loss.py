@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Generators, Shape, uniforms
-from fnodiff.sde.denoise import Preconditioned, SpectralPreconditioned, without
+from fnodiff.sde.denoise import Preconditioned, SpectralPreconditioned
+from fnodiff.sde.process import over_space
 
 
 class DenoisingLoss(nn.Module):
@@ -80,23 +81,50 @@ class DenoisingLoss(nn.Module):
         log_s = self.p_mean + self.p_std * law.icdf(low + u * (high - low))
         return schedule.time(log_s.exp()).clamp(0, 1).to(device=device, dtype=torch.float32)  # against rounding only
 
-    def forward(self, x: Tensor, *, generator: Generators = None, **condition: Tensor) -> Tensor:
-        """The weighted squared error of each sample, (B,): a mean over the domain and the channels.
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, generator: Generators = None, **condition: Tensor
+    ) -> Tensor:
+        """The weighted squared error of each sample, (B,): a mean over the domain, or its measured part, and the channels.
 
         Args:
             x: Clean fields (B, C, *spatial), in data units.
+            mask: (B, 1 or C, *spatial), 1 where x was measured and 0 where it is missing: there the network is shown the
+                data's mean, and its error does not count.
             generator: One, or one per sample, for the times and the noise.
             condition: Given to the denoiser.
+
+        Raises:
+            ValueError: If the mask does not fit x, or a sample has no measured point.
         """
         sde = self.denoiser.sde
         x = self.denoiser.normalization(x)
+        if mask is not None:
+            x, mask = self._fill(x, mask)
         t = self.times(x.shape[0], generator=generator, device=x.device)
         x_t, _ = sde.perturb(x, t, generator=generator)
         if self.drop_condition and condition:
             condition = self._drop(condition, x.shape[0], generator)
         error = self.denoiser(x_t, t, **condition) - x
+        if mask is not None:
+            error = error * mask
         weight = self.denoiser.loss_weight(t, tuple(x.shape[2:]))
         return weight * self._square(error, t, weight) / x.shape[1]
+
+    def _fill(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x with its mean where it is missing, and the mask scaled to mean square one over each sample."""
+        if mask.ndim != x.ndim or mask.shape[1] not in (1, x.shape[1]) or mask[:, :1].shape != x[:, :1].shape:
+            raise ValueError(
+                f"DenoisingLoss: expected a mask (B, 1 or C, *spatial) for x of shape {tuple(x.shape)}, got "
+                f"{tuple(mask.shape)}; give it the data's grid."
+            )
+        measured = (mask > 0).expand_as(x).to(x.dtype)
+        share = self.denoiser.sde.domain.norm(measured).square() / x.shape[1]
+        if not bool((share > 0).all()):
+            raise ValueError(
+                f"DenoisingLoss: expected measured points in every sample, got {int((share == 0).sum())} with an empty mask; "
+                f"leave them out."
+            )
+        return torch.where(measured > 0, x, 0.0), measured / over_space(share.sqrt(), x)
 
     def _square(self, error: Tensor, t: Tensor, weight: Tensor) -> Tensor:
         """|error|^2 of each sample, each octave with its weight."""
@@ -122,5 +150,6 @@ class DenoisingLoss(nn.Module):
         every = uniforms(batch, generator=generator) < self.drop_condition
         for name in sorted(condition):
             alone = uniforms(batch, generator=generator) < self.drop_condition
-            condition = without(condition, [name], (every | alone).to(condition[name].device))
+            left_out = (every | alone).to(condition[name].device)
+            condition = self.denoiser.without(condition, [name], left_out)
         return condition
