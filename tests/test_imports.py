@@ -34,7 +34,8 @@ SDE = {
     "denoise": {"noise", "schedule", "process"},
     "loss": {"noise", "schedule", "process", "denoise"},
     "sample": {"noise", "schedule", "process", "denoise"},
-    "guidance": {"noise", "schedule", "process", "denoise"},
+    "observe": set(),
+    "guidance": {"noise", "schedule", "process", "denoise", "observe"},
     "resolution": {"noise", "schedule", "process", "denoise", "sample"},
 }
 

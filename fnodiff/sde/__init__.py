@@ -1,9 +1,10 @@
 """Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, samplers."""
 
 from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Normalization, Preconditioned, SpectralPreconditioned
-from fnodiff.sde.guidance import ClassifierFree
+from fnodiff.sde.guidance import DPS, ClassifierFree, Guided, MomentMatching, PiGDM
 from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
+from fnodiff.sde.observe import Linear, Masked, Nonlinear, Observation, PointObservation, Restriction
 from fnodiff.sde.process import FunctionSpaceSDE, noise_levels
 from fnodiff.sde.resolution import KnownModes, Progressive, Rung, upscale
 from fnodiff.sde.sample import DDIM, AnnealedLangevin, DPMSolver, EulerMaruyama, Heun, PredictorCorrector, Sampler
@@ -12,6 +13,7 @@ from fnodiff.sde.spectrum import DataSpectrum, fit_spectrum
 
 __all__ = [
     "DDIM",
+    "DPS",
     "EDM",
     "RBF",
     "VE",
@@ -27,15 +29,24 @@ __all__ = [
     "FunctionSpaceSDE",
     "GaussianDenoiser",
     "GaussianRandomField",
+    "Guided",
     "Heun",
     "KnownModes",
+    "Linear",
+    "Masked",
     "Matern",
+    "MomentMatching",
     "Noise",
+    "Nonlinear",
     "Normalization",
+    "Observation",
+    "PiGDM",
     "PixelNoise",
+    "PointObservation",
     "Preconditioned",
     "PredictorCorrector",
     "Progressive",
+    "Restriction",
     "Rung",
     "Sampler",
     "Schedule",

@@ -1,0 +1,289 @@
+"""Observations: what is known of a function, y = A(x) + noise, in data units and on any grid.
+
+An observation is a likelihood: `values` were measured with independent errors of standard deviation `noise_std` each, so
+its logarithm is a sum over sensors,
+
+    ln p(y | x) = -sum_i (y_i - A_i(x))^2 / (2 noise_std_i^2) + constant,
+
+and means the same whatever the grid of x and however many sensors there are. Guided denoisers take it from here.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fnodiff.domain import Domain
+
+
+class Observation(abc.ABC):
+    """Values measured with errors. Subclasses define `observe`.
+
+    Args:
+        values: (*m), seen in every sample of a batch, or (B, *m), one observation per sample.
+        noise_std: Standard deviation of each value's error: one number, or a tensor that broadcasts to (*m).
+        channels: Which channels of the field are observed; None for all, in their order.
+
+    Attributes:
+        linear: Whether `observe` is linear in x.
+
+    Raises:
+        ValueError: If a value is not finite, or noise_std is not positive.
+    """
+
+    linear = True
+
+    def __init__(
+        self, values: Tensor, noise_std: float | Tensor, *, channels: Sequence[int] | int | None = None
+    ) -> None:
+        self.values, self.noise_std = torch.as_tensor(values), torch.as_tensor(noise_std)
+        self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
+        name = type(self).__name__
+        if not self.values.is_floating_point() or not bool(self.values.isfinite().all()):
+            raise ValueError(
+                f"{name}: expected finite floating-point values, got {self.values.dtype} with "
+                f"{int((~self.values.isfinite()).sum())} that are not finite; leave out what was not measured."
+            )
+        if not bool((self.noise_std > 0).all() and self.noise_std.isfinite().all()):
+            raise ValueError(
+                f"{name}: expected noise_std > 0, the standard deviation of the measurements' errors, got {noise_std}; give "
+                f"exact values a small one, such as a hundredth of the data's standard deviation."
+            )
+
+    @abc.abstractmethod
+    def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        """A(x): what would be measured without errors, (B, *m), of fields (B, C, *any grid) in data units."""
+
+    def __call__(self, x: Tensor, domain: Domain) -> Tensor:
+        """A(x) of the observed channels, (B, *m)."""
+        if self.channels is not None:
+            if not all(-x.shape[1] <= c < x.shape[1] for c in self.channels):
+                raise ValueError(
+                    f"{type(self).__name__}: expected channels among the field's {x.shape[1]}, got {self.channels}."
+                )
+            x = x[:, self.channels]
+        return self.observe(x, domain)
+
+    def targets(self, predicted: Tensor) -> Tensor:
+        """The values, as (1, *m) or (B, *m), for a prediction (B, *m).
+
+        Raises:
+            ValueError: If they do not have the prediction's shape.
+        """
+        if self.values.shape == predicted.shape[1:]:
+            return self.values[None].to(predicted)
+        if self.values.shape == predicted.shape:
+            return self.values.to(predicted)
+        raise ValueError(
+            f"{type(self).__name__}: expected values of shape {tuple(predicted.shape[1:])}, or one observation for each of the "
+            f"{len(predicted)} samples, got {tuple(self.values.shape)}; name the observed channels by channels=, and draw as "
+            f"many samples at a time as there are observations."
+        )
+
+
+class PointObservation(Observation):
+    """Values at arbitrary points: of the function itself, by `domain.evaluate`, not of the nearest grid point.
+
+    Args:
+        points: (dim, P), in the units of the domain's `lengths`.
+        values: (C, P) or (B, C, P), C the observed channels.
+        noise_std: Standard deviation of the errors, in the values' units.
+        channels: As for `Observation`.
+    """
+
+    def __init__(self, points: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
+        super().__init__(values, noise_std, **channels)
+        self.points = points
+        if points.ndim != 2 or points.shape[1] != self.values.shape[-1]:
+            raise ValueError(
+                f"PointObservation: expected points (dim, P) and values (C, P), got {tuple(points.shape)} and "
+                f"{tuple(self.values.shape)}; transpose points that are stored one per row."
+            )
+
+    def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        return domain.evaluate(x, self.points)
+
+
+class Restriction(Observation):
+    """The field on a coarser grid: its cell averages on Box, its lowest modes on Torus (`domain.pool`).
+
+    Args:
+        shape: The coarse grid.
+        values: (C, *shape) or (B, C, *shape).
+        noise_std: Standard deviation of each coarse value's error.
+        channels: As for `Observation`.
+    """
+
+    def __init__(self, shape: Sequence[int], values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
+        super().__init__(values, noise_std, **channels)
+        self.shape = tuple(shape)
+        if tuple(self.values.shape[-len(self.shape) :]) != self.shape:
+            raise ValueError(
+                f"Restriction: expected values (C, {', '.join(map(str, self.shape))}), got {tuple(self.values.shape)}."
+            )
+
+    def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        return domain.pool(x, self.shape)
+
+
+class Masked(Observation):
+    """A field on its own grid, where a mask says that it was measured; a state on another grid is resampled to it.
+
+    Args:
+        mask: (*shape) for all channels or (C, *shape), bool: True where measured.
+        values: (C, *shape) or (B, C, *shape); what is not measured may be anything, NaN included.
+        noise_std: Standard deviation of the errors: one number, or (C, *shape).
+        channels: As for `Observation`.
+    """
+
+    def __init__(self, mask: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
+        if mask.dtype != torch.bool or not bool(mask.any()):
+            raise ValueError(
+                f"Masked: expected a bool mask that is True somewhere, got {mask.dtype} with "
+                f"{int(mask.count_nonzero())} entries set; write mask > 0.5, or leave the observation out."
+            )
+        if values.ndim < mask.ndim or tuple(values.shape[-mask.ndim :]) != tuple(mask.shape):
+            raise ValueError(
+                f"Masked: expected values (C, *shape) with the mask's shape {tuple(mask.shape)}, got {tuple(values.shape)}."
+            )
+        self.mask = mask
+        noise_std = torch.as_tensor(noise_std)
+        super().__init__(values[..., mask], noise_std[..., mask] if noise_std.ndim else noise_std, **channels)
+
+    def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        shape = self.mask.shape[-domain.dim :]
+        return domain.resample(x, tuple(shape))[..., self.mask.to(x.device)]
+
+
+class Linear(Observation):
+    """Any linear operator.
+
+    Args:
+        operator: (B, C, *any grid) -> (B, *m), linear.
+        values: (*m) or (B, *m).
+        noise_std: Standard deviation of the errors.
+        adjoint: (B, *m), spatial shape -> (B, C, *shape): the operator's transpose (the sums' plain dot products, not the
+            domain's integral), for operators that PyTorch cannot differentiate; by default it is derived.
+        channels: As for `Observation`.
+    """
+
+    def __init__(
+        self,
+        operator: Callable[[Tensor], Tensor],
+        values: Tensor,
+        noise_std: float | Tensor,
+        adjoint: Callable[[Tensor, tuple[int, ...]], Tensor] | None = None,
+        **channels: Any,
+    ) -> None:
+        super().__init__(values, noise_std, **channels)
+        self.operator, self.adjoint = operator, adjoint
+
+    def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        return self.operator(x) if self.adjoint is None else _WithAdjoint.apply(x, self.operator, self.adjoint)
+
+
+class Nonlinear(Observation):
+    """Any function that PyTorch can differentiate; guided denoisers linearise it at their estimate.
+
+    Args:
+        function: (B, C, *any grid) -> (B, *m).
+        values: (*m) or (B, *m).
+        noise_std: Standard deviation of the errors.
+        channels: As for `Observation`.
+    """
+
+    linear = False
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], values: Tensor, noise_std: float | Tensor, **channels: Any
+    ) -> None:
+        super().__init__(values, noise_std, **channels)
+        self.function = function
+
+    def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        return self.function(x)
+
+
+class _WithAdjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: Callable, adjoint: Callable) -> Tensor:
+        ctx.adjoint, ctx.shape = adjoint, x.shape
+        return operator(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        out = ctx.adjoint(gradient, tuple(ctx.shape[2:]))
+        if out.shape != ctx.shape:
+            raise ValueError(
+                f"Linear: expected an adjoint that returns fields {tuple(ctx.shape)}, got {tuple(out.shape)}."
+            )
+        return out, None, None
+
+
+class Linearised:
+    """An observation near an estimate: A(x_hat + u) = A(x_hat) + A' u, with A' and its transpose, in the model's units.
+
+    Args:
+        observation: In data units.
+        x_hat: (B, C, *shape), normalised.
+        inverse: From normalised to data units, affine.
+        domain: Of the fields.
+
+    Attributes:
+        residual: (values - A(x_hat)) / noise_std, (B, m): of unit variance if x_hat is the truth.
+    """
+
+    def __init__(
+        self, observation: Observation, x_hat: Tensor, inverse: Callable[[Tensor], Tensor], domain: Domain
+    ) -> None:
+        self._at = x_hat.detach().requires_grad_()
+        self._observe = lambda x: observation(inverse(x), domain)
+        self._linear, self._inverse = observation.linear, inverse
+        self._apply = lambda x: observation(x, domain)
+        with torch.enable_grad():
+            self._predicted = self._observe(self._at)
+        self._noise = observation.noise_std.to(self._predicted)
+        difference = (observation.targets(self._predicted.detach()) - self._predicted.detach()) / self._noise
+        self.residual = difference.flatten(1)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """A' u / noise_std: (B, C, *shape) -> (B, m)."""
+        if self._linear:
+            out = self._apply(self._inverse(u) - self._inverse(torch.zeros_like(u)))
+        else:
+            out = torch.func.jvp(self._observe, (self._at.detach(),), (u,))[1]
+        return (out / self._noise).flatten(1)
+
+    def transpose(self, v: Tensor) -> Tensor:
+        """A'^T (v / noise_std): (B, m) -> (B, C, *shape)."""
+        v = v.view_as(self._predicted) / self._noise
+        return torch.autograd.grad(self._predicted, self._at, v, retain_graph=True)[0]
+
+
+def conjugate_gradients(
+    operator: Callable[[Tensor], Tensor], b: Tensor, *, iterations: int, tolerance: float
+) -> Tensor:
+    """v with operator(v) = b per sample, (B, m), for a symmetric positive definite operator.
+
+    Stops when every sample's residual is below `tolerance` times |b|, or after `iterations`.
+
+    Source: Hestenes, Stiefel (1952), Methods of conjugate gradients for solving linear systems.
+    """
+    v, r = torch.zeros_like(b), b.clone()
+    p, rho = r, r.square().sum(1, keepdim=True)
+    enough = (tolerance**2 * rho).clamp(min=torch.finfo(b.dtype).tiny)
+    for _ in range(min(iterations, b.shape[1])):
+        if bool((rho <= enough).all()):
+            break
+        q = operator(p)
+        curvature = (p * q).sum(1, keepdim=True)
+        step = torch.where((rho > enough) & (curvature > 0), rho / curvature, 0.0)
+        v, r = v + step * p, r - step * q
+        rho, last = r.square().sum(1, keepdim=True), rho
+        p = r + rho / last.clamp(min=math.sqrt(torch.finfo(b.dtype).tiny)) * p
+    return v
