@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -109,5 +111,241 @@ def test_relative_l2():
     ],
 )
 def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# ---- ensembles ----------------------------------------------------------------------------------------------------
+
+
+def ensemble(count, batch, spread=1.0, bias=0.0, shape=(4, 6), channels=2):
+    """Samples N(bias, spread^2) and a truth N(0, 1), all independent: errors of a mean over fields are known."""
+    return spread * torch.randn(count, batch, channels, *shape) + bias, torch.randn(batch, channels, *shape)
+
+
+def gaussian_crps(y, sigma=1.0):
+    """CRPS of N(0, sigma^2) at y, in closed form."""
+    z = y / sigma
+    density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
+    return sigma * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
+
+
+def assert_mean(values, expected, deviations=4.5):
+    """The mean over independent fields, within standard errors."""
+    error = float(values.std() / math.sqrt(len(values)))
+    assert float(values.mean()) == pytest.approx(float(expected), abs=deviations * error)
+
+
+DOMAIN = Box(2)
+
+
+@pytest.mark.usefixtures("float64")
+class TestCrps:
+    @pytest.mark.parametrize("count", [2, 5, 16])
+    @pytest.mark.parametrize("sigma", [0.5, 1.0])
+    def test_is_that_of_the_gaussian_whatever_the_number_of_samples(self, count, sigma):
+        samples, y = ensemble(count, 1500, sigma)
+        expected = gaussian_crps(y, sigma).mean((1, 2, 3))
+        assert_mean(metrics.crps(samples, y, DOMAIN) - expected, 0.0)
+
+    def test_is_the_double_sum_over_pairs(self):
+        samples, y = ensemble(7, 3)
+        pairs = (samples[:, None] - samples[None]).abs().sum((0, 1)) / (2 * 7 * 6)
+        expected = ((samples - y).abs().mean(0) - pairs).mean((1, 2, 3))
+        torch.testing.assert_close(metrics.crps(samples, y, DOMAIN), expected)
+
+    def test_is_least_for_the_law_of_the_truth(self):
+        scores = [metrics.crps(*ensemble(4, 1500, spread, bias), DOMAIN) for spread, bias in OFF]
+        right = metrics.crps(*ensemble(4, 1500), DOMAIN)
+        assert_mean(right, 1 / math.sqrt(math.pi))
+        assert min(float(s.mean()) for s in scores) > float(right.mean()) + 0.02
+
+
+OFF = [(0.5, 0.0), (2.0, 0.0), (1.0, 0.5)]
+
+
+@pytest.mark.usefixtures("float64")
+class TestEnergyScore:
+    @pytest.mark.parametrize("count", [2, 6])
+    def test_is_that_of_the_gaussian_whatever_the_number_of_samples(self, count):
+        # |x - y| is sqrt(2 / points) times a chi of D = channels * points degrees, and the score half its mean.
+        samples, y = ensemble(count, 1500, shape=(3, 2), channels=2)
+        chi = math.sqrt(2) * math.gamma(6.5) / math.gamma(6.0)
+        assert_mean(metrics.energy_score(samples, y, DOMAIN), math.sqrt(2 / 6) * chi / 2)
+
+    def test_is_the_crps_of_a_single_number(self):
+        samples, y = ensemble(5, 4, shape=(1, 1), channels=1)
+        torch.testing.assert_close(metrics.energy_score(samples, y, DOMAIN), metrics.crps(samples, y, DOMAIN))
+
+    def test_sees_correlations_that_the_crps_does_not(self):
+        line, common = Box(1), torch.randn(8, 2000, 1, 1).expand(-1, -1, -1, 6)
+        y = torch.randn(2000, 1, 1).expand(-1, -1, 6)
+        apart = torch.randn(8, 2000, 1, 6)
+        assert_mean(metrics.crps(apart, y, line) - metrics.crps(common, y, line), 0.0)
+        assert float((metrics.energy_score(apart, y, line) - metrics.energy_score(common, y, line)).mean()) > 0.03
+
+    def test_uses_the_norm_of_the_domain(self):
+        samples, y = ensemble(3, 4)
+        pairs = sum(DOMAIN.norm(samples[i] - samples[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+        expected = sum(DOMAIN.norm(x - y) for x in samples) / 3 - pairs / 6
+        torch.testing.assert_close(metrics.energy_score(samples, y, DOMAIN), expected)
+
+
+class TestCoverage:
+    @pytest.mark.parametrize(
+        ("count", "level", "nominal"),
+        [(16, 0.9, 15 / 17), (19, 0.9, 0.9), (4, 0.5, 0.6), (99, 0.5, 0.5), (2, 0.3, 1 / 3)],
+    )
+    def test_of_exchangeable_samples_is_nominal(self, count, level, nominal):
+        got, observed = metrics.coverage(*ensemble(count, 800), DOMAIN, level)
+        assert got == pytest.approx(nominal)
+        assert_mean(observed, nominal)
+
+    @pytest.mark.parametrize(("spread", "sign"), [(0.7, -1), (1.4, 1)])
+    def test_of_samples_too_close_or_too_far_apart_is_off(self, spread, sign):
+        nominal, observed = metrics.coverage(*ensemble(16, 800, spread), DOMAIN)
+        assert sign * (float(observed.mean()) - nominal) > 0.03
+
+    def test_of_values_that_tie_is_nominal_too(self):
+        samples, y = (v.round() for v in ensemble(19, 800))
+        nominal, observed = metrics.coverage(samples, y, DOMAIN, 0.8)
+        assert_mean(observed, nominal)
+
+    def test_is_the_share_of_the_area(self):
+        samples = torch.arange(1.0, 20).reshape(19, 1, 1, 1, 1).expand(-1, 1, 1, 1, 4)
+        y = torch.tensor([0.5, 1.5, 18.5, 19.5]).reshape(1, 1, 1, 4)  # outside, inside, inside, outside
+        assert float(metrics.coverage(samples, y, DOMAIN)[1]) == 0.5
+
+
+class TestRankHistogram:
+    @pytest.mark.parametrize("rounded", [False, True])
+    def test_of_exchangeable_samples_is_flat(self, rounded):
+        samples, y = ensemble(9, 400)
+        samples, y = (samples.round(), y.round()) if rounded else (samples, y)
+        counts = metrics.rank_histogram(samples, y)
+        expected = y.numel() / 10
+        assert (counts.shape, int(counts.sum())) == ((10,), y.numel())
+        assert (
+            float(((counts - expected).square() / expected).sum()) < 30
+        )  # chi^2 of 9 degrees: 0.04 per cent are above
+
+    @pytest.mark.parametrize(("spread", "sign"), [(0.7, 1), (1.4, -1)])
+    def test_shows_the_spread_by_its_ends(self, spread, sign):
+        counts = metrics.rank_histogram(*ensemble(9, 400, spread)).double()
+        ends, middle = counts[[0, 9]].mean(), counts[3:7].mean()
+        assert sign * float(ends / middle - 1) > 0.2
+
+    def test_shows_a_bias_by_its_slope(self):
+        counts = metrics.rank_histogram(*ensemble(9, 400, bias=0.3))
+        assert int(counts[0]) > 1.5 * int(counts[9])
+
+    def test_counts_by_hand_and_repeats_with_a_generator(self):
+        samples = torch.tensor([1.0, 2.0, 2.0]).reshape(3, 1, 1, 1).expand(-1, 1, 1, 300)
+        y = torch.tensor([0.0, 3.0, 2.0]).repeat(100).reshape(1, 1, 300)
+        first, again = (
+            metrics.rank_histogram(samples, y, generator=torch.Generator().manual_seed(5)) for _ in range(2)
+        )
+        assert torch.equal(first, again)
+        assert int(first[0]) == 100
+        assert (int(first[1:].sum()), int(first[1]) + int(first[2])) == (200, 200 - int(first[3]))
+        assert 15 < int(first[1]) < 55
+        assert 15 < int(first[2]) < 55
+
+
+SCORES = {
+    "relative_l2": lambda samples, y, mask: metrics.relative_l2(samples[0], y, DOMAIN, mask=mask),
+    "crps": lambda samples, y, mask: metrics.crps(samples, y, DOMAIN, mask=mask),
+    "energy_score": lambda samples, y, mask: metrics.energy_score(samples, y, DOMAIN, mask=mask),
+    "coverage": lambda samples, y, mask: metrics.coverage(samples, y, DOMAIN, 0.5, mask=mask)[1],
+    "rank_histogram": lambda samples, y, mask: metrics.rank_histogram(samples, y, mask=mask),
+}
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+class TestMasks:
+    @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_what_was_not_measured_counts_for_nothing(self, score, garbage, channels):
+        samples, y = ensemble(6, 3)
+        mask = (torch.rand(3, channels, 4, 6) < 0.6).float()
+        spoilt = torch.where(mask > 0, 0.0, garbage)
+        torch.testing.assert_close(
+            score(samples + spoilt, y - spoilt, mask.bool()), score(samples, y, mask), rtol=0, atol=0
+        )
+
+    def test_a_mask_of_half_the_box_is_the_score_of_that_half(self, score):
+        samples, y = ensemble(6, 3)
+        mask = torch.zeros(3, 1, 4, 6)
+        mask[..., :3] = 1
+        torch.testing.assert_close(score(samples, y, mask), score(samples[..., :3], y[..., :3], None))
+
+    def test_a_mask_of_everything_changes_nothing(self, score):
+        samples, y = ensemble(6, 3)
+        torch.testing.assert_close(score(samples, y, torch.ones(3, 1, 4, 6)), score(samples, y, None))
+
+    @pytest.mark.parametrize("mask", [torch.ones(3, 4, 6), torch.ones(1, 1, 4, 6), torch.full((3, 1, 4, 6), 0.5)])
+    def test_a_mask_that_does_not_fit_is_refused(self, score, mask):
+        samples, y = ensemble(6, 3)
+        with pytest.raises(ValueError, match="expected a mask of 1 and 0, or booleans, "):
+            score(samples, y, mask)
+
+
+# ---- rough surfaces -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+class TestSlopes:
+    def test_of_a_plane_is_its_gradient(self):
+        domain = Box(2, (300.0, 500.0))
+        y, x = domain.points((12, 20))
+        mean, quantiles = metrics.slope_statistics(torch.stack([0.3 * x + 0.4 * y, 0.6 * x])[:, None], domain)
+        torch.testing.assert_close(mean, torch.tensor([0.5, 0.6]))
+        torch.testing.assert_close(quantiles, torch.tensor([0.5, 0.6])[:, None].expand(2, 3))
+
+    def test_of_a_wave_is_that_of_central_differences(self):
+        domain = Torus(1, (2.0,))
+        x = (torch.pi * domain.points((64,))).sin()[None]
+        mean, quantiles = metrics.slope_statistics(x, domain, (0.0, 1.0))
+        peak = torch.pi * math.sin(torch.pi / 32) / (torch.pi / 32)
+        torch.testing.assert_close(quantiles, torch.tensor([[0.0, peak]]), atol=1e-12, rtol=1e-12)
+        assert float(mean) == pytest.approx(2 / torch.pi * peak, rel=1e-2)
+
+    @pytest.mark.parametrize(("domain", "shape"), [(Torus(2), (64, 64)), (Box(2, (2.0, 1.0)), (96, 48))], ids=str)
+    @pytest.mark.parametrize("power", [2.0, 3.5])
+    def test_spectral_slope_is_that_of_the_field(self, domain, shape, power):
+        noise = domain.white((40, 1), shape)
+        k = domain.eigenvalues(shape).sqrt()
+        x = domain.synthesize(noise * torch.where(k > 0, k.clamp(min=1e-9) ** (-power / 2), 0.0), shape)
+        slope = metrics.spectral_slope(x, domain, band=(2.0, 16.0))
+        assert slope == pytest.approx(-power, abs=0.06)
+
+    def test_spectral_slope_reads_the_band_alone(self):
+        domain = Torus(2)
+        k = domain.eigenvalues((64, 64)).sqrt() / (2 * torch.pi)
+        gain = torch.where(k < 8.5, k.clamp(min=1) ** -0.5, 17 * k.clamp(min=1) ** -2)
+        x = domain.synthesize(domain.white((40, 1), (64, 64)) * gain, (64, 64))
+        assert metrics.spectral_slope(x, domain, band=(2, 8)) == pytest.approx(-1, abs=0.1)
+        assert metrics.spectral_slope(x, domain, band=(10, 30)) == pytest.approx(-4, abs=0.1)
+
+
+ONES = torch.ones(5, 2, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.crps(ONES, ONES, DOMAIN), "crps: expected samples"),
+        (lambda: metrics.energy_score(ONES[:1], ONES[0], DOMAIN), "S >= 2"),
+        (lambda: metrics.crps(ONES * torch.nan, ONES[0], DOMAIN), "crps: expected finite values"),
+        (lambda: metrics.rank_histogram(ONES, ONES[0] * torch.inf), "expected finite values"),
+        (lambda: metrics.crps(ONES, ONES[0], DOMAIN, mask=torch.zeros(2, 1, 4, 4)), "some of them measured"),
+        (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.95), "0.333 to 0.667, got 0.95; draw more samples"),
+        (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.01), "got 0.01"),
+        (lambda: metrics.slope_statistics(torch.ones(1, 1, 1, 8), DOMAIN), "two points or more"),
+        (lambda: metrics.spectral_slope(torch.randn(1, 1, 8, 8), DOMAIN, band=(1.0, 1.5)), "got 2 in"),
+        (lambda: metrics.spectral_slope(torch.zeros(1, 1, 8, 8), DOMAIN, band=(1.0, 3.0)), "all with power"),
+    ],
+)
+def test_bad_ensembles_and_bands_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
