@@ -311,9 +311,7 @@ def slope_statistics(x: Tensor, domain: Domain, quantiles: Sequence[float] = (0.
     """
     shape = domain.check_field(x)
     if not isinstance(domain, (Box, Torus)) or min(shape) < 2:
-        raise ValueError(
-            f"slope_statistics: expected Box or Torus, two points or more each way, got {shape}, {domain}."
-        )
+        raise ValueError(f"slope_statistics: expected Box or Torus, two points or more per axis, got {shape}, {domain}")
     square = torch.zeros_like(x)
     for axis, (n, length) in enumerate(zip(shape, domain.lengths, strict=True), start=2):
         if isinstance(domain, Torus):

@@ -155,13 +155,11 @@ class TestCrps:
         torch.testing.assert_close(metrics.crps(samples, y, DOMAIN), expected)
 
     def test_is_least_for_the_law_of_the_truth(self):
-        scores = [metrics.crps(*ensemble(4, 1500, spread, bias), DOMAIN) for spread, bias in OFF]
+        wrong = [(0.5, 0.0), (2.0, 0.0), (1.0, 0.5)]
+        scores = [metrics.crps(*ensemble(4, 1500, spread, bias), DOMAIN) for spread, bias in wrong]
         right = metrics.crps(*ensemble(4, 1500), DOMAIN)
         assert_mean(right, 1 / math.sqrt(math.pi))
         assert min(float(s.mean()) for s in scores) > float(right.mean()) + 0.02
-
-
-OFF = [(0.5, 0.0), (2.0, 0.0), (1.0, 0.5)]
 
 
 @pytest.mark.usefixtures("float64")
@@ -248,8 +246,7 @@ class TestRankHistogram:
         assert torch.equal(first, again)
         assert int(first[0]) == 100
         assert (int(first[1:].sum()), int(first[1]) + int(first[2])) == (200, 200 - int(first[3]))
-        assert 15 < int(first[1]) < 55
-        assert 15 < int(first[2]) < 55
+        assert 15 < int(first[1:3].min()) <= int(first[1:3].max()) < 55
 
 
 SCORES = {
@@ -341,7 +338,7 @@ ONES = torch.ones(5, 2, 1, 4, 4)
         (lambda: metrics.crps(ONES, ONES[0], DOMAIN, mask=torch.zeros(2, 1, 4, 4)), "some of them measured"),
         (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.95), "0.333 to 0.667, got 0.95; draw more samples"),
         (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.01), "got 0.01"),
-        (lambda: metrics.slope_statistics(torch.ones(1, 1, 1, 8), DOMAIN), "two points or more"),
+        (lambda: metrics.slope_statistics(torch.ones(1, 1, 1, 8), DOMAIN), "two points or more per axis"),
         (lambda: metrics.spectral_slope(torch.randn(1, 1, 8, 8), DOMAIN, band=(1.0, 1.5)), "got 2 in"),
         (lambda: metrics.spectral_slope(torch.zeros(1, 1, 8, 8), DOMAIN, band=(1.0, 3.0)), "all with power"),
     ],
