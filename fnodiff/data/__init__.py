@@ -4,19 +4,27 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 "label" or a conditioning "field" if there is one.
 """
 
+from fnodiff.data.darcy import Darcy
 from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields, write_fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part
+from fnodiff.data.navier_stokes import NavierStokes
+from fnodiff.data.readers import ArrayFields
+from fnodiff.data.terrain import Terrain
 
 __all__ = [
+    "ArrayFields",
+    "Darcy",
     "Faces",
     "Fields",
     "HDF5Fields",
     "ImageFolder",
     "InMemory",
     "MultiResolution",
+    "NavierStokes",
     "Part",
+    "Terrain",
     "face_attributes",
     "faces",
     "write_fields",

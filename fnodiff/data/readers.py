@@ -1,0 +1,349 @@
+"""Fields from arrays, on disk or in memory: MATLAB, NumPy, PyTorch and HDF5 files, and missing values.
+
+Coarser grids are made from the stored one: on `Box` by averages over the cells, on `Torus` by `resample`, which truncates.
+Missing values are left out of an average: with m = 1 where x was measured and 0 elsewhere,
+
+    m_c = 1 if the mean of m over cell c exceeds 1/2, else 0,    x_c = m_c (mean of m x over c) / (mean of m over c).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from fnodiff.data.loader import _check_indices
+from fnodiff.domain import Box, Domain, Shape
+
+SUFFIXES = (".mat", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
+_UNNAMED = "arr_0"  # numpy's name for an array without one
+_CHUNK = 64  # samples looked through at a time
+
+
+class ArrayFields:
+    """Samples from arrays, on any grid no finer than theirs.
+
+    Arrays of d + 1 axes, d = domain.dim, are (N, *grid). Arrays of d + 2 axes are (N, C, *grid), or with channel_axis=-1
+    (N, *grid, C), such as the frames (N, n, n, T) of a flow; one that is square only when read the other way is refused
+    until `channel_axis` says what is meant.
+
+    On `Box` values count as cell averages, on `Torus` as points i / n. Files with points on both edges of a box, such as
+    FNO's 421 x 421 Darcy flow, are off by up to half a cell when served so.
+
+    NaN in `x` are missing values; x is read once, at construction, to see whether it has any. If it has, or if there is a
+    `mask`, batches have an entry "mask", and x is 0 where that is 0. A coarser cell of a `Box` is measured when more than
+    half of it is, and its value is the mean over the measured part. `resample` is not local: on other domains such a source
+    has the stored grid only.
+
+    Arrays are kept as they are, mapped or not, and become float32 batch by batch. A pickled copy holds them in full.
+
+    Args:
+        x: The samples: real numbers.
+        field: What they are conditioned on, on the same grid or another. It must be finite.
+        label: Integers (N,), or finite floats (N, K).
+        domain: What the samples are functions on.
+        mask: True or 1 where x was measured, False or 0 elsewhere: (*grid) for all samples, or like x, with 1 or C channels.
+        channel_axis: 1 or -1, for arrays of d + 2 axes; 1 by default.
+
+    Attributes:
+        channels, field_channels: C of x, and of the field, 0 without one.
+        shape, masked: The grid of x, and whether batches have a mask.
+
+    Raises:
+        ValueError: If the arrays do not fit the domain or each other, or x holds infinite values.
+    """
+
+    def __init__(
+        self,
+        x: Tensor | np.ndarray,
+        field: Tensor | np.ndarray | None = None,
+        label: Tensor | np.ndarray | None = None,
+        *,
+        domain: Domain,
+        mask: Tensor | np.ndarray | None = None,
+        channel_axis: int | None = None,
+    ) -> None:
+        if channel_axis not in (None, 1, -1):
+            raise ValueError(f"ArrayFields: expected channel_axis 1 or -1, got {channel_axis!r}; permute the array.")
+        self.domain = domain
+        self._x = _as_fields("x", x, domain, channel_axis)
+        self._field = None if field is None else _as_fields("field", field, domain, channel_axis)
+        self._label = None if label is None else _as_label(label)
+        everywhere = torch.ones([1] * self._x.ndim)
+        self._mask = everywhere if mask is None else self._as_mask(torch.as_tensor(mask), channel_axis)
+        self.channels, self.shape = self._x.shape[1], tuple(self._x.shape[2:])
+        self.field_channels = 0 if self._field is None else self._field.shape[1]
+        lengths = [len(values) for values in (self._x, self._field, self._label) if values is not None]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
+        self.masked = self._has_missing() or mask is not None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        x: str | None = None,
+        field: str | None = None,
+        label: str | None = None,
+        *,
+        domain: Domain,
+        mask: str | None = None,
+        channel_axis: int | None = None,
+    ) -> ArrayFields:
+        """A source from the arrays of one file: `ArrayFields.open(path, x="sol", field="coeff", domain=Box(2))`.
+
+        The arrays are given by name, x may be left out if there is one only; the rest is as for the class. Darcy flow is
+        "coeff" and "sol" in FNO's files, "x" and "y" in neuralop's, "nu" and "tensor" in PDEBench's; Navier-Stokes is "a" and
+        "u" (with channel_axis=-1) in FNO's.
+
+        Raises:
+            ValueError: As `read_arrays` and the class; what the file holds is listed.
+        """
+        found = list_arrays(path)
+        if x is None and len(found) != 1:
+            raise ValueError(f"ArrayFields: expected x, the name of an array of {path}, which has {_text(found)}.")
+        named = {"x": x or next(iter(found)), "field": field, "label": label, "mask": mask}
+        named = {role: name for role, name in named.items() if name is not None}
+        arrays = read_arrays(path, named.values())
+        try:
+            return cls(**{role: arrays[name] for role, name in named.items()}, domain=domain, channel_axis=channel_axis)
+        except ValueError as error:
+            raise ValueError(f"{error} {path} has {_text(found)}.") from error
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __repr__(self) -> str:
+        grid, masked = " x ".join(map(str, self.shape)), ", some values missing" if self.masked else ""
+        return f"ArrayFields: {len(self)} samples, {self.channels} channels, up to {grid}{masked}"
+
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """Samples on one grid.
+
+        Args:
+            indices: B of them, in any order, repeated or not.
+            shape: No finer than the stored grid along any axis; the stored grid, if values are missing and it is no Box.
+
+        Returns:
+            "x", float32 (B, C, *shape), in the units of the array, and if there are any "mask", float32 (B, C, *shape), 1 where
+            x was measured, "field", float32 (B, field_channels, *shape), and "label".
+
+        Raises:
+            ValueError: If the grid is too fine, an index out of range, or the field is not finite.
+        """
+        _check_indices("ArrayFields", indices, len(self))
+        rows = torch.as_tensor(list(indices), dtype=torch.long)
+        x = self._x[rows].float()
+        if not self.masked:
+            out = {"x": self._regrid("x", x, shape)}
+        else:
+            mask = self._mask[rows if len(self._mask) > 1 else torch.zeros_like(rows)].float() * ~x.isnan()
+            share, total = self._regrid("mask", mask, shape), self._regrid("x", torch.where(mask > 0, x, 0.0), shape)
+            kept = (share > 0.5 + 1e-6).to(x.dtype)  # half a cell is not enough, however the share was rounded
+            out = {"x": kept * total / torch.where(kept > 0, share, 1.0), "mask": kept}
+        if self._field is not None:
+            field = self._field[rows].float()
+            if not bool(field.isfinite().all()):
+                raise ValueError("ArrayFields: expected a finite field, got NaN or infinite values; fill them first.")
+            out["field"] = self._regrid("field", field, shape)
+        if self._label is not None:
+            out["label"] = self._label[rows]
+        return out
+
+    def _regrid(self, name: str, values: Tensor, shape: Shape) -> Tensor:
+        shape, stored = self.domain.check_shape(shape), tuple(values.shape[2:])
+        if any(n > m for n, m in zip(shape, stored, strict=True)):
+            raise ValueError(f"ArrayFields: expected a grid no finer than {stored}, that of {name}, got {shape}.")
+        if isinstance(self.domain, Box):
+            return self.domain.average(values, shape)
+        if self.masked and name != "field" and shape != stored:
+            raise ValueError(
+                f"ArrayFields: expected {stored}, the stored grid, got {shape}: resampling on {self.domain} is not local and "
+                f"would spread missing values; fill them first, or use Box, which averages cell by cell."
+            )
+        return self.domain.resample(values, shape)
+
+    def _as_mask(self, mask: Tensor, channel_axis: int | None) -> Tensor:
+        """(N or 1, C or 1, *grid)."""
+        shared = mask.ndim == self.domain.dim
+        out = _as_fields("mask", mask[None] if shared else mask, self.domain, channel_axis)
+        samples, channels, *grid = self._x.shape
+        if [*out.shape[2:]] != grid or out.shape[1] not in (1, channels) or not (shared or len(out) == samples):
+            raise ValueError(f"ArrayFields: expected a mask for x {tuple(self._x.shape)}, got {tuple(mask.shape)}.")
+        if not all(bool(((part == 0) | (part == 1)).all()) for part in out.split(_CHUNK)):
+            raise ValueError("ArrayFields: expected a mask of 1 and 0, or booleans, got other values; use a threshold.")
+        return out
+
+    def _has_missing(self) -> bool:
+        parts = self._x.split(_CHUNK) if self._x.is_floating_point() else ()
+        found = [(bool(part.isinf().any()), bool(part.isnan().any())) for part in parts]
+        if any(inf for inf, _ in found):
+            raise ValueError("ArrayFields: expected x finite, or NaN where missing, got infinite values; mend them.")
+        return any(nan for _, nan in found)
+
+
+def _as_fields(name: str, values: Tensor | np.ndarray, domain: Domain, channel_axis: int | None) -> Tensor:
+    """A view (N, C, *grid)."""
+    out, dim = torch.as_tensor(values), domain.dim
+    if out.is_complex() or out.ndim not in (dim + 1, dim + 2) or out.numel() == 0:
+        raise ValueError(
+            f"ArrayFields: expected {name} as real numbers (N, *grid) or (N, C, *grid) with a grid of {dim} axes, got "
+            f"{out.dtype} {tuple(out.shape)}; select what is meant, such as one frame, or pass the domain of its dimension."
+        )
+    if out.ndim == dim + 1:
+        return out.unsqueeze(1)
+    sides = tuple(out.shape[1:])
+    if channel_axis is None and dim > 1 and len(set(sides[:-1])) == 1 and sides[0] != sides[-1]:
+        raise ValueError(
+            f"ArrayFields: {name} {tuple(out.shape)} is square only with its channels last; pass channel_axis=-1 for "
+            f"{sides[-1]} channels on a grid {sides[:-1]}, or channel_axis=1 for {sides[0]} channels on {sides[1:]}."
+        )
+    return out.movedim(-1, 1) if channel_axis == -1 else out
+
+
+def _as_label(values: Tensor | np.ndarray) -> Tensor:
+    label = torch.as_tensor(values)
+    if label.ndim == 1 and not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool):
+        return label.long()
+    if label.ndim == 2 and label.is_floating_point() and bool(label.isfinite().all()):
+        return label.float()
+    got = f"{label.dtype} {tuple(label.shape)}"
+    raise ValueError(f"ArrayFields: expected labels as integers (N,) or finite floats (N, K), got {got}.")
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+_Entries = Mapping[str, tuple[Shape, Callable[[], np.ndarray | Tensor]]]
+
+
+def list_arrays(path: str | os.PathLike[str]) -> dict[str, Shape]:
+    """The names and shapes of a file's numeric arrays, read only if PyTorch's old format. Errors as of `read_arrays`."""
+    return {name: tuple(shape) for name, (shape, _) in _entries(Path(path)).items()}
+
+
+def read_arrays(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The numeric arrays of a file; text, cells, structures and other objects are left out.
+
+    .npy, .pt and contiguous HDF5 data sets are mapped: read where and when they are used, and what is written to them never
+    reaches the file. The others are read whole.
+
+    Args:
+        path: MATLAB .mat (v7.3 too, whose axes HDF5 has in reverse: they come as MATLAB shows them), NumPy .npy and .npz,
+            PyTorch .pt and .pth (a dict of tensors, or a tensor), or HDF5 .h5 and .hdf5 ("group/name" for nested ones). An
+            array without a name is called "arr_0".
+        names: Which to read; all by default.
+
+    Raises:
+        ValueError: If the file is of another kind, damaged, or holds pickled objects instead of arrays, which are refused
+            because loading them can run code; or has no array of such a name: those it has are listed.
+    """
+    path = Path(path)
+    entries = _entries(path)
+    names = list(entries) if names is None else list(names)
+    unknown = [name for name in names if name not in entries]
+    if unknown:
+        raise ValueError(f"read_arrays: expected arrays {unknown} in {path}, which has {_text(list_arrays(path))}.")
+    return {name: _attempt(path, lambda name=name: _tensor(entries[name][1]())) for name in names}
+
+
+def _entries(path: Path) -> _Entries:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES or not path.is_file():
+        raise ValueError(f"read_arrays: expected a file ending in one of {', '.join(SUFFIXES)}, got {path}.")
+    matlab = _hdf5 if h5py.is_hdf5(path) else _matlab  # v7.3 is HDF5
+    read = {".npy": _npy, ".npz": _npz, ".pt": _torch, ".pth": _torch, ".mat": matlab}.get(suffix, _hdf5)
+    return _attempt(path, lambda: read(path))
+
+
+def _attempt(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # damaged bytes make the readers raise errors of nearly every kind
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"read_arrays: {path} cannot be read, damaged or not what its name says: {reason}.") from error
+
+
+def _text(found: Mapping[str, Shape], limit: int = 20) -> str:
+    listed = ", ".join(f"{name} {shape}" for name, shape in list(found.items())[:limit]) or "no numeric array"
+    return listed + (f" and {len(found) - limit} more" if len(found) > limit else "")
+
+
+def _tensor(values: np.ndarray | Tensor) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def _numeric(dtype: np.dtype) -> bool:
+    return dtype.kind in "biufc" and dtype.itemsize <= (16 if dtype.kind == "c" else 8)
+
+
+def _npy(path: Path) -> _Entries:
+    values = np.load(path, mmap_mode="c", allow_pickle=False)
+    return {_UNNAMED: (values.shape, lambda: values)} if _numeric(values.dtype) else {}
+
+
+def _npz(path: Path) -> _Entries:
+    out = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                old = np.lib.format.read_magic(file) == (1, 0)
+                header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                shape, _, dtype = header(file)
+            if _numeric(dtype):
+                out[member.removesuffix(".npy")] = shape, lambda name=member: np.load(path, allow_pickle=False)[name]
+    return out
+
+
+def _matlab(path: Path) -> _Entries:
+    from scipy import io
+
+    kinds = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+    return {
+        name: (shape, lambda name=name: io.loadmat(path, variable_names=[name])[name])
+        for name, shape, kind in io.whosmat(path)
+        if kind in kinds
+    }
+
+
+def _hdf5(path: Path) -> _Entries:
+    out, step = {}, -1 if path.suffix.lower() == ".mat" else 1
+
+    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        other = name.startswith("#") or item.attrs.get("MATLAB_class") == b"char" or "MATLAB_empty" in item.attrs
+        if isinstance(item, h5py.Dataset) and item.shape is not None and _numeric(item.dtype) and not other:
+            axes = range(item.ndim)[::step]
+            out[name] = item.shape[::step], lambda: _read_hdf5(path, name).transpose(axes)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return out
+
+
+def _read_hdf5(path: Path, name: str) -> np.ndarray:
+    with h5py.File(path, "r") as file:
+        data = file[name]
+        offset = data.id.get_offset()  # None if it is stored in chunks
+        if offset is None or data.size == 0 or data.external:
+            return data[()]
+        return np.memmap(path, dtype=data.dtype, mode="c", offset=offset, shape=data.shape)
+
+
+def _torch(path: Path) -> _Entries:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError("expected tensors, got other objects, refused as loading them can run code") from error
+    found = {_UNNAMED: found} if isinstance(found, Tensor) else found
+    if not isinstance(found, Mapping):
+        raise ValueError(f"expected a dict of tensors or a tensor, got {type(found).__name__}")
+    return {str(key): (v.shape, lambda v=v: v.detach()) for key, v in found.items() if isinstance(v, Tensor)}

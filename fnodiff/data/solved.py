@@ -1,0 +1,90 @@
+"""Data sets that are solved rather than downloaded: once on a fine grid, then seen on coarser ones."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fnodiff.data.loader import _check_indices
+from fnodiff.domain import Domain, Shape
+
+
+class Solved(abc.ABC):
+    """A data set whose sample i, a fixed function of (seed, i), is solved once on a fine grid and then seen on coarser ones.
+
+    Samples of one data set never share random numbers; two data sets of different `seed` do with probability 2 count / 2^32.
+
+    Args:
+        count, seed: Number of samples, and what fixes all of them.
+        fine: The solver's grid has fine x fine cells or points.
+        keep: Fine solutions to keep in memory, in float32; the longest unused goes first.
+
+    Raises:
+        ValueError: For arguments out of their range; from `batch`, for an index that is none of the samples' or a finer grid.
+    """
+
+    channels: int
+    domain: Domain
+    smallest = 2
+
+    def __init__(self, count: int, seed: int, *, fine: int, keep: int) -> None:
+        least = {"count": (count, 0), "seed": (seed, 0), "fine": (fine, self.smallest), "keep": (keep, 0)}
+        for name, (value, lowest) in least.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                raise ValueError(f"{type(self).__name__}: expected an integer {name} >= {lowest}, got {value!r}.")
+        self.count, self.seed, self.fine, self.keep = count, seed, fine, keep
+        self._kept: dict[int, Tensor] = {}
+
+    @abc.abstractmethod
+    def solution(self, generator: torch.Generator) -> Tensor:
+        """Draw and solve one sample: (C, fine, fine)."""
+
+    @abc.abstractmethod
+    def view(self, solutions: Tensor, shape: Shape) -> dict[str, Tensor]:
+        """A batch on a grid, of solutions (B, C, fine, fine)."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: Sequence[int], shape: Sequence[int]) -> dict[str, Tensor]:
+        """Samples on one grid of at most fine x fine, in float32: "x", and "field" if there is one."""
+        return self.batches(indices, [shape])[0]
+
+    def batches(self, indices: Sequence[int], shapes: Sequence[Sequence[int]]) -> list[dict[str, Tensor]]:
+        """The same samples on several grids, each solved once."""
+        name, limit = type(self).__name__, f"the solver's {self.fine} x {self.fine}"
+        shapes = [self.domain.check_shape(shape) for shape in shapes]
+        for shape in shapes:
+            if max(shape) > self.fine:
+                raise ValueError(f"{name}: expected a grid no finer than {limit}, got {shape}; pass a larger `fine`.")
+        indices = [int(i) for i in indices]
+        _check_indices(name, indices, self.count)
+        if not indices:
+            raise ValueError(f"{name}: expected at least one index, got none.")
+        solutions = torch.stack([self._fetch(i) for i in indices])
+        return [self.view(solutions, shape) for shape in shapes]
+
+    def _fetch(self, index: int) -> Tensor:
+        solution = self._kept.pop(index, None)
+        if solution is None:
+            solution = self.solution(self.generator(index)).float()
+        self._kept[index] = solution
+        while len(self._kept) > self.keep:
+            del self._kept[next(iter(self._kept))]
+        return solution
+
+    def generator(self, index: int) -> torch.Generator:
+        """What sample `index` is drawn with."""
+        # torch's CPU generator keeps 32 bits of a seed: consecutive ones, as hashes would collide within 1e5 samples.
+        first = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+        return torch.Generator().manual_seed((first + index) % 2**32)
+
+
+def check_scale(owner: str, scale: float) -> None:
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"{owner}: expected a scale > 0, got {scale!r}; 1 is the law of the paper.")
