@@ -233,7 +233,10 @@ def share_table(rows: dict[str, nn.Module], n: int, batch: int, device: str) -> 
         with torch.profiler.profile() as profiler:
             step(net, x, level)
         cuda = device == "cuda"
-        times = {e.key: e.self_device_time_total if cuda else e.self_cpu_time_total for e in profiler.key_averages()}
+        events = [
+            e for e in profiler.key_averages() if e.device_type == torch.autograd.DeviceType.CPU
+        ]  # not kernels too
+        times = {e.key: e.self_device_time_total if cuda else e.self_cpu_time_total for e in events}
         total = sum(times.values())
         shares = [sum(times.get(key, 0) for key in keys) / total for keys in KINDS.values()]
         with FlopCounterMode(display=False) as counter:

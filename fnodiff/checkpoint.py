@@ -22,7 +22,7 @@ from torch import nn
 from fnodiff import domain, sde
 
 MODEL, CONFIG = "model.safetensors", "config.json"
-FORMAT = 1
+FORMAT = 2
 
 _CLASSES: tuple[type, ...] = (
     domain.Torus,

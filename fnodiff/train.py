@@ -34,6 +34,7 @@ from fnodiff.domain import Shape
 from fnodiff.sde import Denoiser, DenoisingLoss, Normalization
 from fnodiff.sde.denoise import compile_networks
 
+_MEASURED = ("normalization", "field_normalization")
 STATE = "training.pt"
 """The file with the run's state, beside the model."""
 
@@ -47,6 +48,7 @@ def fit(
     loss: DenoisingLoss | None = None,
     lr: float = 1e-3,
     rampup: int = 100,
+    decay: bool = False,
     clip: float = 1.0,
     ema_halflife: float = 20_000,
     normalize: bool = False,
@@ -69,9 +71,11 @@ def fit(
         loss: The loss; `DenoisingLoss(denoiser)` by default.
         lr: Learning rate after the ramp-up.
         rampup: Steps of linear ramp-up.
+        decay: Let the learning rate fall to zero along half a cosine: over the steps, or without them over the minutes.
         clip: Largest norm of the gradient.
         ema_halflife: Of the moving average, in samples; shorter early on (a twentieth of the samples seen).
-        normalize: Measure each channel's mean and spread on the first batches, and scale to standard deviation `sigma_data`.
+        normalize: Measure each channel's mean and spread on the first batches, and scale to standard deviation `sigma_data`;
+            those of a conditioning field to 1.
         folder: Where checkpoints go, every `save_every` steps, at the end, and on SIGINT before leaving.
         save_every: Steps between checkpoints.
         resume: A checkpoint folder to continue from: with the same thread count, on one CPU process, to the bit.
@@ -117,6 +121,7 @@ def fit(
 
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     last = step + 10**9 if steps is None else steps
+    start = time.monotonic()
     order = range(step, last)
     loader = DataLoader(data, batch_size=None, sampler=order, num_workers=workers, generator=torch.Generator())
     recent: dict[Shape, float] = defaultdict(float)
@@ -125,8 +130,12 @@ def fit(
         for batch in loader if step < last else ():
             batch = {k: v.to(accelerator.device) for k, v in batch.items()}
             shape = tuple(batch["x"].shape[2:])
+            rate = lr * min(1.0, (step + 1) / max(1, rampup))
+            if decay:
+                done = (time.monotonic() - start) / (60 * minutes) if steps is None else step / steps
+                rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
             for group in optimizer.param_groups:
-                group["lr"] = lr * min(1.0, (step + 1) / max(1, rampup))
+                group["lr"] = rate
             with accelerator.autocast():
                 value = model(**batch).mean()
             if not bool(value.isfinite()):
@@ -192,10 +201,16 @@ def measure_normalization(
     for step in range(batches):
         batch = data[step]
         x = batch[key].double()
-        weight = batch.get("mask", torch.ones(())) > 0 if key == "x" else torch.ones((), dtype=torch.bool)
-        weight = weight.expand_as(x).double()
+        weight = torch.ones_like(x)
+        if key == "x" and "mask" in batch:
+            weight = (batch["mask"] > 0).expand_as(x).double()
+            x = torch.where(weight > 0, x, 0.0)
         moments.append(torch.stack([(weight * x**power).transpose(0, 1).flatten(1).mean(1) for power in range(3)]))
     measured, first, second = torch.stack(moments).mean(0)
+    if not bool((measured > 0).all()):
+        raise ValueError(
+            f"expected measured values in every channel of {key}, got shares {measured.tolist()} of them; drop the others."
+        )
     mean = first / measured
     spread = (second / measured - mean.square()).clamp(min=0).sqrt()
     if not bool((spread > 1e-7 * mean.abs()).all()):
@@ -266,9 +281,10 @@ def _load(
             raise ValueError(
                 f"{folder}: expected to resume {name} {_without(state[name])}, got {_without(ours)}; use the same."
             )
-    saved = state["model"]["normalization"]
     for module, tensors in ((denoiser, state["denoiser"]), (ema, state["ema"])):
-        module.normalization = Normalization(saved["mean"], saved["std"]).to(tensors["normalization.mean"].device)
+        for name in _MEASURED:
+            saved = state["model"][name]
+            setattr(module, name, Normalization(saved["mean"], saved["std"]).to(tensors[f"{name}.mean"].device))
         module.load_state_dict(tensors)
     optimizer.load_state_dict(state["optimizer"])
     _set_random_state(state["random"])
@@ -276,8 +292,8 @@ def _load(
 
 
 def _without(description: dict[str, Any]) -> dict[str, Any]:
-    """A description but for the normalisation, which a run measures for itself."""
-    return {k: v for k, v in description.items() if k != "normalization"}
+    """A description but for what a run measures for itself."""
+    return {k: v for k, v in description.items() if k not in _MEASURED}
 
 
 def _data_state(data: MultiResolution) -> dict[str, Any]:

@@ -34,7 +34,7 @@ SDE = {
     "denoise": {"noise", "schedule", "process"},
     "loss": {"noise", "schedule", "process", "denoise"},
     "sample": {"noise", "schedule", "process", "denoise"},
-    "observe": set(),
+    "observe": {"noise", "schedule", "process", "denoise"},
     "guidance": {"noise", "schedule", "process", "denoise", "observe"},
     "resolution": {"noise", "schedule", "process", "denoise", "sample"},
 }

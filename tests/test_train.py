@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections import Counter
@@ -41,8 +42,8 @@ class Waves:
 
     channels = 2
 
-    def __init__(self, count=64, bad=None):
-        self.noise, self.count, self.bad = GaussianRandomField(Torus(1), RBF(0.2)), count, bad
+    def __init__(self, count=64, bad=None, field=False):
+        self.noise, self.count, self.bad, self.field = GaussianRandomField(Torus(1), RBF(0.2)), count, bad, field
 
     def __len__(self):
         return self.count
@@ -52,11 +53,11 @@ class Waves:
         x = x * torch.tensor([[2.0], [0.1]]) + torch.tensor([[5.0], [0.0]])
         if self.bad in indices:
             x[indices.index(self.bad), 0, 0] = float("nan")
-        return {"x": x}
+        return {"x": x, "field": 300 + 10 * x[:, :1]} if self.field else {"x": x}
 
 
-def data(**options):
-    return MultiResolution(Waves(), Torus(1), **{"shapes": [8, 12, 16], "batch_size": 4, **options})
+def data(field=False, **options):
+    return MultiResolution(Waves(field=field), Torus(1), **{"shapes": [8, 12, 16], "batch_size": 4, **options})
 
 
 def model(**options):
@@ -171,26 +172,27 @@ class TestFit:
         for a, b in zip(ema.parameters(), expected, strict=True):
             torch.testing.assert_close(a, b)
 
-    @pytest.mark.parametrize("interruption", ["steps", "signal"])
+    @pytest.mark.parametrize("interruption", ["steps", "field", "signal"])
     def test_resuming_continues_to_the_bit(self, tmp_path, interruption):
+        field, options = interruption == "field", {"condition_channels": 1} if interruption == "field" else {}
         whole_state, part_state = tmp_path / "whole", tmp_path / "part"
         torch.manual_seed(3)
-        whole = quiet(model(), data(), 12, normalize=True, folder=whole_state)
+        whole = quiet(model(**options), data(field=field), 12, normalize=True, folder=whole_state)
         torch.manual_seed(3)
-        if interruption == "steps":
-            quiet(model(), data(), 5, normalize=True, folder=part_state)
+        if interruption in ("steps", "field"):
+            quiet(model(**options), data(field=field), 5, normalize=True, folder=part_state)
         else:
             with pytest.raises(KeyboardInterrupt, match="resume from"):
                 quiet(
-                    model(),
-                    data(),
+                    model(**options),
+                    data(field=field),
                     12,
                     normalize=True,
                     folder=part_state,
                     callback=lambda step, *_: os.kill(os.getpid(), signal.SIGINT) if step == 5 else None,
                 )
         torch.manual_seed(99)  # whatever happened in between
-        part = quiet(model(), data(), 12, normalize=True, folder=part_state, resume=part_state)
+        part = quiet(model(**options), data(field=field), 12, normalize=True, folder=part_state, resume=part_state)
         for key, value in whole.state_dict().items():
             assert torch.equal(part.state_dict()[key], value), key
         states = [torch.load(f / STATE, weights_only=True) for f in (whole_state, part_state)]
@@ -199,6 +201,12 @@ class TestFit:
             assert torch.equal(states[1]["denoiser"][key], value), key
         loaded = checkpoint.from_pretrained(part_state)
         assert all(torch.equal(loaded.state_dict()[k], v) for k, v in whole.state_dict().items())
+
+    def test_decay_lets_the_learning_rate_fall_to_zero(self, tmp_path):
+        for decay, rate in ((False, 1e-3), (True, 1e-3 * 0.5 * (1 + math.cos(7 * math.pi / 8)))):
+            quiet(model(), data(), 8, rampup=1, lr=1e-3, decay=decay, folder=tmp_path)
+            state = torch.load(tmp_path / STATE, weights_only=True)
+            assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(rate)
 
     def test_non_finite_loss_names_step_and_resolution(self, tmp_path):
         bad = MultiResolution(Waves(bad=data().indices(3)[1]), Torus(1), [8, 12, 16], batch_size=4)
@@ -326,7 +334,7 @@ class TestCheckpoint:
             (lambda p: (p / "config.json").unlink(), "found"),
             (lambda p: (p / "model.safetensors").unlink(), "found"),
             (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
-            (lambda p: (p / "config.json").write_text("[]"), "format 1"),
+            (lambda p: (p / "config.json").write_text("[]"), "format 2"),
             (lambda p: edit(p, lambda c: c["model"].update({"class": "os.system"})), "os.system"),
             (lambda p: edit(p, lambda c: c["model"].update({"extra": 1})), "does not take"),
             (lambda p: edit(p, lambda c: c.update({"model": {"class": "EDM"}})), "expected a Denoiser"),
@@ -374,3 +382,18 @@ def tensors(path, change):
     contents = safetensors.torch.load_file(path / "model.safetensors")
     change(contents)
     safetensors.torch.save_file(contents, path / "model.safetensors")
+
+
+def test_normalization_leaves_missing_values_out():
+    class Gaps(Waves):
+        def batch(self, indices, shape):
+            x, mask = super().batch(indices, shape)["x"], torch.ones(len(indices), 1, *shape)
+            mask[..., ::2] = 0
+            return {"x": torch.where(mask > 0, x, torch.nan), "mask": mask}
+
+    gaps, whole = (
+        measure_normalization(MultiResolution(fields, Torus(1), [16], batch_size=64), batches=1)
+        for fields in (Gaps(), Waves())
+    )
+    assert torch.allclose(gaps.mean, whole.mean, atol=0.5)
+    assert torch.allclose(gaps.std, whole.std, rtol=0.15)

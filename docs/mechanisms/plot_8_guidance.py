@@ -15,7 +15,7 @@ at each time by itself. At :math:`w = 1` that is the conditional law, at :math:`
 samples have not even that law at :math:`t = 0`.
 
 A network learns both denoisers at once when the condition is left out of some samples: `DenoisingLoss(denoiser,
-drop_condition=0.1)` gives label -1, or a field of zeros. Here both are known in closed form. The data are three classes of
+drop_condition=0.1)` gives label -1, or the field's mean. Here both are known in closed form. The data are three classes of
 functions on an interval, equally likely, with means :math:`m_j` and one covariance :math:`S`; with
 :math:`N = \alpha_t^2 S + \sigma_t^2 C`
 

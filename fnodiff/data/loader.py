@@ -28,7 +28,10 @@ class Fields(Protocol):
         """Number of samples."""
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
-        """{"x": (B, channels, *shape)} in data units, and what conditions it: "label" (B,), "field" (B, C, *any)."""
+        """{"x": (B, channels, *shape)} in data units, and what conditions it: "label" (B,), "field" (B, C, *any).
+
+        "mask" (B, 1 or C, *shape), if there is one, is 1 where x was measured and 0 where it is missing.
+        """
 
 
 class MultiResolution(Dataset):

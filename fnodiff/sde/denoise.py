@@ -68,7 +68,11 @@ class Normalization(nn.Module):
 
     def inverse(self, x: Tensor) -> Tensor:
         """To data units."""
-        return x * self._per_channel(self.std, x) + self._per_channel(self.mean, x)
+        return self.scale(x) + self._per_channel(self.mean, x)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """A difference of fields, to data units."""
+        return x * self._per_channel(self.std, x)
 
     @staticmethod
     def _per_channel(value: Tensor, x: Tensor) -> Tensor:
@@ -109,7 +113,7 @@ class Denoiser(nn.Module, abc.ABC):
     def without(
         self, condition: dict[str, Tensor], names: Sequence[str], where: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Conditions with some of them left out: labels become -1, fields their mean.
+        """Conditions with some of them left out: labels become -1, a field its mean, other numbers 0.
 
         Args:
             condition: By name, each (B, ...).
@@ -119,8 +123,10 @@ class Denoiser(nn.Module, abc.ABC):
         condition = dict(condition)
         for name in names:
             value = condition[name]
-            if value.is_floating_point():
+            if name == "field":
                 nothing = self.field_normalization.inverse(torch.zeros_like(value))
+            elif value.is_floating_point():
+                nothing = torch.zeros_like(value)
             else:
                 nothing = torch.full_like(value, -1)
             if where is not None:
@@ -133,6 +139,24 @@ class Denoiser(nn.Module, abc.ABC):
         if "field" not in condition:
             return condition
         return {**condition, "field": self.field_normalization(condition["field"])}
+
+
+class Wrapper(Denoiser):
+    """A denoiser made of another one, with that one's units. Subclasses define `forward`.
+
+    Args:
+        denoiser: The other one.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser.sde, denoiser.normalization, denoiser.field_normalization)
+        self.denoiser, self.training_shapes = denoiser, denoiser.training_shapes
+
+
+def known(denoiser: Denoiser, name: str) -> Any:
+    """What a model, or the model within wrappers, knows by this name (`spectrum`, `sigma_data`); None if it does not."""
+    value = getattr(denoiser, name, None)
+    return known(denoiser.denoiser, name) if value is None and isinstance(denoiser, Wrapper) else value
 
 
 def compile_networks(denoiser: nn.Module) -> None:

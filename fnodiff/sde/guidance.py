@@ -11,7 +11,7 @@ x given x_t as Gaussian about x_hat with some covariance M:
     x_hat + M' A'^T (A' M A'^T + R)^-1 (y - A(x_hat)),        R = diag(noise_std^2),
 
     DPS              M = 0 within the brackets, M' = (sigma^2 / alpha) C J^T with the denoiser's Jacobian J
-    PiGDM            M = r^2 per grid point,    M' the same
+    PiGDM            M = r^2 at every grid point, M' = (sigma^2 / alpha) C J^T
     MomentMatching   M = M' = (sigma^2 / alpha) C J^T, which is the covariance of x given x_t, or a Gaussian's of known spectrum
 
 Products with transposes are of sums, not of integrals: the grid is in them once, by C, so the result is a function.
@@ -19,6 +19,7 @@ Products with transposes are of sums, not of integrals: the grid is in them once
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,13 +27,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fnodiff.sde.denoise import Denoiser
+from fnodiff.sde.denoise import Denoiser, Wrapper, known
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.observe import Linearised, Observation, conjugate_gradients
 from fnodiff.sde.process import over_space
 
 
-class ClassifierFree(Denoiser):
+class ClassifierFree(Wrapper):
     """Classifier-free guidance: D(x_t | nothing) + scale (D(x_t | condition) - D(x_t | nothing)).
 
     At scale 1 the conditional denoiser, at 0 the unconditional one; above 1 the samples are more of what they are told to
@@ -48,10 +49,10 @@ class ClassifierFree(Denoiser):
     Source: Ho, Salimans (2022), Classifier-free diffusion guidance.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float, drop: Sequence[str] | None = None) -> None:
-        super().__init__(denoiser.sde, denoiser.normalization)
-        self.denoiser, self.scale, self.training_shapes = denoiser, float(scale), denoiser.training_shapes
-        self.drop = None if drop is None else tuple(drop)
+    def __init__(self, denoiser: Denoiser, scale: float, drop: Sequence[str] | str | None = None) -> None:
+        super().__init__(denoiser)
+        self.scale = float(scale)
+        self.drop = None if drop is None else (drop,) if isinstance(drop, str) else tuple(drop)
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         names = tuple(condition) if self.drop is None else self.drop
@@ -68,7 +69,7 @@ class ClassifierFree(Denoiser):
         return nothing + self.scale * (told - nothing)
 
 
-class Guided(Denoiser):
+class Guided(Wrapper, abc.ABC):
     """A denoiser that also knows an observation. Subclasses define `correction`.
 
     Its samples follow the prior where the observation says nothing; conditions, if the model takes any, are given as ever.
@@ -79,9 +80,15 @@ class Guided(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, observation: Observation) -> None:
-        super().__init__(denoiser.sde, denoiser.normalization)
-        self.denoiser, self.observation, self.training_shapes = denoiser, observation, denoiser.training_shapes
+        super().__init__(denoiser)
+        if any(isinstance(module, Guided) for module in denoiser.modules()):
+            raise ValueError(
+                f"{type(self).__name__}: expected a denoiser without an observation, got one that has its own; put both into "
+                f"one, such as Linear with an operator that concatenates what is seen."
+            )
+        self.observation = observation
 
+    @abc.abstractmethod
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         """What the observation adds to x_hat, of x_t's shape.
 
@@ -91,23 +98,25 @@ class Guided(Denoiser):
             x_t: The state.
             t: Its times.
         """
-        raise NotImplementedError
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         shape = self.sde.domain.check_field(x_t)
         with torch.inference_mode(False), torch.enable_grad(), _frozen(self.denoiser):
             x_t, t = x_t.detach().clone().requires_grad_(), t.detach().clone()
             x_hat = self.denoiser(x_t, t, **condition)
-            noise = self.sde.noise.on(shape)
+            (alpha_t, sigma_t), noise = self.sde.marginal(x_t.detach(), t), self.sde.noise.on(shape)
 
             def pull(g: Tensor) -> Tensor:
                 (g,) = torch.autograd.grad(x_hat, x_t, g, retain_graph=True)
-                alpha_t, sigma_t = self.sde.marginal(g, t)
                 return sigma_t.square() / alpha_t * self._covariance(g, lambda k: noise.std(k).square())
 
-            with torch.no_grad():
-                near = Linearised(self.observation, x_hat, self.normalization.inverse, self.sde.domain)
-                return x_hat.detach() + self.correction(near, pull, x_t.detach(), t)
+            return self._corrected(x_hat, pull, x_t.detach(), t)
+
+    @torch.no_grad()
+    def _corrected(self, x_hat: Tensor, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(x_t.device.type, enabled=False):
+            near = Linearised(self.observation, x_hat.detach(), self.normalization, self.sde.domain)
+            return x_hat.detach() + self.correction(near, pull, x_t, t).to(x_hat)
 
     def _covariance(self, g: Tensor, spectrum: Callable[[Tensor], Tensor]) -> Tensor:
         """The covariance matrix, between grid points, of a process with this variance per mode, times g."""
@@ -186,7 +195,7 @@ class PiGDM(Guided):
         self, denoiser: Denoiser, observation: Observation, sigma_data: float | None = None, *, iterations: int = 100
     ) -> None:
         super().__init__(denoiser, observation)
-        sigma_data = getattr(denoiser, "sigma_data", None) if sigma_data is None else sigma_data
+        sigma_data = known(denoiser, "sigma_data") if sigma_data is None else sigma_data
         if sigma_data is None or not sigma_data > 0:
             raise ValueError(
                 f"PiGDM: expected sigma_data > 0, got {sigma_data!r}; pass the standard deviation of the normalised data."
@@ -201,7 +210,7 @@ class PiGDM(Guided):
             lambda v: v + near.forward(r2 * near.transpose(v)),
             near.residual,
             iterations=self.iterations,
-            tolerance=1e-5,
+            tolerance=1e-4,
         )
         return pull(near.transpose(v))
 
@@ -248,20 +257,15 @@ class MomentMatching(Guided):
         self.sde.domain.check_field(x_t)
         with torch.inference_mode(False), torch.no_grad():
             x_t, t = x_t.clone(), t.clone()
+            (alpha_t, sigma_t), noise = self.sde.marginal(x_t, t), self.sde.noise.on(tuple(x_t.shape[2:]))
+
+            def variance(eigenvalues: Tensor) -> Tensor:
+                s = self.spectrum(eigenvalues, self.sde.domain.dim)
+                c = sigma_t.square() * noise.std(eigenvalues).square()
+                return s * c / (alpha_t.square() * s + c)
+
             x_hat = self.denoiser(x_t, t, **condition)
-            near = Linearised(self.observation, x_hat, self.normalization.inverse, self.sde.domain)
-            return x_hat + self.correction(near, partial(self._spread, x_t, t), x_t, t)
-
-    def _spread(self, x_t: Tensor, t: Tensor, g: Tensor) -> Tensor:
-        """A Gaussian prior's covariance of x given x_t, times g."""
-        alpha_t, sigma_t = self.sde.marginal(x_t, t)
-        noise = self.sde.noise.on(tuple(x_t.shape[2:]))
-
-        def variance(eigenvalues: Tensor) -> Tensor:
-            s, c = self.spectrum(eigenvalues, self.sde.domain.dim), sigma_t.square() * noise.std(eigenvalues).square()
-            return s * c / (alpha_t.square() * s + c)
-
-        return self._covariance(g, variance)
+            return self._corrected(x_hat, partial(self._covariance, spectrum=variance), x_t, t)
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         v = conjugate_gradients(

@@ -11,14 +11,14 @@ and means the same whatever the grid of x and however many sensors there are. Gu
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Box, Domain
+from fnodiff.sde.denoise import Normalization
 
 
 class Observation(abc.ABC):
@@ -26,7 +26,8 @@ class Observation(abc.ABC):
 
     Args:
         values: (*m), seen in every sample of a batch, or (B, *m), one observation per sample.
-        noise_std: Standard deviation of each value's error: one number, or a tensor that broadcasts to (*m).
+        noise_std: Standard deviation of each value's error: one number, or a tensor that broadcasts to the values, such as
+            (C, 1) for one number per channel of values (C, P).
         channels: Which channels of the field are observed; None for all, in their order.
 
     Attributes:
@@ -53,6 +54,14 @@ class Observation(abc.ABC):
             raise ValueError(
                 f"{name}: expected noise_std > 0, the standard deviation of the measurements' errors, got {noise_std}; give "
                 f"exact values a small one, such as a hundredth of the data's standard deviation."
+            )
+
+        if self.noise_std.ndim > self.values.ndim or any(
+            n not in (1, m) for n, m in zip(reversed(self.noise_std.shape), reversed(self.values.shape), strict=False)
+        ):
+            raise ValueError(
+                f"{name}: expected noise_std to be one number or to broadcast to the values, {tuple(self.values.shape)}, got "
+                f"{tuple(self.noise_std.shape)}; for one per channel write noise_std[:, None]."
             )
 
     @abc.abstractmethod
@@ -99,6 +108,11 @@ class PointObservation(Observation):
     def __init__(self, points: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
         super().__init__(values, noise_std, **channels)
         self.points = points
+        if not points.is_floating_point() or not bool(points.isfinite().all()):
+            raise ValueError(
+                f"PointObservation: expected finite coordinates in the units of the domain's lengths, got {points.dtype}; "
+                f"grid indices i are points (i + 0.5) / n on Box and i / n on Torus, times the side's length."
+            )
         if points.ndim != 2 or points.shape[1] != self.values.shape[-1]:
             raise ValueError(
                 f"PointObservation: expected points (dim, P) and values (C, P), got {tuple(points.shape)} and "
@@ -106,6 +120,12 @@ class PointObservation(Observation):
             )
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        lengths = torch.tensor(domain.lengths, dtype=self.points.dtype, device=self.points.device)[:, None]
+        if isinstance(domain, Box) and not bool(((self.points >= 0) & (self.points <= lengths)).all()):
+            raise ValueError(
+                f"PointObservation: expected points within the box of sides {domain.lengths}, got coordinates from "
+                f"{float(self.points.min()):g} to {float(self.points.max()):g}; scale them, or give the Box its lengths."
+            )
         return domain.evaluate(x, self.points)
 
 
@@ -128,6 +148,10 @@ class Restriction(Observation):
             )
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
+        if any(
+            n < m for n, m in zip(x.shape[2:], self.shape, strict=True)
+        ):  # a coarser state is a function all the same
+            x = domain.resample(x, [max(n, m) for n, m in zip(x.shape[2:], self.shape, strict=True)])
         return domain.pool(x, self.shape)
 
 
@@ -137,7 +161,7 @@ class Masked(Observation):
     Args:
         mask: (*shape) for all channels or (C, *shape), bool: True where measured.
         values: (C, *shape) or (B, C, *shape); what is not measured may be anything, NaN included.
-        noise_std: Standard deviation of the errors: one number, or (C, *shape).
+        noise_std: Standard deviation of the errors: one number, or a tensor that broadcasts to the values.
         channels: As for `Observation`.
     """
 
@@ -153,11 +177,18 @@ class Masked(Observation):
             )
         self.mask = mask
         noise_std = torch.as_tensor(noise_std)
-        super().__init__(values[..., mask], noise_std[..., mask] if noise_std.ndim else noise_std, **channels)
+        if noise_std.ndim:
+            noise_std = noise_std.expand(values.shape)[..., mask]
+        super().__init__(values[..., mask], noise_std, **channels)
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
-        shape = self.mask.shape[-domain.dim :]
-        return domain.resample(x, tuple(shape))[..., self.mask.to(x.device)]
+        fits = [tuple(self.mask.shape), (x.shape[1], *self.mask.shape[-domain.dim :])]
+        if self.mask.ndim - domain.dim not in (0, 1) or fits[self.mask.ndim - domain.dim] != tuple(self.mask.shape):
+            raise ValueError(
+                f"Masked: expected a mask (*shape), or ({x.shape[1]}, *shape) as {x.shape[1]} channels are observed, got "
+                f"{tuple(self.mask.shape)}; one mask serves all samples of a batch."
+            )
+        return domain.resample(x, self.mask.shape[-domain.dim :])[..., self.mask.to(x.device)]
 
 
 class Linear(Observation):
@@ -188,7 +219,8 @@ class Linear(Observation):
 
 
 class Nonlinear(Observation):
-    """Any function that PyTorch can differentiate; guided denoisers linearise it at their estimate.
+    """Any function that PyTorch can differentiate, forwards (`torch.func.jvp`) and backwards; guided denoisers linearise it at
+    their estimate.
 
     Args:
         function: (B, C, *any grid) -> (B, *m).
@@ -231,37 +263,42 @@ class Linearised:
     Args:
         observation: In data units.
         x_hat: (B, C, *shape), normalised.
-        inverse: From normalised to data units, affine.
+        normalization: Of the model.
         domain: Of the fields.
 
     Attributes:
         residual: (values - A(x_hat)) / noise_std, (B, m): of unit variance if x_hat is the truth.
     """
 
-    def __init__(
-        self, observation: Observation, x_hat: Tensor, inverse: Callable[[Tensor], Tensor], domain: Domain
-    ) -> None:
+    def __init__(self, observation: Observation, x_hat: Tensor, normalization: Normalization, domain: Domain) -> None:
         self._at = x_hat.detach().requires_grad_()
-        self._observe = lambda x: observation(inverse(x), domain)
-        self._linear, self._inverse = observation.linear, inverse
+        self._linear, self._normalization = observation.linear, normalization
         self._apply = lambda x: observation(x, domain)
         with torch.enable_grad():
             self._predicted = self._observe(self._at)
+        if not self._predicted.requires_grad:
+            raise ValueError(
+                f"{type(observation).__name__}: expected an operator that PyTorch can differentiate, got one whose result does "
+                f"not depend on its input; pass its adjoint= to Linear."
+            )
         self._noise = observation.noise_std.to(self._predicted)
         difference = (observation.targets(self._predicted.detach()) - self._predicted.detach()) / self._noise
-        self.residual = difference.flatten(1)
+        self.residual = difference.reshape(len(difference), -1)
+
+    def _observe(self, x: Tensor) -> Tensor:
+        return self._apply(self._normalization.inverse(x))
 
     def forward(self, u: Tensor) -> Tensor:
         """A' u / noise_std: (B, C, *shape) -> (B, m)."""
         if self._linear:
-            out = self._apply(self._inverse(u) - self._inverse(torch.zeros_like(u)))
+            out = self._apply(self._normalization.scale(u))
         else:
             out = torch.func.jvp(self._observe, (self._at.detach(),), (u,))[1]
-        return (out / self._noise).flatten(1)
+        return (out / self._noise).reshape(len(out), -1)
 
     def transpose(self, v: Tensor) -> Tensor:
         """A'^T (v / noise_std): (B, m) -> (B, C, *shape)."""
-        v = v.view_as(self._predicted) / self._noise
+        v = v.to(self._predicted).view_as(self._predicted) / self._noise
         return torch.autograd.grad(self._predicted, self._at, v, retain_graph=True)[0]
 
 
@@ -270,20 +307,22 @@ def conjugate_gradients(
 ) -> Tensor:
     """v with operator(v) = b per sample, (B, m), for a symmetric positive definite operator.
 
-    Stops when every sample's residual is below `tolerance` times |b|, or after `iterations`.
+    Stops when every sample's residual is below `tolerance` times |b|, or after `iterations`: more than m may be needed, as
+    rounding costs the directions their conjugacy. The recurrence runs in float64 whatever the operator does.
 
     Source: Hestenes, Stiefel (1952), Methods of conjugate gradients for solving linear systems.
     """
+    dtype, b = b.dtype, b.double()
     v, r = torch.zeros_like(b), b.clone()
     p, rho = r, r.square().sum(1, keepdim=True)
     enough = (tolerance**2 * rho).clamp(min=torch.finfo(b.dtype).tiny)
-    for _ in range(min(iterations, b.shape[1])):
+    for _ in range(iterations):
         if bool((rho <= enough).all()):
             break
-        q = operator(p)
+        q = operator(p.to(dtype)).double()
         curvature = (p * q).sum(1, keepdim=True)
         step = torch.where((rho > enough) & (curvature > 0), rho / curvature, 0.0)
         v, r = v + step * p, r - step * q
         rho, last = r.square().sum(1, keepdim=True), rho
-        p = r + rho / last.clamp(min=math.sqrt(torch.finfo(b.dtype).tiny)) * p
-    return v
+        p = r + rho / last.clamp(min=torch.finfo(b.dtype).tiny) * p
+    return v.to(dtype)

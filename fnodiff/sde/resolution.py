@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Generators, Shape
-from fnodiff.sde.denoise import Denoiser
+from fnodiff.sde.denoise import Denoiser, Wrapper, known
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.sample import DPMSolver, Sampler
 
@@ -77,7 +77,7 @@ class Progressive(Sampler):
         super().__init__(sampler.denoiser, sampler.steps, spacing=sampler.spacing, rho=sampler.rho)
         self.sampler, self.budget = sampler, budget
         self.shapes = tuple(self.sde.domain.check_shape(shape) for shape in shapes)
-        spectrum = getattr(sampler.denoiser, "spectrum", None) if spectrum is None else spectrum
+        spectrum = known(sampler.denoiser, "spectrum") if spectrum is None else spectrum
         if spectrum is None:
             raise ValueError(
                 "Progressive: expected the data's spectrum, got none; pass spectrum=fit_spectrum(fields, domain)."
@@ -200,7 +200,7 @@ class Progressive(Sampler):
         return self.sde.schedule.time(share * self.sde.schedule.ratio(times)).clamp(0, 1)  # against rounding only
 
 
-class KnownModes(Denoiser):
+class KnownModes(Wrapper):
     """A denoiser that is told a field's low modes: its estimate, with those modes replaced by the known ones.
 
     Along the probability flow a known mode follows c + s z exactly, and ends at c; the others see it as they saw it in
@@ -216,9 +216,8 @@ class KnownModes(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, values: Tensor) -> None:
-        super().__init__(denoiser.sde, denoiser.normalization)
+        super().__init__(denoiser)
         self.shape = denoiser.sde.domain.check_field(values)
-        self.denoiser, self.training_shapes = denoiser, denoiser.training_shapes
         self.register_buffer("values", denoiser.normalization(values))
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
