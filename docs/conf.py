@@ -38,8 +38,12 @@ suppress_warnings = ["config.cache"]
 
 def _arguments(conf: dict, script: dict) -> list[str]:
     """The command line of a gallery script: a short run of an example; the mechanisms take none."""
-    example = Path(script["src_file"]).parent.name == "examples"
-    return "--quiet --minutes 3 --sample-at 32 48 64 96 --out _build/runs".split() if example else []
+    options = {
+        "ffhq_superres": "--minutes 3 --sample-at 32 48 64 96",
+        "darcy_flow": "--minutes 1.5 --count 256 --truths 2 --models _build/runs/darcy_flow",
+    }
+    name = Path(script["src_file"]).stem
+    return f"--quiet {options[name]} --out _build/runs".split() if name in options else []
 
 
 def _look(conf: dict, script: str | None) -> None:

@@ -33,10 +33,10 @@ def run(*arguments, cwd):
 def run_here(tmp_path, monkeypatch, capsys):
     """The example within this process, which has its imports behind it: what it printed."""
 
-    def run(*arguments):
+    def run(*arguments, example=EXAMPLE):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", [str(example), *map(str, arguments)])
+        runpy.run_path(str(example), run_name="__main__")
         return capsys.readouterr().out
 
     return run
@@ -140,3 +140,20 @@ def test_real_images(tmp_path, archive):
     assert (tmp_path / "ffhq_superres.png").stat().st_size > 50_000
     normalization = from_pretrained(tmp_path / "ffhq_superres").normalization
     assert torch.equal(normalization.std > 0.2, torch.ones(3, dtype=torch.bool))
+
+
+def test_darcy_flow_trains_once_and_answers_three_questions(tmp_path, run_here):
+    example = ROOT / "examples" / "darcy_flow.py"
+    first = run_here("--smoke", "--quiet", example=example)
+    again = run_here("--quiet", "--test", 4, "--truths", 1, "--samples", 10, example=example)
+    rows = [re.findall(r"^   (DFU|FNO) +([\d.]+)% +([\d.]+)% +([\d.]+)$", out, flags=re.M) for out in (first, again)]
+    assert [name for name, *_ in rows[0]] == ["DFU", "FNO"]
+    assert rows[0] == rows[1], "the models that were kept"
+    true, sampled = (float(re.search(rf"^   {name} +([\d.]+)", first, flags=re.M)[1]) for name in ("true", "sampled"))
+    assert true < 0.01 < sampled, "true pairs solve the equation, those of an untrained model do not"
+    assert len(re.findall(r"CRPS [\d.]+ of the prior's; \d+% of the area within the central \d+%", first)) == 2
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "darcy_pairs.png",
+        "darcy_surrogate.png",
+        "darcy_posterior.png",
+    }
