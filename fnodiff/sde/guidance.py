@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from fnodiff.sde.denoise import Denoiser, Wrapper, known
 from fnodiff.sde.noise import Spectrum
-from fnodiff.sde.observe import Linearised, Observation, conjugate_gradients
+from fnodiff.sde.observe import Linearised, Observation, conjugate_residuals
 from fnodiff.sde.process import over_space
 
 
@@ -206,7 +206,7 @@ class PiGDM(Guided):
         alpha_t, sigma_t = self.sde.marginal(x_t, t)
         s2 = self.sde.noise.variance(tuple(x_t.shape[2:])) * (sigma_t / alpha_t).square()
         r2 = s2 * self.sigma_data**2 / (s2 + self.sigma_data**2)
-        v = conjugate_gradients(
+        v = conjugate_residuals(
             lambda v: v + near.forward(r2 * near.transpose(v)),
             near.residual,
             iterations=self.iterations,
@@ -268,7 +268,7 @@ class MomentMatching(Guided):
             return self._corrected(x_hat, partial(self._covariance, spectrum=variance), x_t, t)
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
-        v = conjugate_gradients(
+        v = conjugate_residuals(
             lambda v: v + near.forward(pull(near.transpose(v))),
             near.residual,
             iterations=self.iterations,

@@ -302,27 +302,32 @@ class Linearised:
         return torch.autograd.grad(self._predicted, self._at, v, retain_graph=True)[0]
 
 
-def conjugate_gradients(
+def conjugate_residuals(
     operator: Callable[[Tensor], Tensor], b: Tensor, *, iterations: int, tolerance: float
 ) -> Tensor:
-    """v with operator(v) = b per sample, (B, m), for a symmetric positive definite operator.
+    """v with operator(v) = b per sample, (B, m), by the smallest residual that some applications of the operator can reach.
 
-    Stops when every sample's residual is below `tolerance` times |b|, or after `iterations`: more than m may be needed, as
-    rounding costs the directions their conjugacy. The recurrence runs in float64 whatever the operator does.
+    The operator should be positive definite, as covariances are; where a network's is not quite, nor symmetric, conjugate
+    gradients diverge, and this still lowers the residual at every step. It stops when every sample's is below `tolerance`
+    times |b|, or after `iterations`: up to m are needed. Its own arithmetic is in float64.
 
-    Source: Hestenes, Stiefel (1952), Methods of conjugate gradients for solving linear systems.
+    Source: Eisenstat, Elman, Schultz (1983), Variational iterative methods for nonsymmetric systems of linear equations.
     """
     dtype, b = b.dtype, b.double()
     v, r = torch.zeros_like(b), b.clone()
-    p, rho = r, r.square().sum(1, keepdim=True)
-    enough = (tolerance**2 * rho).clamp(min=torch.finfo(b.dtype).tiny)
+    directions: list[tuple[Tensor, Tensor]] = []
+    enough = tolerance * b.norm(dim=1)
     for _ in range(iterations):
-        if bool((rho <= enough).all()):
+        if bool((r.norm(dim=1) <= enough).all()):
             break
-        q = operator(p.to(dtype)).double()
-        curvature = (p * q).sum(1, keepdim=True)
-        step = torch.where((rho > enough) & (curvature > 0), rho / curvature, 0.0)
+        p, q = r, operator(r.to(dtype)).double()
+        for _ in range(2):  # once more against rounding
+            for old_p, old_q in directions:
+                share = (q * old_q).sum(1, keepdim=True)
+                p, q = p - share * old_p, q - share * old_q
+        length = q.norm(dim=1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
+        p, q = p / length, q / length
+        directions.append((p, q))
+        step = (r * q).sum(1, keepdim=True)
         v, r = v + step * p, r - step * q
-        rho, last = r.square().sum(1, keepdim=True), rho
-        p = r + rho / last.clamp(min=torch.finfo(b.dtype).tiny) * p
     return v.to(dtype)
