@@ -303,7 +303,7 @@ def factor_table(batch: int, repeats: int, device: str) -> None:
     tasks: dict[str, dict[str, Callable[[], None]]] = {}
     parameters = {}
     for name in ("ComplexDense", "ComplexTucker", "ComplexTT"):
-        options = {"factorization": name, **({} if name == "ComplexDense" else {"rank": 0.099})}
+        options = {"factorization": name, **({} if name == "ComplexDense" else {"rank": 0.095})}
         layer = DualConv(128, 128, domain=Box(2), n_modes=MODES, spectral=options).to(device)
         optimizer = torch.optim.Adam(layer.parameters(), fused=True)
 
@@ -334,8 +334,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="up to 96 points a side; a quarter of it above")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--peer", type=Path, help="a file that makes another implementation's network")
+    cuda, switch = torch.cuda.is_available(), argparse.BooleanOptionalAction
+    parser.add_argument("--bf16", action=switch, default=cuda, help="networks under autocast to bfloat16")
+    parser.add_argument("--compile", action=switch, default=cuda, help="compiled networks: minutes of waiting on a CPU")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if cuda else "cpu"
     keep_freed_memory()
     torch.manual_seed(0)
     rows = {name: net.to(device) for name, net in networks(args.peer).items()}
@@ -348,6 +351,12 @@ def main() -> None:
     way_table([8, 16, 32, 64, 96, 128], args.batch, args.repeats, device)
     batches = [args.batch if n <= 96 else math.ceil(args.batch / 4) for n in args.sizes]
     network_table(rows, args.sizes, batches, args.repeats, device)
+    if args.bf16 or args.compile:
+        how = [name for name, wanted in (("bfloat16", args.bf16), ("compiled", args.compile)) if wanted]
+        print(f"\nthe same, {' and '.join(how)}")
+        fast = {name: torch.compile(net, dynamic=False) if args.compile else net for name, net in rows.items()}
+        with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
+            network_table(fast, args.sizes, batches, args.repeats, device)
     around_table(rows["DFU, moving levels"], small, args.batch, args.repeats, device)
     factor_table(args.batch, 3 * args.repeats, device)
     share_table(rows, min(args.sizes), args.batch, device)
