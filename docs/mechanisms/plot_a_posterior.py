@@ -10,8 +10,8 @@ picture. A model that samples the prior samples the posterior too, without train
 :math:`p(y \mid x_t)` is an average over all :math:`x` that may have become :math:`x_t`, and each method has its own
 approximation. `DPS` puts :math:`\hat x` in their place; `PiGDM` gives them independent errors at the points of the grid;
 `MomentMatching` gives them their covariance, :math:`(\sigma_t^2 / \alpha_t)\, C J^\top` with the denoiser's Jacobian :math:`J`,
-and is exact for Gaussian priors. A guided denoiser is a denoiser: every sampler takes it, on any grid, and the likelihood is a sum
-over sensors with a stated error, which no grid changes.
+and is exact for Gaussian priors. A guided denoiser is a denoiser: every sampler takes it, on any grid, and the likelihood is a
+sum over sensors with a stated error, which no grid changes.
 
 Here the prior is a Gaussian field on an interval, so that the posterior is known in closed form.
 """
@@ -47,7 +47,8 @@ mean = values[:, 0] @ gain.T
 std = (covariance - gain @ sensing @ covariance).diagonal().sqrt()
 
 # %%
-# An ensemble of 39 for each of 64 truths, by each method. Every truth has its own values, so they go with the samples.
+# An ensemble of 39 for each of 64 truths, by each method. Every truth has its own values, so they go with the samples. Means
+# and spreads are in posterior standard deviations.
 
 methods = {
     "DPS": DPS,
@@ -64,8 +65,8 @@ for name, method in methods.items():
     _, covered = coverage(ensembles[name], truth, domain)
     spread = (ensembles[name].var(0) / std.square()).mean().sqrt()
     print(
-        f"{name:<16} mean off by {error.square().mean().sqrt():.2f} standard deviations (0.16 is chance), "
-        f"spread {spread:.2f} of the posterior's, {covered.mean():.0%} within the central 90%"
+        f"{name:<16}mean off by {error.square().mean().sqrt():.2f} (chance: 0.16), spread {spread:.2f}, "
+        f"covered {covered.mean():.0%} of 90%"
     )
 
 # %%
@@ -94,6 +95,6 @@ plt.show()
 # %%
 # `DPS` and `PiGDM` land near the measurements, but between them neither their middle nor their spread is the posterior's; that
 # their intervals still hold the truth about as often as they should is the two errors making up for each other.
-# `python -m benchmarks.posterior` has the figures on one- and two-dimensional domains, at two resolutions each. What is right for
-# Gaussian priors need not be for others: there `MomentMatching` still matches the first two moments of :math:`x` given
+# `python -m benchmarks.posterior` has the figures on one- and two-dimensional domains, at two resolutions each. What is right
+# for Gaussian priors need not be for others: there `MomentMatching` still matches the first two moments of :math:`x` given
 # :math:`x_t`, and no more.
