@@ -175,6 +175,7 @@ def contour(fr: Frame, p: SimpleNamespace) -> Tensor:
 
 
 def neck(canvas: Tensor, grid: SimpleNamespace, fr: Frame, p: SimpleNamespace, skin: Tensor) -> None:
+    """The neck, shaded under the chin."""
     a = p.neck_width
     shadow = disc(fr.u / 0.62, (fr.v - 0.62) / 0.58, fr.du / 0.62, fr.dv / 0.58)
     column = skin.lerp(p.skin_tone * p.skin_shadow * 0.82, shadow.mul_(0.7).unsqueeze(1))
@@ -182,10 +183,12 @@ def neck(canvas: Tensor, grid: SimpleNamespace, fr: Frame, p: SimpleNamespace, s
 
 
 def right_ear(canvas: Tensor, fr: Frame, p: SimpleNamespace) -> None:
+    """The ear on the right of the picture."""
     _ear(canvas, fr, p, 1)
 
 
 def left_ear(canvas: Tensor, fr: Frame, p: SimpleNamespace) -> None:
+    """The ear on the left of the picture."""
     _ear(canvas, fr, p, -1)
 
 
@@ -224,10 +227,12 @@ def fold(fr: Frame, p: SimpleNamespace) -> SimpleNamespace:
 
 
 def right_eye(canvas: Tensor, fr: Frame, p: SimpleNamespace) -> None:
+    """The eye on the right of the picture."""
     _eye(canvas, fr, p, p.eye_mid + p.eye_right, p.eye_width_right)
 
 
 def left_eye(canvas: Tensor, fr: Frame, p: SimpleNamespace) -> None:
+    """The eye on the left of the picture."""
     _eye(canvas, fr, p, p.eye_mid - p.eye_right, p.eye_width_left)
 
 
@@ -269,6 +274,7 @@ def _eye(canvas: Tensor, fr: Frame, p: SimpleNamespace, middle: Tensor, width: T
 
 
 def brows(canvas: Tensor, fr: Frame, p: SimpleNamespace) -> None:
+    """Both brows."""
     f = fold(fr, p)
     y = f.y + p.eye_size * p.eye_round + p.brow_height + 0.03
     m = f.out - 0.02
@@ -280,6 +286,7 @@ def brows(canvas: Tensor, fr: Frame, p: SimpleNamespace) -> None:
 
 
 def nose(canvas: Tensor, fr: Frame, p: SimpleNamespace) -> None:
+    """The nose: its shadow, its tip and its nostrils."""
     n, low = fr.u - p.nose_mid, p.nose_low
     a = p.nose_width
     side = torch.where(p.light > 0, -1.0, 1.0)

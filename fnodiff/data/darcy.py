@@ -43,7 +43,7 @@ def coefficient(
     1/81 included. That is 57 percent of the variance: at 32 x 32, 8 percent of the two-valued draws have one value only, and
     21 percent less than 5 percent of the other. The code that made FNO's data leaves the constant mode out, and has g three
     times as large: tau^(alpha - 1) with tau = 3, alpha = 2. For its law pass constant_mode=False (then no draw in 2000 is as
-    one-sided) and scale=3, which the signs do not notice.
+    one-sided) and scale=3, which the signs do not notice. `python -m benchmarks.physics` prints these figures.
 
     Args:
         shape: (B, C, n, m); channels are independent.
@@ -104,10 +104,9 @@ def residual(a: Tensor, u: Tensor, f: float | Tensor = 1.0) -> Tensor:
     """|-div(a grad u) - f| / |f| with the finite volumes of `solve`: zero for its solutions.
 
     Differentiable, computed in float64. It belongs to one grid. On another the exact pair has a residual of its own, as
-    |.| weighs the finest scales most: for smooth a it falls as the square root of h (the cells at the edge); for averages of
-    a two-valued a it grows, with medians 0.29, 0.41 and 0.57 at 24, 48 and 96 cells per side of a solve at 192. So compare
-    with true pairs, never with zero; |u - solve(a)| / |u|, 0.011, 0.006 and 0.003 there, does fall. Rounding u to float32
-    alone leaves 2e-4 at 192, and 2e-5 at 64.
+    |.| weighs the finest scales most: for smooth a it falls; for averages of a two-valued a it grows, with medians 0.33, 0.45
+    and 0.68 at 24, 48 and 96 cells per side of a solve at 192. So compare with true pairs, never with zero;
+    |u - solve(a)| / |u|, 0.011, 0.007 and 0.004 there, does fall (`python -m benchmarks.physics`).
 
     Args:
         a: Permeability (B, 1, n, m), positive; n and m at least 2.
@@ -174,15 +173,15 @@ class Darcy(Solved):
     coarser grid, of any size: grids of one data set show one truth.
 
     The average of a two-valued a over a coarser cell lies between the two values, and u does not solve the coarse grid's own
-    equations with it: see `residual`. Values are in the units of the equation: two-valued, a has mean 7.5 and standard
-    deviation 4.5, and u 0.0064 and 0.0052.
+    equations with it: see `residual`. Values are in the units of the equation: two-valued, a has a mean
+    near 7.5 and a standard deviation near 4.5, and u both of 0.005 to 0.007.
 
     Args:
         count, seed: Number of samples, and what fixes all of them.
         kind, scale, constant_mode: See `coefficient`.
         target: "pair" has x = (a, u), two channels; "solution" x = u with a as the "field"; "coefficient" x = a alone, and
             nothing is solved.
-        fine: Cells per side of the solve. The default is divisible by 16, 24, 32, 48, 64 and 96; 0.14 s per sample and core.
+        fine: Cells per side of the solve. The default is divisible by 16, 24, 32, 48, 64 and 96.
         keep: Fine solutions to keep in memory, 0.3 MB each by default; the longest unused goes first.
 
     Raises:

@@ -42,7 +42,7 @@ def initial_vorticity(shape: Sequence[int], *, generator: Generators = None, sca
     The law of FNO's paper, without its constant mode, as the vorticity of a periodic velocity has mean zero: a standard
     deviation of 0.04, which FNO's forcing drowns. At time 10 and nu = 1e-3 vorticities are of size 0.7 and differ by 0.03
     between samples. The code that made FNO's data has 7^3 in place of 7^(3/2): for that law pass scale=7**0.75, with which
-    they differ by 0.14.
+    they differ by 0.14 (`python -m benchmarks.physics`).
 
     Args:
         shape: (B, C, n, m); channels are independent.
@@ -206,7 +206,7 @@ class NavierStokes(Solved):
         forcing: See `solve`; FNO's by default.
         scale: See `initial_vorticity`; the law of FNO's data by default.
         condition: Whether batches have the "field".
-        fine: Points per side of the solve, at least 4: 64 costs 0.2 s per sample and core, and is right to 1e-6 at nu = 1e-3.
+        fine: Points per side of the solve, at least 4: 64 is right to 1e-6 at nu = 1e-3.
         dt: Largest time step; see `solve`.
         keep: Fine solutions to keep in memory, 33 kB each by default; the longest unused goes first.
 

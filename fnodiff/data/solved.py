@@ -86,5 +86,6 @@ class Solved(abc.ABC):
 
 
 def check_scale(owner: str, scale: float) -> None:
+    """ValueError in the owner's name unless the factor of a random field is positive and finite."""
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"{owner}: expected a scale > 0, got {scale!r}; 1 is the law of the paper.")
