@@ -25,17 +25,19 @@ ALLOWED = {
     "checkpoint": {"domain", "sde", "nn"},
     "train": {"domain", "sde", "nn", "data", "checkpoint"},
 }
-# Within sde: domain <- noise <- process <- denoise <- {loss, guidance, sample <- resolution}.
+# Within sde: domain <- noise <- process <- denoise <- {loss, observe <- guidance, sample <- {stochastic, resolution}}.
 SDE = {
     "noise": set(),
     "schedule": set(),
     "spectrum": set(),
+    "normalization": set(),
     "process": {"noise", "schedule"},
-    "denoise": {"noise", "schedule", "process"},
+    "denoise": {"noise", "schedule", "process", "normalization"},
     "loss": {"noise", "schedule", "process", "denoise"},
     "sample": {"noise", "schedule", "process", "denoise"},
-    "observe": {"noise", "schedule", "process", "denoise"},
+    "observe": {"normalization"},
     "guidance": {"noise", "schedule", "process", "denoise", "observe"},
+    "stochastic": {"noise", "schedule", "process", "denoise", "sample"},
     "resolution": {"noise", "schedule", "process", "denoise", "sample"},
 }
 

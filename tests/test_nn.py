@@ -20,7 +20,7 @@ from fnodiff.metrics import discretization_error
 from fnodiff.nn import DFU, DualConv, LocalConv, SpectralConv
 from fnodiff.nn.dfu import _positions, _silu
 from fnodiff.nn.factors import ModeMajorDense, by_factors
-from fnodiff.nn.layers import Attention, GroupNorm
+from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.modes import Modes
 
 

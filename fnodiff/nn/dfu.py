@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape
 from fnodiff.domain.base import cached
-from fnodiff.nn.layers import Attention, DualConv, GroupNorm, LocalConv
+from fnodiff.nn.integrals import Attention, GroupNorm
+from fnodiff.nn.layers import DualConv, LocalConv
 
 SMALLEST_GRID = 8
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Box, Domain
-from fnodiff.sde.denoise import Normalization
+from fnodiff.sde.normalization import Normalization
 
 
 class Observation(abc.ABC):
