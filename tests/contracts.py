@@ -25,16 +25,23 @@ from fnodiff.sde import (
     GaussianDenoiser,
     GaussianRandomField,
     Heun,
+    Linear,
+    Masked,
     Matern,
     Noise,
+    Normalization,
+    Observation,
     PixelNoise,
+    PointObservation,
     PredictorCorrector,
     Progressive,
+    Restriction,
     Sampler,
     Schedule,
     SubVP,
     WhiteNoise,
 )
+from fnodiff.sde.observe import Linearised
 
 DOMAINS = [Torus(1), Torus(2), Torus(2, (1.0, 2.5)), Torus(3), Box(1), Box(2), Box(2, (1.0, 2.5)), Box(3)]
 NOISES = [
@@ -55,9 +62,29 @@ STOCHASTIC = [
     partial(AnnealedLangevin, corrections=10, snr=0.2),
 ]
 
+# What is seen of two channels, on grids that hold (9,) * dim points.
+OBSERVATIONS = [
+    lambda domain: PointObservation(_inside(domain, 5), torch.zeros(2, 5), 0.5),
+    lambda domain: PointObservation(_inside(domain, 5), torch.zeros(1, 5), torch.rand(5) + 0.5, channels=1),
+    lambda domain: Restriction((3,) * domain.dim, torch.zeros(2, *(3,) * domain.dim), 0.5),
+    lambda domain: Masked(_two_thirds(domain), torch.zeros(2, *(9,) * domain.dim), 0.5),
+    lambda domain: Linear(lambda x: domain.evaluate(x, _inside(domain, 4)).sum(1), torch.zeros(4), 0.5),
+]
+
 SHAPES = {1: [(8,), (9,)], 2: [(8, 8), (9, 12), (16, 5)], 3: [(4, 5, 6), (7, 4, 4)]}
 DOMAIN_SHAPES = [(domain, shape) for domain in DOMAINS for shape in SHAPES[domain.dim]]
 FLAT = [Torus(1), Torus(2), Box(1), Box(2)]
+
+
+def _inside(domain: Domain, count: int) -> Tensor:
+    """Points of the domain, (dim, count)."""
+    places = torch.rand(domain.dim, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return places * torch.tensor(domain.lengths, dtype=torch.float64)[:, None]
+
+
+def _two_thirds(domain: Domain) -> Tensor:
+    """A mask on a grid of 9 points a side."""
+    return torch.arange(9**domain.dim).reshape((9,) * domain.dim) % 3 > 0
 
 
 # ---- independent definitions --------------------------------------------------------------------------------------
@@ -443,3 +470,35 @@ class TestProgressive:
             assert rung.snr <= 0.1 or at == 0
             later = total / float(schedule.ratio(times[at + 1])) ** 2
             assert later > 0.1 or at + 1 >= len(times) - 1
+
+
+@pytest.mark.parametrize("make", OBSERVATIONS)
+@pytest.mark.parametrize("domain", [d for d in DOMAINS if d.dim < 3], ids=repr)
+class TestObservation:
+    def near(self, seen: Observation, x: Tensor, domain: Domain) -> Linearised:
+        return Linearised(seen, x, Normalization([0.5, -1.0], [2.0, 3.0]).to(x), domain)
+
+    def test_transpose_is_the_transpose(self, domain, make):
+        seen, x = make(domain), torch.randn(3, 2, *(9,) * domain.dim)
+        near, u = self.near(seen, x, domain), torch.randn_like(x)
+        v = torch.randn_like(near.residual)
+        torch.testing.assert_close((near.forward(u) * v).sum(1), (u * near.transpose(v)).flatten(1).sum(1))
+
+    def test_residual_is_in_standard_deviations_and_falls_as_predicted(self, domain, make):
+        seen, x = make(domain), torch.randn(3, 2, *(9,) * domain.dim)
+        near, u = self.near(seen, x, domain), torch.randn_like(x)
+        torch.testing.assert_close(self.near(seen, x + u, domain).residual, near.residual - near.forward(u))
+        units = Normalization([0.5, -1.0], [2.0, 3.0]).to(x)
+        expected = (seen.values - seen(units.inverse(x), domain)) / seen.noise_std
+        torch.testing.assert_close(near.residual, expected.reshape(3, -1))
+
+    def test_sees_the_function_not_the_grid(self, domain, make):
+        """A finer grid, and a coarser one that still holds the function, show the same."""
+        seen, coarse = make(domain), torch.randn(2, 2, *(5,) * domain.dim)
+        x = domain.resample(coarse, (9,) * domain.dim)
+        if isinstance(seen, Restriction) and isinstance(domain, Box):  # whose fields are cell averages
+            finer = torch.randn(2, 2, *(27,) * domain.dim)
+            torch.testing.assert_close(seen(finer, domain), seen(domain.average(finer, (9,) * domain.dim), domain))
+            return
+        for other in (coarse, domain.resample(x, (27,) * domain.dim)):
+            torch.testing.assert_close(seen(other, domain), seen(x, domain))
