@@ -1,11 +1,16 @@
-"""Shared by all tests: one seed, float64 where asked for."""
+"""Shared by all tests: one seed, float64 where asked for, examples run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +24,17 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """An example within this process, which has its imports behind it, in an empty folder: what it printed."""
+
+    def run(name: str, *arguments: object) -> str:
+        path = EXAMPLES / f"{name}.py"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run

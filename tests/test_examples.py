@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import subprocess
 import sys
 import zipfile
@@ -17,29 +16,13 @@ from PIL import Image
 
 from fnodiff.checkpoint import from_pretrained
 
-ROOT = Path(__file__).parent.parent
-
-
-EXAMPLE = ROOT / "examples" / "ffhq_superres.py"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "ffhq_superres.py"
 
 
 def run(*arguments, cwd):
     """The example as a process of its own."""
     command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
-@pytest.fixture
-def run_here(tmp_path, monkeypatch, capsys):
-    """The example within this process, which has its imports behind it: what it printed."""
-
-    def run(*arguments, example=EXAMPLE):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(example), *map(str, arguments)])
-        runpy.run_path(str(example), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
 
 
 def table(output):
@@ -62,7 +45,7 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path, run_here):
     assert width > 800 and height > 600
     assert from_pretrained(tmp_path / "ffhq_superres").training_shapes == ((16, 16), (24, 24), (32, 32))
 
-    again = run_here("--smoke", "--checkpoint", "ffhq_superres", "--out", "again")
+    again = run_here("ffhq_superres", "--smoke", "--checkpoint", "ffhq_superres", "--out", "again")
     assert table(again) == rows, "a saved model samples the same"
 
 
@@ -80,7 +63,7 @@ def test_every_mechanism_has_an_option(tmp_path, run_here):
         2,
     ]
     sampling = ["--sampler", "dpm", "--spacing", "log_snr", "--progressive", 16, 24, "--upscale", "--sample-at", 32, 48]
-    out = run_here("--smoke", *options, *sampling)
+    out = run_here("ffhq_superres", "--smoke", *options, *sampling)
     assert {size for size, _ in table(out)} == {32, 48}
     assert re.search(r"^[1-9] steps at 16; \d steps at 24; \d steps at 32$", out, flags=re.M)
     upscaled, bicubic, again = (float(v) for v in re.findall(r"([\d.]+)% from", out))
@@ -106,7 +89,7 @@ def test_every_mechanism_has_an_option(tmp_path, run_here):
 )
 def test_bad_arguments_end_in_a_message(run_here, capsys, arguments, message):
     with pytest.raises((SystemExit, ValueError, FileNotFoundError)) as caught:
-        run_here(*arguments)
+        run_here("ffhq_superres", *arguments)
     assert message in f"{caught.value}{capsys.readouterr().err}"
 
 
@@ -143,9 +126,8 @@ def test_real_images(tmp_path, archive):
 
 
 def test_darcy_flow_trains_once_and_answers_three_questions(tmp_path, run_here):
-    example = ROOT / "examples" / "darcy_flow.py"
-    first = run_here("--smoke", "--quiet", example=example)
-    again = run_here("--quiet", "--test", 4, "--truths", 1, "--samples", 10, "--evaluations", 4, example=example)
+    first = run_here("darcy_flow", "--smoke", "--quiet")
+    again = run_here("darcy_flow", "--quiet", "--test", 4, "--truths", 1, "--samples", 10, "--evaluations", 4)
     rows = [re.findall(r"^   (DFU|FNO) +([\d.]+)% +([\d.]+)% +([\d.]+)$", out, flags=re.M) for out in (first, again)]
     assert [name for name, *_ in rows[0]] == ["DFU", "FNO"]
     assert rows[0] == rows[1], "the models that were kept"
