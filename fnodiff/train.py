@@ -1,7 +1,8 @@
 """Training: a plain loop on accelerate.
 
 Adam with a linear ramp-up of the learning rate, gradient clipping, and an exponential moving average (EMA) of the weights,
-which is the model that comes out. A checkpoint folder holds the model (EMA, as `save_pretrained` writes it) and beside it
+which is the model that comes out. Adam's average of squared gradients spans 100 steps (beta_2 = 0.99, not 0.999): over runs of
+hundreds or thousands of steps the large gradients of the beginning would otherwise hold the later steps short. A checkpoint folder holds the model (EMA, as `save_pretrained` writes it) and beside it
 `training.pt`, the rest of the run's state, which loads with `weights_only=True`.
 """
 
@@ -115,7 +116,7 @@ def fit(
     if compile:
         compile_networks(denoiser)
     fused = not any(p.is_complex() for p in denoiser.parameters())  # a step for all parameters at once; real ones only
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr, fused=fused)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr, betas=(0.9, 0.99), fused=fused)
     model, optimizer = accelerator.prepare(loss, optimizer)
     step = _load(Path(resume), denoiser, ema, optimizer, data) if resume is not None else 0
 
