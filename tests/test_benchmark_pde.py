@@ -1,0 +1,60 @@
+"""The table of 3% observations: what it counts, and that it runs on the models that it is given."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import torch
+
+from benchmarks import pde
+from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned, Torus
+from fnodiff.checkpoint import save_pretrained
+
+
+def test_wrong_cells():
+    truth = torch.tensor([3.0, 3.0, 12.0, 12.0]).reshape(1, 1, 2, 2)
+    guess = torch.tensor([3.1, 8.0, 20.0, 7.4]).reshape(1, 1, 2, 2)
+    assert pde.wrong_cells(guess, truth, Box(2)).tolist() == [0.5]
+
+
+def test_table(tmp_path, monkeypatch, capsys):
+    options = []
+    for name, domain in (("darcy", Box(2)), ("navier-stokes", Torus(2))):
+        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.3)), EDM(0.01, 30.0))
+        model = Preconditioned(DFU.tiny(2, 2, domain=domain), sde, 1.0)
+        model.training_shapes = ((12, 12), (16, 16))
+        save_pretrained(model, tmp_path / name)
+        options += [f"--{name}", str(tmp_path / name)]
+    small = ["--cases", "2", "--members", "2", "--evaluations", "3", "--iterations", "1"]
+    monkeypatch.setattr(sys, "argv", ["pde", *options, *small])
+    pde.main()
+    out = capsys.readouterr().out
+    rows = {name: re.findall(r"([\d.]+)%", out.split(name)[1].splitlines()[0]) for name in ("a sample", "mean of 2")}
+    single, mean = ([float(v) for v in row] for row in rows.values())
+    assert len(single) == len(mean) == 4
+    # The norm of a mean is at most the mean of the norms; a share of wrong cells has no such law.
+    assert all(a >= b for a, b in zip(single[:1] + single[2:], mean[:1] + mean[2:], strict=True))
+    assert "16x16" in out and "trained on 12, 16" in out
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_samples_fit_what_is_seen(channel):
+    """A model that knows nothing but the values: its samples have them, up to the errors."""
+
+    class Zero(torch.nn.Module):
+        def forward(self, x, noise_level):
+            return 0 * x
+
+    domain = Torus(2)
+    sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.3)), EDM(0.01, 30.0))
+    data = GaussianRandomField(domain, Matern(1.0, 0.3)).sample((2, 2, 16, 16))
+    problem = pde.Problem("noise", Preconditioned(Zero(), sde, 1.0), data, 0, pde.wrong_cells)
+    args = pde.options(["--evaluations", "24", "--iterations", "12", "--members", "2", "--device", "cpu"])
+    samples, seconds = pde.solve(problem, channel, args)
+    points = torch.rand(2, 8, generator=torch.Generator().manual_seed(args.seed))
+    seen = domain.evaluate(data[:, [channel]], points)
+    found = domain.evaluate(samples.flatten(0, 1)[:, [channel]], points).unflatten(0, (2, 2))
+    assert (found - seen).square().mean().sqrt() < 0.1 * seen.square().mean().sqrt()
+    assert seconds > 0
