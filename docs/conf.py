@@ -37,13 +37,15 @@ suppress_warnings = ["config.cache"]
 
 
 def _arguments(conf: dict, script: dict) -> list[str]:
-    """The command line of a gallery script: a short run of an example; the mechanisms take none."""
+    """The command line of a gallery script: a short run, or the models that came with the example; the mechanisms take none."""
     options = {
         "ffhq_superres": "--minutes 3 --sample-at 32 48 64 96",
-        "darcy_flow": "--minutes 1.5 --count 256 --truths 2 --models _build/runs/darcy_flow",
+        "darcy_flow": "--models models/darcy_flow",
+        "navier_stokes": "--models models/navier_stokes",
+        "terrain_superres": "--models models/terrain_superres",
     }
     name = Path(script["src_file"]).stem
-    return f"--quiet {options[name]} --out _build/runs".split() if name in options else []
+    return f"--quiet {options[name]} --out ../docs/_build/runs".split() if name in options else []
 
 
 def _look(conf: dict, script: str | None) -> None:

@@ -127,7 +127,8 @@ def test_real_images(tmp_path, archive):
 
 def test_darcy_flow_trains_once_and_answers_three_questions(tmp_path, run_here):
     first = run_here("darcy_flow", "--smoke", "--quiet")
-    again = run_here("darcy_flow", "--quiet", "--test", 4, "--truths", 1, "--samples", 10, "--evaluations", 4)
+    few = ["--test", 4, "--truths", 1, "--samples", 10, "--evaluations", 4]
+    again = run_here("darcy_flow", "--quiet", "--models", "darcy_flow", *few)
     rows = [re.findall(r"^   (DFU|FNO) +([\d.]+)% +([\d.]+)% +([\d.]+)$", out, flags=re.M) for out in (first, again)]
     assert [name for name, *_ in rows[0]] == ["DFU", "FNO"]
     assert rows[0] == rows[1], "the models that were kept"
@@ -139,3 +140,5 @@ def test_darcy_flow_trains_once_and_answers_three_questions(tmp_path, run_here):
         "darcy_surrogate.png",
         "darcy_posterior.png",
     }
+    with pytest.raises(SystemExit):
+        run_here("darcy_flow", "--models", "nowhere")
