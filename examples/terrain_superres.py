@@ -157,7 +157,7 @@ def save(figure, name: str) -> None:
     print(f"figure: {args.out / name}")
 
 
-def relief(axis, x, title: str = "", most: float = 300.0) -> None:
+def relief(axis, x, title: str = "", most: float = 450.0) -> None:
     """Elevation as colour, lit from the north-west, twice as high as it is."""
     sides = [length / n for length, n in zip(domain.lengths, x.shape, strict=True)]
     look = {"cmap": plt.get_cmap("gist_earth"), "vmin": -most, "vmax": most, "blend_mode": "soft"}

@@ -227,6 +227,14 @@ class TestOperatorTaps:
         assert (layer.local.reference, layer.operator.reference) == (None, (8, 8))
         assert (layer.local.conv.out_channels, layer.operator.conv.out_channels) == (2, 3)
 
+    @pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
+    def test_point_commutes_with_a_change_of_grid(self, domain):
+        layer = DualConv(2, 5, domain=domain, n_modes=None, local="point", resize="resample").double()
+        x = torch.randn(1, 2, 9, 11, dtype=torch.float64)
+        fine = layer(domain.resample(x, (27, 16)))
+        torch.testing.assert_close(fine, domain.resample(layer(x), (27, 16)))
+        torch.testing.assert_close(layer(x, (27, 16)), fine)
+
 
 OPERATOR = {"levels": "fixed", "local": "operator", "reference": (32, 32)}
 

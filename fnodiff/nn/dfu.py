@@ -46,7 +46,8 @@ class DFU(nn.Module):
         attention_levels: Levels with self-attention, 0 the finest; the bottleneck always has it.
         domain: Box (images and fields with edges) or Torus (periodic fields).
         local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "both", half of the
-            channels each; or None for spectral branches alone (then every level needs one).
+            channels each; "point", 1 x 1 as in a Fourier neural operator, for smooth fields; or None for spectral branches
+            alone (then every level needs one).
         levels: "moving", the paper's: level l has ceil(n / 2^l) points. "fixed": the first level lives on the input's own
             grid and level l on reference / 2^l points, whatever the input's; reached by `domain.resample`.
         reference: Spatial shape of the grid that fixed levels and the operator's taps refer to: the largest trained on.

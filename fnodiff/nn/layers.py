@@ -305,7 +305,7 @@ class DualConv(nn.Module):
         domain: Torus or Box.
         n_modes: Of the spectral branch (neuralop's convention); None: no such branch.
         local: "conv", 3 x 3 pixels; "operator", taps at the spacing of `reference`; "both", half of the output channels each;
-            or None: no such branch.
+            "point", one by one, as in a Fourier neural operator; or None: no such branch.
         reference: Spatial shape of the grid whose spacing the operator's taps keep.
         resize: How the local branch reaches another grid: "pool" or "resample".
         init_scale: The initial weights' factor; 0 starts the layer at zero.
@@ -331,16 +331,17 @@ class DualConv(nn.Module):
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if local not in ("conv", "operator", "both", None) or (local is None and n_modes is None):
+        if local not in ("conv", "operator", "both", "point", None) or (local is None and n_modes is None):
             raise ValueError(
-                f'DualConv: expected local="conv", "operator" or "both", or local=None with n_modes given, got local={local!r} '
-                f"and n_modes={n_modes!r}; a layer needs at least one branch."
+                f'DualConv: expected local="conv", "operator", "both" or "point", or local=None with n_modes given, got '
+                f"local={local!r} and n_modes={n_modes!r}; a layer needs at least one branch."
             )
         if local in ("operator", "both") and reference is None:
             raise ValueError(f"DualConv: expected a reference with local={local!r}, got none; name the taps' grid.")
-        widths = {"conv": (out_channels, 0), "operator": (0, out_channels), None: (0, 0)}
+        whole = (out_channels, 0)
+        widths = {"conv": whole, "point": whole, "operator": (0, out_channels), None: (0, 0)}
         pixels, taps = widths.get(local, (out_channels // 2, out_channels - out_channels // 2))
-        make = partial(LocalConv, in_channels, domain=domain, resize=resize)
+        make = partial(LocalConv, in_channels, domain=domain, resize=resize, kernel_size=1 if local == "point" else 3)
         self.local = make(pixels) if pixels else None
         self.operator = make(taps, reference=reference) if taps else None
         self.spectral = None
