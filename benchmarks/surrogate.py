@@ -48,7 +48,7 @@ class Regression(nn.Module):
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
-        options = {"channel_mult": (1, 1), "n_modes": (24, 24), "hidden_channels": 16, "local": "operator"} | options
+        options = {"channel_mult": (1, 1), "n_modes": (24, 24), "hidden_channels": 16, "local": "point"} | options
         reference = (max(GRIDS), max(GRIDS))
         levels = {"levels": "fixed", "reference": reference, "spectral_levels": len(options["channel_mult"])}
         common = {"num_blocks": 1, "dropout": 0.0, "attention_levels": (), "positional_modes": 4, "domain": DOMAIN}
@@ -63,8 +63,9 @@ EXAMPLE = Row("DFU of the example")
 ROWS = [
     Row("FNO", None, beta=0.999),
     EXAMPLE,
-    replace(EXAMPLE, name="three levels", network={"channel_mult": (1, 1, 1)}),
-    replace(EXAMPLE, name="three levels, 1-2-2 wide", network={"channel_mult": (1, 2, 2)}),
+    replace(EXAMPLE, name="taps", network={"local": "operator"}),
+    replace(EXAMPLE, name="taps, three levels", network={"local": "operator", "channel_mult": (1, 1, 1)}),
+    replace(EXAMPLE, name="taps, levels 1-2-2 wide", network={"local": "operator", "channel_mult": (1, 2, 2)}),
     replace(EXAMPLE, name="16 modes", network={"n_modes": (16, 16)}),
     replace(EXAMPLE, name="batches of 4", batch=4),
     replace(EXAMPLE, name="beta_2 = 0.999", beta=0.999),

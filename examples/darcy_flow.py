@@ -11,7 +11,7 @@ three things:
    at 96.
 3. a given u at 3% of the cells: samples of the posterior, whose spread is checked against the truth.
 
-The models that come with the repository answer in a minute or two on 2 cores; how they were trained stands beside them::
+The models that come with the repository answer in about a minute on 2 cores; how they were trained stands beside them::
 
     python examples/darcy_flow.py
     python examples/darcy_flow.py --train       # trains others, into ./darcy_flow: under 20 minutes on 2 cores
@@ -57,8 +57,9 @@ add("--count", type=int, default=768, help="pairs to train on")
 add("--grids", type=int, nargs="+", default=[16, 24, 32, 48], help="cells per side of the grids to train on")
 add("--test", type=int, default=32, help="pairs to test on")
 add("--truths", type=int, default=3, help="posteriors to draw")
-add("--samples", type=int, default=19, help="of each posterior")
+add("--samples", type=int, default=12, help="of each posterior")
 add("--evaluations", type=int, default=16, help="of the network, per sample")
+add("--iterations", type=int, default=6, help="of the solver in each evaluation for a posterior")
 add(
     "--models",
     type=Path,
@@ -72,7 +73,7 @@ add("--smoke", action="store_true", help="all of it in a minute, with models tha
 args = parser.parse_args()
 if args.smoke:
     args.train, args.minutes, args.count, args.test, args.truths, args.samples = [], 0.02, 16, 4, 1, 10
-    args.evaluations = 4
+    args.evaluations, args.iterations = 4, 2
 train = [] if args.train is None else args.train or list(MODELS)
 if args.models is None:
     args.models = Path("darcy_flow") if train else Path(sys.argv[0]).parent / "models" / "darcy_flow"
@@ -119,12 +120,13 @@ class Turned:
 
 
 # %%
-# Two DFUs with fixed levels and taps, operators on functions, and an FNO. The noise is a function as rough as the data: all
+# Two DFUs with fixed levels, operators on functions, and an FNO. The noise is a function as rough as the data: all
 # modes are lost at about the same level, where white noise would drown u's detail long before its shape. The surrogate trains
-# at pure noise alone, which tells nothing about u: its one evaluation is a regression.
+# at pure noise alone, which tells nothing about u: its one evaluation is a regression. As u is smooth, its local branches mix
+# channels point by point, as an FNO's do; the pairs' have taps, for the edges of a.
 
 
-def network(channels: int, **options) -> DFU:
+def network(channels: int, local: str, **options) -> DFU:
     return DFU(
         channels,
         channels,
@@ -136,7 +138,7 @@ def network(channels: int, **options) -> DFU:
         num_blocks=1,
         dropout=0.0,
         domain=domain,
-        local="operator",
+        local=local,
         levels="fixed",
         reference=reference,
         positional_modes=4,
@@ -189,9 +191,9 @@ if train:
         if name == "fno":
             train_fno(surrogate)
         elif name == "surrogate":
-            train_denoiser(name, network(1, condition_channels=1), surrogate, 3.4, 0.1)
+            train_denoiser(name, network(1, "point", condition_channels=1), surrogate, 3.4, 0.1)
         else:
-            train_denoiser(name, network(2), joint, 0.2, 1.2)
+            train_denoiser(name, network(2, "operator"), joint, 0.2, 1.2)
 pair, forward = (from_pretrained(args.models / name) for name in ("pair", "surrogate"))
 fno = make_fno()
 fno.load_state_dict(load_file(args.models / "fno.safetensors"), strict=False)
@@ -256,7 +258,7 @@ def by_fno(a: torch.Tensor) -> torch.Tensor:
 def sample(a: torch.Tensor, seed: int) -> torch.Tensor:
     """u of pairs that have this a, up to errors of 0.1: one sample for each a (1, n, m)."""
     seen = Masked(torch.ones(a.shape[2:], dtype=torch.bool, device=a.device), a, 0.1, channels=0)
-    posterior = MomentMatching(pair, seen, iterations=8)
+    posterior = MomentMatching(pair, seen, iterations=args.iterations)
     x = pair.sde.prior((len(a), 2, *a.shape[2:]), generator=torch.Generator().manual_seed(seed), device=a.device)
     return DDIM(posterior, args.evaluations, eta=1.0)(x, generator=torch.Generator().manual_seed(seed))[:, 1:]
 
@@ -300,7 +302,7 @@ values = exact + noise_std * torch.randn(exact.shape, generator=generator).to(ar
 start, ensembles = time.perf_counter(), []
 for value in tqdm(values, desc="posteriors", disable=args.quiet):
     seen = PointObservation(points, value, noise_std, channels=1)
-    posterior = MomentMatching(pair, seen, iterations=8)
+    posterior = MomentMatching(pair, seen, iterations=args.iterations)
     ensembles.append(
         DDIM(posterior, args.evaluations, eta=1.0).draw((2, *reference), range(args.samples), device=args.device)
     )

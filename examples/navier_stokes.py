@@ -290,7 +290,8 @@ for (channel, quantity), law in product(enumerate(names), laws):
         print(f"   {'':<23}{'':>18}{chance:>12.1%} by chance, for {args.samples} samples of it")
 figure, axes = plt.subplots(3, 4, figsize=(8.4, 6.4), layout="constrained")
 spread = {"vmin": 0, "vmax": float(exact[:, 0, 1].std(0).quantile(0.995)), "cmap": "magma"}
-for line, x, title in zip(axes[:2], (ensemble, exact), ("model", "exact posterior"), strict=True):
+best = laws["pair, then step"]
+for line, x, title in zip(axes[:2], (best, exact), ("models", "exact posterior"), strict=True):
     show(line[1], x[:, 0, 1].mean(0), f"{title}: mean of w({T:g})")
     show(line[2], x[:, 0, 1].std(0), "standard deviation", **spread)
     show(line[3], x[0, 0, 1], "a sample")
@@ -298,8 +299,8 @@ show(axes[0, 0], truth[0, 0], "true w(0), and where it is seen")
 axes[0, 0].scatter(*((points.flip(0) * reference[0] + 0.5) % reference[0] - 0.5), s=5, c="black", linewidths=0)
 show(axes[1, 0], truth[0, 1], f"true w({T:g})")
 for i in range(2):
-    show(axes[2, 2 * i], ensemble[i + 1, 0, 0], "model: a sample of w(0)")
-    show(axes[2, 2 * i + 1], ensemble[i + 1, 0, 1], f"its w({T:g})")
+    show(axes[2, 2 * i], best[i + 1, 0, 0], "pair: a sample of w(0)")
+    show(axes[2, 2 * i + 1], best[i + 1, 0, 1], f"step: its w({T:g})")
 save(figure, "navier_stokes_forecast.png")
 
 # %%
