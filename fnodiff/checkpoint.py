@@ -40,6 +40,7 @@ _CLASSES: tuple[type, ...] = (
     sde.FunctionSpaceSDE,
     sde.Normalization,
     sde.Preconditioned,
+    sde.ChannelSpectra,
     sde.DataSpectrum,
     sde.SpectralPreconditioned,
 )

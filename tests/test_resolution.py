@@ -274,7 +274,7 @@ class TestTraining:
             # A field with each mode of octave o at its expected size: its weighted square is the octave's weight.
             c = (variance.sqrt() * (octave == o))[:, None].to(domain.white((1, 1), shape).dtype)
             error = domain.synthesize(c, shape)
-            a, b, c = (loss._square(error, t, weight) * weight for loss in (plain, half, alike))
+            a, b, c = (loss._square(error, t, weight[:, None]) for loss in (plain, half, alike))
             torch.testing.assert_close(c, torch.full((2,), 1 / count), rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(b, (a / count).sqrt(), rtol=1e-4, atol=1e-6)
             shares.append(a)

@@ -15,6 +15,7 @@ from fnodiff.sde import (
     EDM,
     RBF,
     VP,
+    ChannelSpectra,
     DataSpectrum,
     DenoisingLoss,
     FunctionSpaceSDE,
@@ -25,7 +26,9 @@ from fnodiff.sde import (
     Preconditioned,
     SpectralPreconditioned,
     WhiteNoise,
+    fit_spectra,
     fit_spectrum,
+    noise_levels,
 )
 
 
@@ -110,6 +113,26 @@ class TestSpectralPreconditioned:
             values = DenoisingLoss(denoiser)(data.sample((4000, 2, n)))
             assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
 
+    def test_each_channel_may_have_its_own_spectrum(self):
+        domain, shape = Box(2), (9, 12)
+        fields = [GaussianRandomField(domain, Matern(0.5, 0.2)), GaussianRandomField(domain, Matern(3.0, 0.2))]
+        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.1)), VP())
+        x = torch.cat([1e2 * fields[0].sample((4000, 1, *shape)), fields[1].sample((4000, 1, *shape))], 1)
+        laws = (lambda e, dim: 1e4 * law(fields[0])(e, dim), law(fields[1]))
+        model = SpectralPreconditioned(Zero(), sde, ChannelSpectra(laws), shape)
+        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.0, 0.4, 1.0])
+        alone = [SpectralPreconditioned(Zero(), sde, one, shape) for one in laws]
+        expected = torch.cat([one(x_t[:, [i]], t) for i, one in enumerate(alone)], 1)
+        torch.testing.assert_close(model(x_t, t), expected)
+        # Each channel's error is weighed by its own size, so that both count alike.
+        for octaves in (0.0, 1.0):
+            values = DenoisingLoss(model, octaves=octaves)(x)
+            assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
+        assert model.loss_weight(t, shape).shape == (3, 2)
+        assert model.noise_law[0] == pytest.approx(sum(one.noise_law[0] for one in alone) / 2)
+        with pytest.raises(ValueError, match="as many channels as the fields have"):
+            model(torch.randn(3, 1, *shape), t)
+
     def test_noise_level_is_edms(self):
         net = Zero()
         sde = FunctionSpaceSDE(WhiteNoise(Box(1), (8,)), VP())
@@ -159,6 +182,37 @@ class TestFitSpectrum:
         blind = fit_spectrum(images if domain == Box(2) else averaged, domain)
         assert float((blind(at) / points(at))[-1]) < 0.8
 
+    def test_channels_apart(self):
+        domain = Torus(2)
+        rough, smooth = (GaussianRandomField(domain, Matern(nu, 0.3)) for nu in (0.5, 2.0))
+        x = torch.cat([field.sample((400, 1, 32, 32)) for field in (rough, smooth)], 1)
+        found = fit_spectra(x, domain)
+        assert [round(s.exponent) for s in found.channels] == [3, 6]
+        e = domain.eigenvalues((32, 32))
+        torch.testing.assert_close(found(e, 2), torch.stack([fit_spectrum(x[:, [i]], domain)(e) for i in (0, 1)]))
+        sde = FunctionSpaceSDE(rough, EDM(1e-3, 80.0))
+        alone = [sde.check(s, (32, 32)) for s in found.channels]
+        both = sde.check(found, (32, 32))
+        assert both["data_exponent"] == pytest.approx(min(one["data_exponent"] for one in alone))
+        assert both["unresolved"] == pytest.approx(sum(one["unresolved"] for one in alone) / 2)
+        levels = [noise_levels(rough, s, (32, 32)) for s in found.channels]
+        expected = min(low for low, _ in levels), max(high for _, high in levels)
+        assert noise_levels(rough, found, (32, 32)) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("domain", [Box(2, lengths=(9.0, 7.0)), Torus(2)], ids=str)
+    def test_fields_without_a_mean(self, domain):
+        field = GaussianRandomField(domain, Matern(1.0, 2.0))
+        x = field.sample((400, 1, 32, 32))
+        whole, without = (fit_spectrum(v, domain) for v in (x, x - x.mean((2, 3), keepdim=True)))
+        e = domain.eigenvalues((32, 32))
+        torch.testing.assert_close(without(e)[e > 0], whole(e)[e > 0])
+        assert float(without(e)[e == 0]) < 1e-6 * float(whole(e)[e == 0])
+        noise = GaussianRandomField(domain, Matern(0.5, 2.0))
+        least = float((without(e) / noise.std(e).square())[e > 0].min())
+        assert noise_levels(noise, without, (32, 32))[0] == pytest.approx(math.sqrt(0.01 * least))
+        law = SpectralPreconditioned(Zero(), FunctionSpaceSDE(noise, EDM()), without, (32, 32)).noise_law
+        assert abs(law[0]) < 3 and law[1] < 3, "a mean that is not there is no noise level to train at"
+
     def test_interpolates_and_has_a_floor(self):
         spectrum = DataSpectrum((0.0, 2.0, 4.0), (8.0, 4.0, 1.0), exponent=3.0, floor=1e-3)
         at = torch.tensor([0.0, 2.0, math.sqrt(8), 4.0, 8.0, 1e3])
@@ -174,6 +228,7 @@ class TestFitSpectrum:
             (lambda: fit_spectrum(torch.full((2, 1, 16), math.nan), Box(1)), "32 values not finite"),
             (lambda: fit_spectrum(torch.randn(2, 1, 3), Box(1)), "4 shells"),
             (lambda: fit_spectrum(torch.zeros(2, 1, 16), Box(1)), "got zeros"),
+            (lambda: ChannelSpectra(()), "for each channel, got none"),
             (
                 lambda: SpectralPreconditioned(
                     Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), RBF(), (8,), cutoff=0.0

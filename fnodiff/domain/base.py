@@ -162,10 +162,18 @@ class Domain(abc.ABC):
             x: Field (B, C, *shape).
             f: Maps the eigenvalues (*coefficient_shape) to a multiplier that broadcasts against (B, C, *coefficient_shape):
                 it may differ per sample and channel.
+
+        Raises:
+            ValueError: If the multiplier does not fit, as one for other channels.
         """
         shape = self.check_field(x)
         c = self.analyze(x)
         gain = f(self.eigenvalues(shape, device=c.device, dtype=c.real.dtype))
+        if gain.ndim > c.ndim or any(n not in (1, m) for n, m in zip(gain.shape[::-1], c.shape[::-1], strict=False)):
+            raise ValueError(
+                f"filter: expected a multiplier that fits modes {tuple(c.shape)}, got {tuple(gain.shape)}; give it as many "
+                f"channels as the fields have, or one."
+            )
         return self.synthesize(c * gain.to(c.real.dtype), shape).to(x.dtype)
 
     def resample(self, x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -10,7 +10,7 @@ from fnodiff.sde.process import FunctionSpaceSDE, noise_levels
 from fnodiff.sde.resolution import KnownModes, Progressive, Rung, upscale
 from fnodiff.sde.sample import DDIM, DPMSolver, Heun, Sampler
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
-from fnodiff.sde.spectrum import DataSpectrum, fit_spectrum
+from fnodiff.sde.spectrum import ChannelSpectra, DataSpectrum, fit_spectra, fit_spectrum
 from fnodiff.sde.stochastic import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "VE",
     "VP",
     "AnnealedLangevin",
+    "ChannelSpectra",
     "ClassifierFree",
     "Cosine",
     "DPMSolver",
@@ -55,6 +56,7 @@ __all__ = [
     "SpectralPreconditioned",
     "SubVP",
     "WhiteNoise",
+    "fit_spectra",
     "fit_spectrum",
     "noise_levels",
     "upscale",

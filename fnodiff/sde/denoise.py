@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from fnodiff.domain import Shape
 from fnodiff.sde.noise import GaussianRandomField, Spectrum
 from fnodiff.sde.normalization import Normalization
-from fnodiff.sde.process import FunctionSpaceSDE
+from fnodiff.sde.process import FunctionSpaceSDE, has_data
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -218,12 +218,14 @@ class SpectralPreconditioned(Denoiser):
     G x_t is the best linear estimate, so F = 0 is exact on Gaussian data of this spectrum, and F's target has unit
     variance in every mode. m is the number of modes of the reference grid. R = (1 + (kappa / cutoff)^2)^-3, kappa in cycles
     per unit length, scaled to mean one over those modes, makes F's input a function: without it the input is white, and
-    changes with the grid all over. What F gets wrong in modes it never trained on is damped by V.
+    changes with the grid all over. What F gets wrong in modes it never trained on is damped by V. S may differ by channel
+    (`fit_spectra`): each channel then has its own G and V, and the loss weighs its error by its own tr V.
 
     Args:
         backbone: F, called as `F(x, noise_level, **condition)`: (B, C, *spatial), (B,) -> (B, C, *spatial).
         sde: The process.
-        spectrum: S, such as `fit_spectrum` returns; any callable of the eigenvalues and the dimension.
+        spectrum: S, such as `fit_spectrum` or, for each channel, `fit_spectra` returns; any callable of the eigenvalues and
+            the dimension that gives (*modes) or (C, *modes).
         reference: Spatial shape of the grid on which F's input has unit variance per point: the largest trained on.
         cutoff: Of R, in cycles per unit length; None for R = 1.
         told: The noise level that F is given: per "point" or per "mode".
@@ -298,21 +300,28 @@ class SpectralPreconditioned(Denoiser):
         s, c = self._spectra(eigenvalues, shape)
         turn, octave = 0.5 * (s / c).log(), domain.octaves(shape)
         counts = torch.zeros(int(octave.max()) + 1, dtype=torch.float64).index_add(0, octave.flatten(), mult.flatten())
-        weight = mult / (counts[octave] * len(counts))
+        weight = mult / counts[octave] * has_data(s, eigenvalues)
+        weight = weight / weight.sum()
         mean = (weight * turn).sum()
         return float(mean), math.sqrt(float((weight * (turn - mean).square()).sum()) + math.pi**2 / 12)
 
     def target_variance(self, t: Tensor, shape: Shape) -> Tensor:
-        """V, the error per mode that F starts from: (*t.shape, *coefficient_shape), float64."""
+        """V, the error per mode that F starts from: (*t.shape, *coefficient_shape), float64.
+
+        With a spectrum for each channel (*t.shape, C, *coefficient_shape).
+        """
         eigenvalues = self.sde.domain.eigenvalues(shape, device=t.device, dtype=torch.float64)
         s, c = self._spectra(eigenvalues, shape)
         noise = self.sde.schedule.ratio(t.double()).reshape(*t.shape, *(1,) * s.ndim).square() * c
         return s * noise / (s + noise)
 
     def loss_weight(self, t: Tensor, shape: Shape) -> Tensor:
-        """1 / tr V on a grid of this shape, of t's shape: the linear estimate's error, which F starts from, weighs one."""
+        """1 / tr V on a grid of this shape, of t's shape: the linear estimate's error, which F starts from, weighs one.
+
+        With a spectrum for each channel (*t.shape, C).
+        """
         mult = self.sde.domain.multiplicity(shape, device=t.device, dtype=torch.float64)
-        return (1 / (mult * self.target_variance(t, shape)).flatten(t.ndim).sum(-1)).to(t.dtype)
+        return (1 / (mult * self.target_variance(t, shape)).flatten(-mult.ndim).sum(-1)).to(t.dtype)
 
     def _spectra(self, eigenvalues: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         """S and C of the modes, as a grid of this shape sees them."""

@@ -107,8 +107,10 @@ class DenoisingLoss(nn.Module):
         error = self.denoiser(x_t, t, **condition) - x
         if mask is not None:
             error = error * mask
-        weight = self.denoiser.loss_weight(t, tuple(x.shape[2:]))
-        return weight * self._square(error, t, weight) / x.shape[1]
+        weight = self.denoiser.loss_weight(t, tuple(x.shape[2:])).reshape(
+            x.shape[0], -1
+        )  # for each channel, or one for all
+        return self._square(error, t, weight) / x.shape[1]
 
     def _fill(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x with its mean where it is missing, and the mask scaled to mean square one over each sample."""
@@ -127,17 +129,19 @@ class DenoisingLoss(nn.Module):
         return torch.where(measured > 0, x, 0.0), measured / over_space(share.sqrt(), x)
 
     def _square(self, error: Tensor, t: Tensor, weight: Tensor) -> Tensor:
-        """|error|^2 of each sample, each octave with its weight."""
+        """|error|^2 of each sample, weighted (B, C or 1) and each octave with its weight."""
         domain, shape = self.denoiser.sde.domain, tuple(error.shape[2:])
+        error = error * weight.sqrt().reshape(*weight.shape, *(1,) * len(shape))
         if self.octaves == 0:
             return domain.norm(error).square()
         mult = domain.multiplicity(shape, device=error.device, dtype=torch.float64).flatten()
-        share = mult * self.denoiser.target_variance(t, shape).flatten(1).double() * weight[:, None]
+        variance = self.denoiser.target_variance(t, shape).double().reshape(*weight.shape, -1)
+        share = mult * variance * weight[..., None]
         octave = self._octaves(shape, error.device)
-        total = share.new_zeros(len(t), int(octave.max()) + 1).index_add(1, octave, share)
-        factor = (total * total.shape[1]).pow(-self.octaves)[:, octave] * mult
-        power = domain.analyze(error).abs().square().sum(1).flatten(1)
-        return (factor.to(power.dtype) * power).sum(1)
+        total = share.new_zeros(*weight.shape, int(octave.max()) + 1).index_add(2, octave, share)
+        factor = (total * total.shape[2]).pow(-self.octaves)[..., octave] * mult
+        power = domain.analyze(error).abs().square().flatten(2)
+        return (factor.to(power.dtype) * power).sum((1, 2))
 
     def _octaves(self, shape: Shape, device: torch.device) -> Tensor:
         """The octave of each mode, flat; those that only a grid's corners reach belong to the last full one."""

@@ -109,7 +109,7 @@ class FunctionSpaceSDE:
             - energy_lost: the share of the data's variance that this costs, sum of S snr / (1 + snr) over sum of S;
             - snr_start: the smallest at t = 0; below 1, some mode is never resolved;
             - unresolved: the share of the modes for which it is below 1;
-            - data_exponent: p of S ~ k^-p over the upper half of the wavenumbers;
+            - data_exponent: p of S ~ k^-p over the upper half of the wavenumbers (of the roughest channel);
             - noise_exponent: q of C ~ k^-q there; with q > p, noise smoother than the data, their detail would be made
               before their structure;
             - underflow: the share of the modes whose standard deviation is zero, or not normal, in float32.
@@ -119,17 +119,21 @@ class FunctionSpaceSDE:
         """
         domain, shape = self.domain, self.domain.check_shape(shape)
         eigenvalues, mult = (f(shape, dtype=torch.float64).flatten() for f in (domain.eigenvalues, domain.multiplicity))
-        s, std = spectrum(eigenvalues, domain.dim), self.noise.on(shape).std(eigenvalues)
+        s = spectrum(eigenvalues, domain.dim).reshape(-1, len(eigenvalues))  # a row for each channel that has its own
+        std = self.noise.on(shape).std(eigenvalues)
         ratio = self.schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
         snr_start, snr_end = (s / (r * std).square().clamp(min=1e-300) for r in ratio)
         k = eigenvalues.sqrt()
         upper = k >= k.max() / 2
-        slopes = [_slope(k[upper].log(), v[upper].clamp(min=1e-300).log(), mult[upper]) for v in (s, std.square())]
+        slopes = [
+            max(_slope(k[upper].log(), row[upper].clamp(min=1e-300).log(), mult[upper]) for row in rows)
+            for rows in (s, std[None].square())
+        ]
         found = {
             "snr_end": float(snr_end.max()),
             "energy_lost": float((mult * s * snr_end / (1 + snr_end)).sum() / (mult * s).sum()),
             "snr_start": float(snr_start.min()),
-            "unresolved": float(mult[snr_start < 1].sum() / mult.sum()),
+            "unresolved": float((mult * (snr_start < 1)).sum() / (mult.sum() * len(s))),
             "data_exponent": -slopes[0],
             "noise_exponent": -slopes[1],
             "underflow": float(mult[std < torch.finfo(torch.float32).tiny].sum() / mult.sum()),
@@ -190,13 +194,19 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
     if not 0 < eps < 1:
         raise ValueError(f"noise_levels: expected eps in (0, 1), got {eps!r}; 0.01 is usual.")
     eigenvalues = noise.domain.eigenvalues(noise.domain.check_shape(shape), dtype=torch.float64)
-    ratio = spectrum(eigenvalues, noise.domain.dim) / noise.on(shape).std(eigenvalues).square()
+    s = spectrum(eigenvalues, noise.domain.dim)
+    ratio = (s / noise.on(shape).std(eigenvalues).square())[has_data(s, eigenvalues)]
     low, high = float(ratio.min()), float(ratio.max())
     if not 0 < low <= high < math.inf:
         raise ValueError(
             f"noise_levels: expected data and noise in every mode, got S / C from {low:g} to {high:g}; take a rougher noise."
         )
     return math.sqrt(eps * low), math.sqrt(high / eps)
+
+
+def has_data(s: Tensor, eigenvalues: Tensor) -> Tensor:
+    """Where S counts: everywhere but at the mean of fields that have none."""
+    return (eigenvalues > 0) | (s > 1e-6 * s.max())
 
 
 def _slope(x: Tensor, y: Tensor, weight: Tensor) -> float:

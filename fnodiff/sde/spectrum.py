@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain
+from fnodiff.sde.noise import Spectrum
 
 
 @dataclass(frozen=True)
 class DataSpectrum:
     """S(lambda), interpolated between measured wavenumbers, S ~ k^-exponent beyond the last, and nowhere below a floor.
+
+    The mean stands apart, as fields may have none: modes below the first shell have its power.
 
     Args:
         wavenumbers: sqrt(lambda) of the shells, rising from 0, the mean.
@@ -51,15 +54,45 @@ class DataSpectrum:
 
     def __call__(self, eigenvalues: Tensor, dim: int = 0) -> Tensor:
         """S at these eigenvalues of -Laplacian, of their shape and dtype; `dim` is not needed."""
-        k = torch.tensor(self.wavenumbers, dtype=torch.float64, device=eigenvalues.device)
-        k[0] = 0.5 * k[1]  # the mean, on a logarithmic axis
-        x, y = k.log(), torch.tensor(self.powers, dtype=torch.float64, device=k.device).log()
-        at = eigenvalues.double().sqrt().clamp(min=float(k[0])).log()
-        right = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)
-        share = (at - x[right - 1]) / (x[right] - x[right - 1])
-        inside = torch.lerp(y[right - 1], y[right], share.clamp(max=1))
-        tail = -self.exponent * (at - x[-1]).clamp(min=0)
-        return (inside + tail).exp().clamp(min=self.floor).to(eigenvalues.dtype)
+        k, y = (
+            torch.tensor(v, dtype=torch.float64, device=eigenvalues.device).log()
+            for v in (self.wavenumbers[1:], self.powers)
+        )
+        at = eigenvalues.double().sqrt().clamp(min=self.wavenumbers[1]).log()
+        right = torch.searchsorted(k, at.contiguous()).clamp(min(1, len(k) - 1), len(k) - 1)
+        left = (right - 1).clamp(min=0)
+        share = ((at - k[left]) / (k[right] - k[left]).clamp(min=1e-300)).clamp(0, 1)
+        inside = torch.lerp(y[1:][left], y[1:][right], share) - self.exponent * (at - k[-1]).clamp(min=0)
+        return torch.where(eigenvalues == 0, y[0], inside).exp().clamp(min=self.floor).to(eigenvalues.dtype)
+
+
+@dataclass(frozen=True)
+class ChannelSpectra:
+    """A spectrum for each channel, (channels, *modes): of fields that differ in smoothness, as coefficient and solution do.
+
+    Args:
+        channels: The spectrum of each, such as `fit_spectrum` returns.
+
+    Raises:
+        ValueError: If there is none.
+    """
+
+    channels: tuple[Spectrum, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if not self.channels:
+            raise ValueError("ChannelSpectra: expected a spectrum for each channel, got none.")
+
+    def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
+        """S of each channel at these eigenvalues, (channels, *eigenvalues.shape)."""
+        return torch.stack([spectrum(eigenvalues, dim) for spectrum in self.channels])
+
+
+def fit_spectra(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> ChannelSpectra:
+    """The spectrum of each channel of (N, C, *spatial), by `fit_spectrum`."""
+    options = {"cell_averages": cell_averages, "floor": floor}
+    return ChannelSpectra(tuple(fit_spectrum(channel, domain, **options) for channel in fields.split(1, dim=1)))
 
 
 def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> DataSpectrum:
