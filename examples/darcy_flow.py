@@ -45,7 +45,16 @@ from fnodiff import (
 from fnodiff.checkpoint import from_pretrained, save_pretrained
 from fnodiff.data import Darcy, InMemory, MultiResolution
 from fnodiff.data.darcy import residual, solve
-from fnodiff.sde import DenoisingLoss, Masked, MomentMatching, PointObservation
+from fnodiff.sde import (
+    Denoiser,
+    DenoisingLoss,
+    Masked,
+    MomentMatching,
+    Normalization,
+    PointObservation,
+    SpectralPreconditioned,
+    fit_spectra,
+)
 from fnodiff.train import fit, measure_normalization
 
 MODELS = {"pair": "pair", "surrogate": "surrogate", "fno": "fno.safetensors"}
@@ -120,10 +129,11 @@ class Turned:
 
 
 # %%
-# Two DFUs with fixed levels, operators on functions, and an FNO. The noise is a function as rough as the data: all
-# modes are lost at about the same level, where white noise would drown u's detail long before its shape. The surrogate trains
-# at pure noise alone, which tells nothing about u: its one evaluation is a regression. As u is smooth, its local branches mix
-# channels point by point, as an FNO's do; the pairs' have taps, for the edges of a.
+# Two DFUs with fixed levels, operators on functions, and an FNO. The noise is a function as rough as a: all of a's
+# modes are lost at about the same level. u is smoother by far, so that the pairs' model is told the spectrum of each
+# channel: it starts from the best linear estimate, and what it adds to a mode is of that mode's size, above the training grids
+# too. The surrogate trains at pure noise alone, which tells nothing about u: its one evaluation is a regression. As u is
+# smooth, its local branches mix channels point by point, as an FNO's do; the pairs' have taps, for the edges of a.
 
 
 def network(channels: int, local: str, **options) -> DFU:
@@ -146,39 +156,48 @@ def network(channels: int, local: str, **options) -> DFU:
     )
 
 
-def train_denoiser(name: str, net: DFU, data: MultiResolution, p_mean: float, p_std: float) -> None:
-    noise = GaussianRandomField(domain, Matern(smoothness=0.5, length_scale=0.3))
-    denoiser = Preconditioned(net, FunctionSpaceSDE(noise, EDM(sigma_min=0.005, sigma_max=30.0)), sigma_data=1.0)
-    loss = DenoisingLoss(denoiser, p_mean, p_std)
-    options = {"lr": 3e-3, "decay": True, "normalize": True, "progress": not args.quiet}
-    save_pretrained(
-        fit(denoiser, data, minutes=args.minutes, loss=loss, accelerator=accelerator, **options), args.models / name
-    )
+noise = GaussianRandomField(domain, Matern(smoothness=0.5, length_scale=0.3))
+sde = FunctionSpaceSDE(noise, EDM(sigma_min=0.005, sigma_max=30.0))
 
 
-def make_fno() -> FNO:
-    return FNO(n_modes=(24, 24), in_channels=1, out_channels=1, hidden_channels=32, n_layers=4)
+def train_denoiser(name: str, denoiser: Denoiser, data: MultiResolution, *law: float) -> None:
+    options = {"lr": 3e-3, "decay": True, "accelerator": accelerator, "progress": not args.quiet}
+    trained = fit(denoiser, data, minutes=args.minutes, loss=DenoisingLoss(denoiser, *law), **options)
+    save_pretrained(trained, args.models / name)
+
+
+class NormalizedFNO(torch.nn.Module):
+    """u of a, both in their units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fno = FNO(n_modes=(24, 24), in_channels=1, out_channels=1, hidden_channels=32, n_layers=4)
+        self.a_units, self.u_units = Normalization([0.0], [1.0]), Normalization([0.0], [1.0])
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        return self.u_units.inverse(self.fno(self.a_units(a)))
 
 
 def train_fno(data: MultiResolution) -> None:
     """Mean relative L2 error, Adam, the learning rate falling to zero along a cosine."""
-    a_units, u_units = (measure_normalization(data, key=key).to(args.device) for key in ("field", "x"))
-    net = make_fno().to(args.device)
+    net = NormalizedFNO()
+    net.a_units, net.u_units = (measure_normalization(data, key=key) for key in ("field", "x"))
+    net.to(args.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     start, step, bar = time.monotonic(), 0, tqdm(desc="training the FNO", disable=args.quiet)
     while (done := (time.monotonic() - start) / (60 * args.minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done)).item())
         batch = {k: v.to(args.device) for k, v in data[step].items()}
-        u = u_units.inverse(net(a_units(batch["field"])))
         optimizer.zero_grad()
-        metrics.relative_l2(u, batch["x"], domain).mean().backward()
+        metrics.relative_l2(net(batch["field"]), batch["x"], domain).mean().backward()
         optimizer.step()
         step, _ = step + 1, bar.update()
     args.models.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.contiguous() for k, v in net.state_dict().items() if torch.is_tensor(v)}, args.models / "fno.safetensors"
-    )
+    tensors = {
+        k: v.contiguous() for k, v in net.state_dict().items() if torch.is_tensor(v)
+    }  # neuralop adds its version
+    save_file(tensors, args.models / MODELS["fno"])
 
 
 if train:
@@ -191,14 +210,19 @@ if train:
         if name == "fno":
             train_fno(surrogate)
         elif name == "surrogate":
-            train_denoiser(name, network(1, "point", condition_channels=1), surrogate, 3.4, 0.1)
+            units = {"field_normalization": measure_normalization(surrogate, key="field")}
+            units["normalization"] = measure_normalization(surrogate)
+            net = network(1, "point", condition_channels=1)
+            train_denoiser(name, Preconditioned(net, sde, sigma_data=1.0, **units), surrogate, 3.4, 0.1)
         else:
-            train_denoiser(name, network(2, "operator"), joint, 0.2, 1.2)
+            units = measure_normalization(joint)
+            spectra = fit_spectra(units(pairs.batch(range(args.count), reference)["x"]), domain, cell_averages=True)
+            net = network(2, "operator")
+            train_denoiser(name, SpectralPreconditioned(net, sde, spectra, reference, normalization=units), joint)
 pair, forward = (from_pretrained(args.models / name) for name in ("pair", "surrogate"))
-fno = make_fno()
-fno.load_state_dict(load_file(args.models / "fno.safetensors"), strict=False)
+fno = NormalizedFNO()
+fno.load_state_dict(load_file(args.models / MODELS["fno"]))
 pair, forward, fno = (model.to(args.device).eval() for model in (pair, forward, fno))
-a_units, u_units = forward.field_normalization, forward.normalization
 machine = f"{args.device}, {torch.get_num_threads()} threads, {platform.machine()}"
 print(f"\n{args.test} pairs to test on; torch {torch.__version__} on {machine}")
 
@@ -247,12 +271,12 @@ save(figure, "darcy_pairs.png")
 @torch.no_grad()
 def by_dfu(a: torch.Tensor) -> torch.Tensor:
     x = forward.sde.prior((len(a), 1, *a.shape[2:]), generator=torch.Generator().manual_seed(0), device=a.device)
-    return u_units.inverse(forward(x, torch.ones((), device=a.device), field=a))
+    return forward.normalization.inverse(forward(x, torch.ones((), device=a.device), field=a))
 
 
 @torch.no_grad()
 def by_fno(a: torch.Tensor) -> torch.Tensor:
-    return u_units.inverse(fno(a_units(a)))
+    return fno(a)
 
 
 def sample(a: torch.Tensor, seed: int) -> torch.Tensor:
@@ -279,10 +303,10 @@ print(f"   {'samples by the pairs model':<35}{errors.mean():>9.2%}, and {apart.m
 figure, axes = plt.subplots(2, 4, figsize=(8.4, 4.4), layout="constrained")
 for line, i in zip(axes, (0, 1), strict=True):
     truth = high[i, 1]
-    most = float(max((found[name][i, 0] - truth).abs().max() for name in ("DFU", "FNO")))
+    most = float(max((found[name][i, 0] - truth).abs().max() for name in models))
     show(line[0], high[i, 0], "a", cmap="cividis")
     show(line[1], truth, "u, solved")
-    for axis, name in zip(line[2:], ("DFU", "FNO"), strict=True):
+    for axis, name in zip(line[2:], models, strict=True):
         error = found[name][i, 0] - truth
         share = float(error.norm() / truth.norm())
         show(axis, error, f"error of {name}: {share:.1%}", cmap="RdBu", vmin=-most, vmax=most)

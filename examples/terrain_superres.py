@@ -10,9 +10,10 @@ windows at 96, a grid that it has not seen:
 2. Windows of a strip that was held out, given at 24 or 48 cells and upscaled to 96: an ensemble of terrains that fit what
    is given, judged by the truth, beside bicubic interpolation, Fourier interpolation and a Gaussian process.
 
-Both are judged beside a Gaussian field of the same spectrum. The model that comes with the repository, trained for 25 minutes on
-one core, has slopes nearer to the terrain's than that field, but no ridges and valleys yet, and its upscaled ensembles are as
-good as the Gaussian process, not better: most of what is gained over interpolation is the spectrum's doing.
+Both are judged beside a Gaussian field of the same spectrum. The model that comes with the repository, trained for 25 minutes
+on one core, has slopes nearer than that field's to those of the side that it was trained on (the held-out strip is steeper),
+but no ridges and valleys yet, and its upscaled ensembles are as good as the Gaussian process, not better: most of what is
+gained over interpolation is the spectrum's doing.
 
 The trained model is in the repository; sampling it takes about a minute on 2 cores, training it under 20::
 

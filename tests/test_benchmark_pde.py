@@ -39,6 +39,29 @@ def test_table(tmp_path, monkeypatch, capsys):
     assert "16x16" in out and "trained on 12, 16" in out
 
 
+def test_errors_are_those_of_the_channel_that_is_not_seen(monkeypatch, capsys):
+    def solve(problem, seen, args):
+        guess = problem.cases.clone()
+        guess[:, seen] = 0
+        return guess.expand(args.members, *guess.shape), 0.0
+
+    def problems(args):
+        cases = 3.0 + 9 * (torch.rand(2, 2, 8, 8) > 0.5)
+        model = torch.nn.Module()
+        model.sde, model.training_shapes = (
+            FunctionSpaceSDE(GaussianRandomField(Torus(2), Matern(0.5)), EDM()),
+            ((8, 8),),
+        )
+        return [pde.Problem(name, model, cases, given, pde.wrong_cells) for name, given in (("a", 0), ("b", 1))]
+
+    monkeypatch.setattr(pde, "solve", solve)
+    monkeypatch.setattr(pde, "problems", problems)
+    monkeypatch.setattr(sys, "argv", ["pde"])
+    pde.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ours")]
+    assert len(rows) == 2 and all(re.findall(r"[\d.]+%", row) == ["0.00%"] * 4 for row in rows)
+
+
 @pytest.mark.parametrize("channel", [0, 1])
 def test_samples_fit_what_is_seen(channel):
     """A model that knows nothing but the values: its samples have them, up to the errors."""

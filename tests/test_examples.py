@@ -133,6 +133,11 @@ def test_darcy_flow_trains_once_and_answers_three_questions(tmp_path, run_here):
     assert [name for name, *_ in rows[0]] == ["DFU", "FNO"]
     assert rows[0] == rows[1], "the models that were kept"
     true, sampled = (float(re.search(rf"^   {name} +([\d.]+)", first, flags=re.M)[1]) for name in ("true", "sampled"))
+    partly = run_here(
+        "darcy_flow", "--train", "fno", "--minutes", 0.01, "--count", 16, "--quiet", "--models", "darcy_flow", *few
+    )
+    then = dict(re.findall(r"^   (DFU|FNO) +([\d.]+)%", partly, flags=re.M))
+    assert then["DFU"] == rows[0][0][1] and then["FNO"] != rows[0][1][1], "one is trained again, the other kept"
     assert true < 0.01 < sampled, "true pairs solve the equation, those of an untrained model do not"
     assert len(re.findall(r"CRPS [\d.]+ of the prior's;\s+\d+% of the area within the central \d+%", first)) == 2
     assert {path.name for path in tmp_path.glob("*.png")} == {
