@@ -46,14 +46,12 @@ from fnodiff.checkpoint import from_pretrained, save_pretrained
 from fnodiff.data import Darcy, InMemory, MultiResolution
 from fnodiff.data.darcy import residual, solve
 from fnodiff.sde import (
-    Denoiser,
+    ChannelSpectra,
     DenoisingLoss,
     Masked,
     MomentMatching,
     Normalization,
     PointObservation,
-    SpectralPreconditioned,
-    fit_spectra,
 )
 from fnodiff.train import fit, measure_normalization
 
@@ -130,10 +128,10 @@ class Turned:
 
 # %%
 # Two DFUs with fixed levels, operators on functions, and an FNO. The noise is a function as rough as a: all of a's
-# modes are lost at about the same level. u is smoother by far, so that the pairs' model is told the spectrum of each
-# channel: it starts from the best linear estimate, and what it adds to a mode is of that mode's size, above the training grids
-# too. The surrogate trains at pure noise alone, which tells nothing about u: its one evaluation is a regression. As u is
-# smooth, its local branches mix channels point by point, as an FNO's do; the pairs' have taps, for the edges of a.
+# modes are lost at about the same level. u is smoother by far, and so is its noise in the pairs' model: of modes above the
+# training grids the network knows nothing, and u takes them from the noise. The surrogate trains at pure noise alone, which
+# tells nothing about u: its one evaluation is a regression. As u is smooth, its local branches mix channels point by point, as
+# an FNO's do; the pairs' have taps, for the edges of a.
 
 
 def network(channels: int, local: str, **options) -> DFU:
@@ -156,13 +154,15 @@ def network(channels: int, local: str, **options) -> DFU:
     )
 
 
-noise = GaussianRandomField(domain, Matern(smoothness=0.5, length_scale=0.3))
-sde = FunctionSpaceSDE(noise, EDM(sigma_min=0.005, sigma_max=30.0))
+rough, smooth = Matern(smoothness=0.5, length_scale=0.3), Matern(smoothness=1.5, length_scale=0.3)
 
 
-def train_denoiser(name: str, denoiser: Denoiser, data: MultiResolution, *law: float) -> None:
-    options = {"lr": 3e-3, "decay": True, "accelerator": accelerator, "progress": not args.quiet}
-    trained = fit(denoiser, data, minutes=args.minutes, loss=DenoisingLoss(denoiser, *law), **options)
+def train_denoiser(name: str, net: DFU, spectrum, data: MultiResolution, p_mean: float, p_std: float) -> None:
+    sde = FunctionSpaceSDE(GaussianRandomField(domain, spectrum), EDM(sigma_min=0.005, sigma_max=30.0))
+    denoiser = Preconditioned(net, sde, sigma_data=1.0)
+    loss = DenoisingLoss(denoiser, p_mean, p_std)
+    options = {"lr": 3e-3, "decay": True, "normalize": True, "progress": not args.quiet}
+    trained = fit(denoiser, data, minutes=args.minutes, loss=loss, accelerator=accelerator, **options)
     save_pretrained(trained, args.models / name)
 
 
@@ -210,15 +210,9 @@ if train:
         if name == "fno":
             train_fno(surrogate)
         elif name == "surrogate":
-            units = {"field_normalization": measure_normalization(surrogate, key="field")}
-            units["normalization"] = measure_normalization(surrogate)
-            net = network(1, "point", condition_channels=1)
-            train_denoiser(name, Preconditioned(net, sde, sigma_data=1.0, **units), surrogate, 3.4, 0.1)
+            train_denoiser(name, network(1, "point", condition_channels=1), rough, surrogate, 3.4, 0.1)
         else:
-            units = measure_normalization(joint)
-            spectra = fit_spectra(units(pairs.batch(range(args.count), reference)["x"]), domain, cell_averages=True)
-            net = network(2, "operator")
-            train_denoiser(name, SpectralPreconditioned(net, sde, spectra, reference, normalization=units), joint)
+            train_denoiser(name, network(2, "operator"), ChannelSpectra((rough, smooth)), joint, 0.2, 1.2)
 pair, forward = (from_pretrained(args.models / name) for name in ("pair", "surrogate"))
 fno = NormalizedFNO()
 fno.load_state_dict(load_file(args.models / MODELS["fno"]))

@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from fnodiff import checkpoint
-from fnodiff.data.loader import MultiResolution
+from fnodiff.data.loader import Fields, MultiResolution, Upsampled
 from fnodiff.domain import Shape
 from fnodiff.sde import Denoiser, DenoisingLoss, Normalization
 from fnodiff.sde.denoise import compile_networks
@@ -169,6 +169,110 @@ def fit(
             f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
         )
     return ema
+
+
+def freeze(
+    denoiser: torch.nn.Module, levels: Sequence[int | None] | None = None, parts: Sequence[str] | None = None
+) -> list[str]:
+    """Stop the training of some of a DFU's parameters (requires_grad); the others stay as they are.
+
+    Args:
+        denoiser: A DFU, or a model with one in it: any network with `parameter_groups()` as DFU's.
+        levels: Which levels, 0 the finest; None among them stands for what belongs to none (the embeddings of noise level
+            and label). By default all of them and None.
+        parts: Which parts of those, among "spectral", "local", "norm", "attention" and "embedding"; by default all.
+
+    Returns:
+        The names of the frozen parameters; `denoiser.requires_grad_(True)` undoes it.
+
+    Raises:
+        ValueError: If there is no DFU in it, or a level or part is named that it does not have.
+    """
+    groups = {
+        f"{prefix}.{name}" if prefix else name: group
+        for prefix, network in _networks(denoiser)
+        for name, group in network.parameter_groups().items()
+    }
+    known_levels, known_parts = {level for level, _ in groups.values()}, {part for _, part in groups.values()}
+    if not groups or not set(levels or ()) <= known_levels or not set(parts or ()) <= known_parts:
+        raise ValueError(
+            f"freeze: expected a model with a DFU in it, levels among {sorted(known_levels - {None})} and None, and parts among "
+            f"{sorted(known_parts)}, got {levels} and {parts}."
+        )
+    frozen = [
+        name
+        for name, (level, part) in groups.items()
+        if (levels is None or level in levels) and (parts is None or part in parts)
+    ]
+    for name in frozen:
+        denoiser.get_parameter(name).requires_grad_(False)
+    return frozen
+
+
+def _networks(denoiser: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    return [(name, m) for name, m in denoiser.named_modules() if hasattr(m, "parameter_groups")]
+
+
+def mixed_finetune(
+    denoiser: Denoiser,
+    fields: Fields,
+    shape: Sequence[int],
+    steps: int | None = None,
+    *,
+    weight: float = 0.3,
+    lr: float = 1e-4,
+    batch_size: int = 32,
+    seed: int = 0,
+    **options: Any,
+) -> Denoiser:
+    """Mixed fine-tuning: go on training, with some batches upsampled to a grid for which there is no data.
+
+    Upsampled fields teach coherence there, the native ones keep the detail. Frozen, as in the paper: the first level, and
+    norms and spectral weights of the second and third.
+
+    Args:
+        denoiser: A trained model with a DFU, as `fit` or `from_pretrained` returned it. It is trained in place.
+        fields: What it was trained on.
+        shape: The finer grid.
+        steps: As of `fit`; or pass minutes=.
+        weight: The share of upsampled batches; the rest is shared evenly among the shapes that the model was trained on.
+        lr: Learning rate.
+        batch_size: Samples per batch.
+        seed: Of the order of samples and shapes.
+        options: Of `fit`.
+
+    Returns:
+        As `fit`. Its `training_shapes` are those of the native fields: at the finer grid it has seen no detail.
+
+    Raises:
+        ValueError: As `fit`, `freeze` and `Upsampled`; or if the model has no training shapes, or none that `shape` holds.
+
+    Source: Havrilla, Rojas, Liao, Tao (2024), DFU.
+    """
+    native, shape = list(denoiser.training_shapes), denoiser.sde.domain.check_shape(shape)
+    largest = max(native, key=math.prod, default=None)
+    if largest is None or shape == largest or not all(n >= m for n, m in zip(shape, largest, strict=True)):
+        raise ValueError(
+            f"mixed_finetune: expected a trained model and a grid finer than those it was trained on, got {native} and "
+            f"{shape}; train it with fit first."
+        )
+    if not 0 < weight < 1:
+        raise ValueError(f"mixed_finetune: expected a weight between 0 and 1, got {weight!r}.")
+    shares = [(1 - weight) / len(native)] * len(native) + [weight]
+    data = MultiResolution(
+        Upsampled(fields, largest), denoiser.sde.domain, [*native, shape], shares, batch_size=batch_size, seed=seed
+    )
+    denoiser.requires_grad_(True)
+    freeze(denoiser, [0])
+    count = max(net.levels for _, net in _networks(denoiser))
+    freeze(denoiser, range(1, min(3, count)), ["norm", "spectral"])
+    try:
+        tuned = fit(denoiser, data, steps, lr=lr, **options)
+    finally:
+        denoiser.requires_grad_(True)
+        denoiser.training_shapes = tuple(native)
+    tuned.training_shapes = tuple(native)
+    return tuned
 
 
 def keep_freed_memory() -> None:

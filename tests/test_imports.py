@@ -29,7 +29,7 @@ ALLOWED = {
 SDE = {
     "noise": set(),
     "schedule": set(),
-    "spectrum": set(),
+    "spectrum": {"noise"},
     "normalization": set(),
     "process": {"noise", "schedule"},
     "denoise": {"noise", "schedule", "process", "normalization"},

@@ -133,6 +133,40 @@ class TestSpectralPreconditioned:
         with pytest.raises(ValueError, match="as many channels as the fields have"):
             model(torch.randn(3, 1, *shape), t)
 
+    def test_each_channel_may_have_its_own_noise(self):
+        # Noise of each channel's own smoothness, under either preconditioner, is as the channels one by one.
+        domain, shape = Torus(2), (12, 12)
+        rough, smooth = Matern(0.5, 0.2), Matern(2.0, 0.2)
+        noise = GaussianRandomField(domain, ChannelSpectra((rough, smooth)))
+        apart = [GaussianRandomField(domain, one) for one in (rough, smooth)]
+        assert noise.variance(shape) == pytest.approx(sum(one.variance(shape) for one in apart) / 2)
+        z, seeds = noise.sample((20_000, 2, *shape)), [torch.Generator().manual_seed(i) for i in (3, 4)]
+        for channel, one in enumerate(apart):
+            torch.testing.assert_close(float(z[:, channel].var()), one.variance(shape), rtol=0.02, atol=0)
+        again = [torch.Generator().manual_seed(i) for i in (3, 4)]
+        drawn = noise.sample((2, 2, *shape), generator=seeds)
+        torch.testing.assert_close(drawn[:, :1], apart[0].sample((2, 1, *shape), generator=again))
+        data = GaussianRandomField(domain, Matern(1.0, 0.2))
+        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.4, 0.9])
+        whole, *alone = (FunctionSpaceSDE(field, VP()) for field in (noise, *apart))
+        for make in (
+            lambda sde: GaussianDenoiser(data, sde),
+            lambda sde: SpectralPreconditioned(Zero(), sde, law(data), shape),
+        ):
+            expected = torch.cat([make(sde)(x_t[:, [i]], t) for i, sde in enumerate(alone)], 1)
+            torch.testing.assert_close(make(whole)(x_t, t), expected)
+        law_of = [SpectralPreconditioned(Zero(), sde, law(data), shape).noise_law[0] for sde in (whole, *alone)]
+        assert law_of[0] == pytest.approx(sum(law_of[1:]) / 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found, *each = (sde.check(law(data), shape) for sde in (whole, *alone))
+        assert found["snr_end"] == pytest.approx(max(one["snr_end"] for one in each))
+        assert found["unresolved"] == pytest.approx(sum(one["unresolved"] for one in each) / 2)
+        levels = [noise_levels(field, law(data), shape) for field in (noise, *apart)]
+        assert levels[0] == pytest.approx((min(low for low, _ in levels[1:]), max(high for _, high in levels[1:])))
+        with pytest.raises(ValueError, match="noise of 2 channels"):
+            noise.sample((1, 3, *shape))
+
     def test_noise_level_is_edms(self):
         net = Zero()
         sde = FunctionSpaceSDE(WhiteNoise(Box(1), (8,)), VP())

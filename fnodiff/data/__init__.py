@@ -8,7 +8,7 @@ from fnodiff.data.darcy import Darcy
 from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields, write_fields
 from fnodiff.data.images import ImageFolder
-from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part
+from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part, Upsampled
 from fnodiff.data.navier_stokes import NavierStokes
 from fnodiff.data.readers import ArrayFields
 from fnodiff.data.terrain import Terrain
@@ -25,6 +25,7 @@ __all__ = [
     "NavierStokes",
     "Part",
     "Terrain",
+    "Upsampled",
     "face_attributes",
     "faces",
     "write_fields",

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -150,6 +151,42 @@ class InMemory:
         _check_indices("InMemory", indices, len(self))
         rows = torch.as_tensor(list(indices))
         return {name: value[rows] for name, value in self._kept[tuple(shape)].items()}
+
+
+class Upsampled:
+    """A source seen at `shape` at best: on finer grids, its fields there, upsampled linearly along each axis.
+
+    Mixed with native fields in training they teach a model what a picture looks like as a whole on a grid for which there
+    is no data, at the price of its detail: `fnodiff.train.mixed_finetune`.
+
+    Args:
+        fields: The source.
+        shape: The finest grid that it is asked for.
+
+    Raises:
+        ValueError: If a batch is asked for on a grid that is finer along one axis and coarser along another, or if a batch has
+            a mask, which cannot be upsampled.
+    """
+
+    def __init__(self, fields: Fields, shape: Sequence[int]) -> None:
+        self.fields, self.shape, self.channels = fields, tuple(shape), fields.channels
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """As the source's on grids up to `shape`; beyond, {"x": (B, C, *shape), ...} with x upsampled."""
+        shape = tuple(shape)
+        if all(n <= m for n, m in zip(shape, self.shape, strict=True)):
+            return self.fields.batch(indices, shape)
+        batch = self.fields.batch(indices, self.shape)
+        if not all(n >= m for n, m in zip(shape, self.shape, strict=True)) or "mask" in batch:
+            raise ValueError(
+                f"Upsampled: expected a grid as fine as {self.shape} along every axis, or as coarse, and no mask, got "
+                f"{shape} and {sorted(batch)}; name another grid, or fill in what is missing first."
+            )
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+        return {**batch, "x": interpolate(batch["x"], size=shape, mode=mode)}
 
 
 class Part:

@@ -25,9 +25,10 @@ from torch.utils.checkpoint import checkpoint
 from fnodiff.domain import Box, Domain, Shape
 from fnodiff.domain.base import cached
 from fnodiff.nn.integrals import Attention, GroupNorm
-from fnodiff.nn.layers import DualConv, LocalConv
+from fnodiff.nn.layers import DualConv, LocalConv, SpectralConv
 
 SMALLEST_GRID = 8
+PARTS = ("spectral", "local", "norm", "attention", "embedding")
 
 
 class DFU(nn.Module):
@@ -225,6 +226,27 @@ class DFU(nn.Module):
                 else:
                     x = self._run(block, torch.cat([x, skips.pop()], dim=1), emb, shapes[level])
         return self.head(_silu(self.head_norm(x), self.domain, self.antialias))
+
+    def parameter_groups(self) -> dict[str, tuple[int | None, str]]:
+        """Where each parameter belongs, by name: its level (0 the finest; None if to none) and its part, one of `PARTS`.
+
+        The stem and the head belong to level 0, the bottleneck to the last. See `fnodiff.train.freeze`.
+        """
+        kinds = {SpectralConv: "spectral", LocalConv: "local", GroupNorm: "norm", Attention: "attention"}
+        parts = {
+            name: next((part for kind, part in kinds.items() if isinstance(module, kind)), None)
+            for name, module in self.named_modules()
+        }
+        found = {}
+        for name, _ in self.named_parameters():
+            path = name.split(".")
+            above = [".".join(path[:i]) for i in range(1, len(path))]
+            part = next((parts[prefix] for prefix in above if parts[prefix] is not None), "embedding")
+            level = {"stem": 0, "head": 0, "head_norm": 0, "middle": self.levels - 1}.get(path[0])
+            if path[0] in ("down", "up"):
+                level = int(path[1]) if path[0] == "down" else self.levels - 1 - int(path[1])
+            found[name] = level, part
+        return found
 
     def _run(self, block: ResidualBlock, *inputs: Any) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

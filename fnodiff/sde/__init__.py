@@ -3,14 +3,14 @@
 from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Preconditioned, SpectralPreconditioned
 from fnodiff.sde.guidance import DPS, ClassifierFree, Guided, MomentMatching, PiGDM
 from fnodiff.sde.loss import DenoisingLoss
-from fnodiff.sde.noise import RBF, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
+from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.observe import Linear, Masked, Nonlinear, Observation, PointObservation, Restriction
 from fnodiff.sde.process import FunctionSpaceSDE, noise_levels
 from fnodiff.sde.resolution import KnownModes, Progressive, Rung, upscale
 from fnodiff.sde.sample import DDIM, DPMSolver, Heun, Sampler
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
-from fnodiff.sde.spectrum import ChannelSpectra, DataSpectrum, fit_spectra, fit_spectrum
+from fnodiff.sde.spectrum import DataSpectrum, fit_spectra, fit_spectrum
 from fnodiff.sde.stochastic import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 
 __all__ = [

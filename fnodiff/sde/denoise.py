@@ -326,7 +326,7 @@ class SpectralPreconditioned(Denoiser):
     def _spectra(self, eigenvalues: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         """S and C of the modes, as a grid of this shape sees them."""
         s = self.spectrum(eigenvalues, self.sde.domain.dim)
-        return s, self.sde.noise.on(shape).std(eigenvalues).square()
+        return torch.broadcast_tensors(s, self.sde.noise.on(shape).std(eigenvalues).square())
 
     def _roughness(self, eigenvalues: Tensor) -> Tensor:
         """R, up to its scale."""

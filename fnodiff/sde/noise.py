@@ -73,6 +73,31 @@ class RBF:
         return (eigenvalues * (-0.5 * self.length_scale**2)).exp()
 
 
+@dataclass(frozen=True)
+class ChannelSpectra:
+    """A spectrum for each channel, (channels, *modes): of fields that differ in smoothness, as coefficient and solution do.
+
+    As that of a `GaussianRandomField` each channel has unit variance.
+
+    Args:
+        channels: The spectrum of each: `Matern`, what `fit_spectrum` returns, or any other.
+
+    Raises:
+        ValueError: If there is none.
+    """
+
+    channels: tuple[Spectrum, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if not self.channels:
+            raise ValueError("ChannelSpectra: expected a spectrum for each channel, got none.")
+
+    def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
+        """S of each channel at these eigenvalues, (channels, *eigenvalues.shape)."""
+        return torch.stack([spectrum(eigenvalues, dim) for spectrum in self.channels])
+
+
 class Noise(abc.ABC):
     """A centred Gaussian process on a domain, diagonal in its modes. Subclasses define `std`."""
 
@@ -80,7 +105,7 @@ class Noise(abc.ABC):
 
     @abc.abstractmethod
     def std(self, eigenvalues: Tensor) -> Tensor:
-        """Standard deviation of the modes with these eigenvalues of -Laplacian; same shape."""
+        """Standard deviation of the modes with these eigenvalues of -Laplacian; or (C, *shape) if channels differ."""
 
     def on(self, shape: Sequence[int]) -> Noise:
         """This noise as seen on one grid; itself, if it is a function that every grid sees."""
@@ -106,14 +131,22 @@ class Noise(abc.ABC):
         full = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype  # no transforms in half precision
         white = self.domain.white(batch, spatial, generator=generator, device=device, dtype=full)
         eigenvalues = self.domain.eigenvalues(spatial, device=white.device, dtype=white.real.dtype)
-        return self.domain.synthesize(white * self.std(eigenvalues), spatial).to(dtype or white.real.dtype)
+        std = self.std(eigenvalues)
+        if std.ndim > eigenvalues.ndim and len(std) != batch[1]:
+            raise ValueError(
+                f"expected noise of {len(std)} channels, as it has a spectrum for each, got shape {tuple(shape)}."
+            )
+        return self.domain.synthesize(white * std, spatial).to(dtype or white.real.dtype)
 
     def variance(self, shape: Sequence[int]) -> float:
-        """Mean variance per point on a grid of this spatial shape (the modes beyond the grid are not in it)."""
+        """Mean variance per point and channel on a grid of this spatial shape (the modes beyond the grid are not in it)."""
         shape, known = self.domain.check_shape(shape), self.__dict__.setdefault("_variances", {})
         if shape not in known:
-            std = self.on(shape).std(self.domain.eigenvalues(shape, dtype=torch.float64))
-            known[shape] = float((self.domain.multiplicity(shape, dtype=torch.float64) * std.square()).sum())
+            mult, std = (
+                self.domain.multiplicity(shape, dtype=torch.float64),
+                self.on(shape).std(self.domain.eigenvalues(shape, dtype=torch.float64)),
+            )
+            known[shape] = float((mult * std.square()).sum() * mult.numel() / std.numel())
         return known[shape]
 
 
@@ -131,7 +164,7 @@ class GaussianRandomField(Noise):
     Args:
         domain: Where the field lives.
         spectrum: `Matern`, `RBF`, or any callable (eigenvalues, dim) -> nonnegative Tensor of the same shape, which
-            accepts float64.
+            accepts float64; or `ChannelSpectra` of such, for fields of as many channels.
 
     Raises:
         ValueError: On first use, if the spectrum's sum over all modes is not finite and positive.
@@ -142,11 +175,21 @@ class GaussianRandomField(Noise):
 
     @functools.cached_property
     def trace(self) -> float:
-        """The sum of the bare spectrum over all modes."""
-        return self.domain.trace(lambda eigenvalues: self.spectrum(eigenvalues, self.domain.dim))
+        """The sum of the bare spectrum over all modes, and the channels if they have their own."""
+        return sum(field.trace for field in self._channels) if self._channels else self.domain.trace(self._at)
+
+    @functools.cached_property
+    def _channels(self) -> list[GaussianRandomField]:
+        spectra = self.spectrum.channels if isinstance(self.spectrum, ChannelSpectra) else ()
+        return [GaussianRandomField(self.domain, spectrum) for spectrum in spectra]
+
+    def _at(self, eigenvalues: Tensor) -> Tensor:
+        return self.spectrum(eigenvalues, self.domain.dim)
 
     def std(self, eigenvalues: Tensor) -> Tensor:
-        return (self.spectrum(eigenvalues, self.domain.dim) / self.trace).sqrt()
+        if self._channels:
+            return torch.stack([field.std(eigenvalues) for field in self._channels])
+        return (self._at(eigenvalues) / self.trace).sqrt()
 
 
 @dataclass(frozen=True)

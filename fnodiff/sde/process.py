@@ -120,23 +120,24 @@ class FunctionSpaceSDE:
         domain, shape = self.domain, self.domain.check_shape(shape)
         eigenvalues, mult = (f(shape, dtype=torch.float64).flatten() for f in (domain.eigenvalues, domain.multiplicity))
         s = spectrum(eigenvalues, domain.dim).reshape(-1, len(eigenvalues))  # a row for each channel that has its own
-        std = self.noise.on(shape).std(eigenvalues)
+        std = self.noise.on(shape).std(eigenvalues).reshape(-1, len(eigenvalues))
+        s, std = torch.broadcast_tensors(s, std)
         ratio = self.schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
         snr_start, snr_end = (s / (r * std).square().clamp(min=1e-300) for r in ratio)
         k = eigenvalues.sqrt()
         upper = k >= k.max() / 2
         slopes = [
             max(_slope(k[upper].log(), row[upper].clamp(min=1e-300).log(), mult[upper]) for row in rows)
-            for rows in (s, std[None].square())
+            for rows in (s, std.square())
         ]
         found = {
             "snr_end": float(snr_end.max()),
             "energy_lost": float((mult * s * snr_end / (1 + snr_end)).sum() / (mult * s).sum()),
             "snr_start": float(snr_start.min()),
-            "unresolved": float((mult * (snr_start < 1)).sum() / (mult.sum() * len(s))),
+            "unresolved": float((mult * (snr_start < 1)).sum() / (mult.sum() * len(snr_start))),
             "data_exponent": -slopes[0],
             "noise_exponent": -slopes[1],
-            "underflow": float(mult[std < torch.finfo(torch.float32).tiny].sum() / mult.sum()),
+            "underflow": float((mult * (std < torch.finfo(torch.float32).tiny)).sum() / (mult.sum() * len(std))),
         }
         name = f"{self.noise} with {self.schedule}"
         if found["snr_end"] > 0.01 * (1 + 1e-6):  # levels made by noise_levels lie on the line
@@ -195,7 +196,8 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
         raise ValueError(f"noise_levels: expected eps in (0, 1), got {eps!r}; 0.01 is usual.")
     eigenvalues = noise.domain.eigenvalues(noise.domain.check_shape(shape), dtype=torch.float64)
     s = spectrum(eigenvalues, noise.domain.dim)
-    ratio = (s / noise.on(shape).std(eigenvalues).square())[has_data(s, eigenvalues)]
+    ratio = s / noise.on(shape).std(eigenvalues).square()
+    ratio = ratio[has_data(s, eigenvalues).expand_as(ratio)]
     low, high = float(ratio.min()), float(ratio.max())
     if not 0 < low <= high < math.inf:
         raise ValueError(

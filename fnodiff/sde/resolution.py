@@ -190,7 +190,7 @@ class Progressive(Sampler):
     def _share(self, grid: Shape, finest: Shape) -> float:
         """The noise level on a grid that puts into each mode what level one puts on the finest: 1 for functions."""
         zero = torch.zeros(1, dtype=torch.float64)
-        return float(self.sde.noise.on(finest).std(zero) / self.sde.noise.on(grid).std(zero))
+        return float((self.sde.noise.on(finest).std(zero) / self.sde.noise.on(grid).std(zero)).max())
 
     def _translate(self, times: Tensor, grid: Shape, finest: Shape) -> Tensor:
         """Times on a grid, from those on the finest."""

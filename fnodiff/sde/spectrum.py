@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain
-from fnodiff.sde.noise import Spectrum
+from fnodiff.sde.noise import ChannelSpectra
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,6 @@ class DataSpectrum:
         share = ((at - k[left]) / (k[right] - k[left]).clamp(min=1e-300)).clamp(0, 1)
         inside = torch.lerp(y[1:][left], y[1:][right], share) - self.exponent * (at - k[-1]).clamp(min=0)
         return torch.where(eigenvalues == 0, y[0], inside).exp().clamp(min=self.floor).to(eigenvalues.dtype)
-
-
-@dataclass(frozen=True)
-class ChannelSpectra:
-    """A spectrum for each channel, (channels, *modes): of fields that differ in smoothness, as coefficient and solution do.
-
-    Args:
-        channels: The spectrum of each, such as `fit_spectrum` returns.
-
-    Raises:
-        ValueError: If there is none.
-    """
-
-    channels: tuple[Spectrum, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if not self.channels:
-            raise ValueError("ChannelSpectra: expected a spectrum for each channel, got none.")
-
-    def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
-        """S of each channel at these eigenvalues, (channels, *eigenvalues.shape)."""
-        return torch.stack([spectrum(eigenvalues, dim) for spectrum in self.channels])
 
 
 def fit_spectra(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> ChannelSpectra:

@@ -1,0 +1,332 @@
+"""Above the training resolution: what each ingredient gives, from the paper's setting to ours.
+
+Every row is trained for the same processor time on drawn portraits of 16, 24 and 32 pixels, with the same seeds, and sampled
+at 32 to 128, up to four times its largest size; mixed fine-tuning starts from the paper's row and takes a quarter more.
+Distances, against as many true portraits of that size, are
+
+    features   of a small network that reads the portraits' attributes (`benchmarks.attributes`);
+    new band   of patches of the detail that 32 pixels cannot hold, by the true detail's energy; and the ratio of energies;
+    patches    of 7 x 7 pixels;
+    global     of images averaged to 8 x 8;
+
+and each size has three more rows: other true portraits, and the first row's and ours at 32, upsampled. One command prints all::
+
+    python -m benchmarks.scale --minutes 10 --dry          # what it would cost
+    python -m benchmarks.scale --minutes 10                # trains, samples, prints, draws; goes on where it was stopped
+
+Models and samples stay in --out, by row and seed: a row that is there is not trained again. Several may run at a time
+(`--only ROW`), each on its own thread; what counts is processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from benchmarks import attributes
+from fnodiff import (
+    DFU,
+    EDM,
+    Box,
+    DPMSolver,
+    FunctionSpaceSDE,
+    PixelNoise,
+    Preconditioned,
+    Progressive,
+    WhiteNoise,
+    metrics,
+)
+from fnodiff.checkpoint import from_pretrained
+from fnodiff.data import Faces, InMemory, MultiResolution
+from fnodiff.sde import Denoiser, DenoisingLoss, SpectralPreconditioned, fit_spectrum, noise_levels
+from fnodiff.train import fit, keep_freed_memory, measure_normalization, mixed_finetune
+
+DOMAIN, TRAIN = Box(2), (16, 24, 32)
+REFERENCE = (max(TRAIN), max(TRAIN))
+SIZES = {32: 512, 48: 512, 53: 512, 64: 512, 96: 128, 128: 128}  # samples at each
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, how it is trained, and how it is sampled."""
+
+    name: str
+    sizes: tuple[int, ...] = TRAIN
+    network: dict[str, Any] = field(default_factory=dict)
+    noise: str = "pixel"  # or "white": of the box
+    preconditioning: str = "edm"  # or "spectral"
+    progressive: bool = False
+    octaves: float = 0.0
+    start: str | None = None  # the row whose model this one samples, or with `finetune` goes on from
+    finetune: bool = False
+
+
+PAPER = Row("DFU, the paper's setting")
+FUNCTIONS = replace(PAPER, name="+ function-space noise", noise="white")
+FIXED = replace(FUNCTIONS, name="+ fixed levels", network={"levels": "fixed", "reference": REFERENCE})
+SPECTRAL = replace(FIXED, name="+ spectral preconditioning", preconditioning="spectral")
+OURS = replace(SPECTRAL, name="+ progressive sampling", progressive=True, start=SPECTRAL.name)
+ROWS = [
+    Row("UNet, one resolution", sizes=TRAIN[-1:], network={"spectral_levels": 0}),
+    Row("UNet", network={"spectral_levels": 0}),
+    Row("DFU, one resolution", sizes=TRAIN[-1:]),
+    PAPER,
+    replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True),
+    FUNCTIONS,
+    FIXED,
+    replace(FIXED, name="the same, progressive", progressive=True, start=FIXED.name),
+    SPECTRAL,
+    OURS,
+    replace(SPECTRAL, name="+ operator kernels", network=SPECTRAL.network | {"local": "operator"}, progressive=True),
+    replace(SPECTRAL, name="+ both kernels", network=SPECTRAL.network | {"local": "both"}, progressive=True),
+    replace(SPECTRAL, name="+ octaves alike", octaves=0.5, progressive=True),
+]
+
+
+class Study:
+    """Models and samples of the rows, made when they are not there yet."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.minutes, self.out, self.batch = args.minutes, args.out, args.batch
+        self.samples = {n: min(count, args.samples or count) for n, count in SIZES.items() if n in args.sizes}
+        self.evaluations, self.progress = args.evaluations, not args.quiet
+        self.faces = Faces(args.count, seed=0)
+        self._pictures: InMemory | None = None
+
+    @property
+    def pictures(self) -> InMemory:
+        """What is trained on, on all training sizes."""
+        if self._pictures is None:
+            self._pictures = InMemory(self.faces, [(n, n) for n in TRAIN], progress=self.progress)
+        return self._pictures
+
+    def folder(self, row: Row, seed: int) -> Path:
+        """Where a row's files are."""
+        return self.out / f"{row.name.strip('+ ').replace(', ', '-').replace(' ', '-')}-{seed}"
+
+    def build(self, row: Row) -> Denoiser:
+        """An untrained model."""
+        net = DFU.small(3, 3, domain=DOMAIN, **row.network)
+        units = measure_normalization(MultiResolution(self.pictures, DOMAIN, TRAIN, batch_size=64), 0.5)
+        noise = PixelNoise(DOMAIN) if row.noise == "pixel" else WhiteNoise(DOMAIN, REFERENCE)
+        if row.preconditioning == "edm":
+            return Preconditioned(net, FunctionSpaceSDE(noise, EDM()), 0.5, normalization=units)
+        spectrum, finest = self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
+        sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectrum, finest)))
+        return SpectralPreconditioned(net, sde, spectrum, REFERENCE, normalization=units)
+
+    def spectrum(self, units: torch.nn.Module) -> Any:
+        """S of the normalised portraits."""
+        return fit_spectrum(units(self.pictures.batch(range(2048), REFERENCE)["x"]), DOMAIN, cell_averages=True)
+
+    def model(self, row: Row, seed: int) -> Denoiser:
+        """The trained model."""
+        if row.start is not None and not row.finetune:
+            return self.model(next(r for r in ROWS if r.name == row.start), seed)
+        folder = self.folder(row, seed)
+        if not (folder / "done.json").exists():
+            self.train(row, seed, folder)
+        return from_pretrained(folder)
+
+    def train(self, row: Row, seed: int, folder: Path) -> None:
+        """Train for the steps that fit into the time, measured first; a run that was stopped goes on."""
+        torch.manual_seed(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = [(n, n) for n in row.sizes]
+        data = MultiResolution(self.pictures, DOMAIN, sizes, batch_size=self.batch, seed=seed)
+        if row.finetune:
+            denoiser = self.model(next(r for r in ROWS if r.name == row.start), seed)
+            run = partial(mixed_finetune, denoiser, self.pictures, (2 * REFERENCE[0],) * 2, batch_size=self.batch)
+            run, minutes = partial(run, weight=0.3, lr=2e-4), self.minutes / 4
+        else:
+            denoiser, minutes = self.build(row), self.minutes
+            run = partial(fit, denoiser, data, lr=2e-3, decay=True)
+            run = partial(run, loss=DenoisingLoss(denoiser, octaves=row.octaves))
+        plan = folder / "plan.json"
+        if not plan.exists():
+            plan.write_text(json.dumps({"steps": self.count_steps(run, minutes)}))
+            return self.train(row, seed, folder)  # anew, as counting trained the model
+        steps, start = json.loads(plan.read_text())["steps"], time.process_time()
+        resume = folder if (folder / "training.pt").exists() else None
+        run(steps=steps, folder=folder, resume=resume, save_every=200, progress=self.progress)
+        (folder / "done.json").write_text(json.dumps({"steps": steps, "seconds": time.process_time() - start}))
+        (folder / "training.pt").unlink()
+        return None
+
+    @staticmethod
+    def count_steps(run: Any, minutes: float, trial: int = 24) -> int:
+        """How many steps take this processor time, by the median of some of each size."""
+        times: dict[Any, list[float]] = {}
+        last = time.process_time()
+
+        def note(step: int, shape: Any, loss: float) -> None:
+            nonlocal last
+            now = time.process_time()
+            times.setdefault(shape, []).append(now - last)
+            last = now
+
+        run(steps=trial, callback=note, progress=False)
+        seconds = sum(torch.tensor(v).median().item() * len(v) for v in times.values()) / trial
+        return max(1, int(60 * minutes / seconds))
+
+    def sample(self, row: Row, seed: int, size: int) -> Tensor:
+        """Samples (count, 3, size, size), the same seeds for every row."""
+        file, count = self.folder(row, seed) / f"samples-{size}.safetensors", self.samples[size]
+        kept = load_file(file)["x"].float() / 127.5 - 1 if file.exists() else torch.empty(0, 3, size, size)
+        if len(kept) < count:
+            denoiser = self.model(row, seed)
+            run = DPMSolver(denoiser, self.evaluations)
+            if row.progressive and size > REFERENCE[0]:
+                run = Progressive(run, [REFERENCE], self.spectrum(denoiser.normalization))
+            new = run.draw((3, size, size), range(10_000 + len(kept), 10_000 + count), chunk=16, progress=self.progress)
+            kept = torch.cat([kept, new])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"x": ((kept.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)}, file)
+            kept = load_file(file)["x"].float() / 127.5 - 1
+        return kept[:count]
+
+    def truth(self, size: int, other: bool = False) -> Tensor:
+        """True portraits that no model has seen."""
+        count = self.samples[size]
+        return Faces(2 * max(SIZES.values()), seed=1).batch(range(count * other, count * (1 + other)), (size, size))[
+            "x"
+        ]
+
+
+def measure(net: attributes.Reader, x: Tensor, true: Tensor) -> list[float]:
+    """Distances of features, of the new band, its energy, of patches, and of the whole."""
+    band = metrics.new_band(x, true, DOMAIN, REFERENCE) if x.shape[2] > REFERENCE[0] else (float("nan"),) * 2
+    patches, whole = metrics.patch_distance(x, true), metrics.global_coherence(x, true, DOMAIN)
+    return [attributes.distance(net, x, true), *band, patches, whole]
+
+
+def upsampled(x: Tensor, size: int) -> dict[str, Tensor]:
+    """x on a finer grid, in the two ways that know nothing."""
+    return {
+        "bicubic": interpolate(x, size=(size, size), mode="bicubic").clamp(-1, 1),
+        "Fourier": DOMAIN.resample(x, (size, size)).clamp(-1, 1),
+    }
+
+
+def draw_curves(table: dict[tuple[str, int], list[float]], path: Path) -> None:
+    """Distances against the size, a line for each row: the paper's second figure."""
+    names = list(dict.fromkeys(name for name, _ in table))
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
+    for axis, (column, title) in zip(axes, ((0, "features"), (1, "new band"), (4, "global")), strict=True):
+        for i, name in enumerate(names):
+            points = [
+                (n, row[column]) for (other, n), row in table.items() if other == name and row[column] == row[column]
+            ]
+            if points:
+                look = {"color": "black", "ls": ":"} if name.startswith("other true") else {"color": f"C{i % 10}"}
+                look["ls"] = look.get("ls", "--" if i >= 10 else "-")
+                axis.plot(*zip(*points, strict=True), marker=".", label=name, **look)
+        axis.set(title=title, xlabel="pixels per side", yscale="log", xscale="log")
+        axis.set_xticks(list(SIZES), labels=list(map(str, SIZES)))
+        axis.minorticks_off()
+    axes[0].set_ylabel("Frechet distance")
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.savefig(path, dpi=130)
+    print(f"figure: {path}")
+
+
+def draw_grid(pictures: dict[str, dict[int, Tensor]], path: Path) -> None:
+    """The same seeds, a line for each row, a block for each size: the paper's first and third figures."""
+    sizes, few = list(next(iter(pictures.values()))), 3
+    figure, axes = plt.subplots(
+        len(pictures), few * len(sizes), figsize=(1.25 * few * len(sizes), 1.32 * len(pictures) + 0.3), squeeze=False
+    )
+    for line, (name, by_size) in zip(axes, pictures.items(), strict=True):
+        for i, n in enumerate(sizes):
+            for j in range(few):
+                axis = line[few * i + j]
+                axis.imshow(by_size[n][j].movedim(0, -1).numpy() / 2 + 0.5, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+                if axis in axes[0] and j == 1:
+                    axis.set_title(f"{n} x {n}", fontsize=9)
+        line[0].set_ylabel(name.replace(", ", ",\n"), fontsize=6.5)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=130)
+    print(f"figure: {path}")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--minutes", type=float, default=10.0, help="processor time of each row's training")
+    add("--only", nargs="+", choices=[row.name for row in ROWS], help="rows; default: all")
+    add("--seeds", type=int, nargs="+", default=[0], help="of the training")
+    add("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="to sample at")
+    add("--samples", type=int, help="at most, per size")
+    add("--evaluations", type=int, default=12, help="of the network, per sample")
+    add("--batch", type=int, default=16)
+    add("--count", type=int, default=8192, help="portraits to train on")
+    add("--out", type=Path, default=Path("scale"), help="folder for models, samples and figures")
+    add("--dry", action="store_true", help="say what it would cost, and stop")
+    add("--quiet", action="store_true", help="no progress bars")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Train and sample what is missing; print the table and draw the figures."""
+    args = parse()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    study = Study(args)
+    rows = [row for row in ROWS if not args.only or row.name in args.only]
+    trained = [row.name for row in rows if row.start is None or row.finetune]
+    share = sum(0.25 if row.finetune else 1 for row in rows if row.start is None or row.finetune)
+    points = sum(count * n**2 for n, count in study.samples.items())
+    spent = args.minutes * share * len(args.seeds)
+    print(
+        f"{len(trained)} models for {len(args.seeds)} seeds: {spent:.0f} minutes of one core to train, and {len(rows)} times "
+        f"{points / 1e6:.1f} million points to sample with {args.evaluations} evaluations, less what is in {args.out}"
+    )
+    if args.dry:
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    net, table, pictures = attributes.load(), {}, {}
+    for row in rows:
+        for seed in args.seeds:
+            name = row.name if len(args.seeds) == 1 else f"{row.name}, seed {seed}"
+            pictures[name] = {size: study.sample(row, seed, size) for size in study.samples}
+    print(f"\n{args.minutes:g} minutes each; torch {torch.__version__}, 1 thread, {platform.machine()}")
+    for size, count in study.samples.items():
+        true = study.truth(size)
+        here = {"other true portraits": study.truth(size, other=True)} | {k: v[size] for k, v in pictures.items()}
+        if size > REFERENCE[0] and 32 in study.samples:
+            last = list(pictures)[-1] if OURS.name not in pictures else OURS.name
+            for way, x in upsampled(pictures[last][32][:count], size).items():
+                here[f"{way} of {last}"] = x
+        heads = zip(("features", "new band", "energy", "patches", "global"), (9, 10, 8, 9, 8), strict=True)
+        print(f"\n{f'{size} x {size}, {count} samples':<40}" + "".join(f"{head:>{width}}" for head, width in heads))
+        for name, x in here.items():
+            found = table[name, size] = measure(net, x, true)
+            cells = zip(found, (9, 10, 8, 9, 8), (2, 3, 2, 3, 2), strict=True)
+            print(
+                f"{name:<40}" + "".join(f"{v:>{w}.{d}f}" if v == v else f"{'-':>{w}}" for v, w, d in cells), flush=True
+            )
+    pictures["true"] = {size: study.truth(size) for size in study.samples}
+    print()
+    draw_curves(table, args.out / "scale.png")
+    draw_grid(
+        {k: {n: x[n] for n in list(x)[:: max(1, len(x) // 3)]} for k, x in pictures.items()}, args.out / "faces.png"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Upsampled fields, frozen parameters, and the paper's mixed fine-tuning made of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned, WhiteNoise
+from fnodiff.data import MultiResolution, Upsampled
+from fnodiff.nn.dfu import PARTS
+from fnodiff.train import fit, freeze, mixed_finetune
+
+DOMAIN = Box(2)
+
+
+class Fields:
+    """Rough fields that exist at every resolution; it notes the shapes that it is asked for."""
+
+    channels = 1
+
+    def __init__(self, mask=False):
+        self.noise, self.asked, self.mask = GaussianRandomField(DOMAIN, Matern(1.0)), [], mask
+
+    def __len__(self):
+        return 32
+
+    def batch(self, indices, shape):
+        self.asked.append(tuple(shape))
+        generator = [torch.Generator().manual_seed(int(i)) for i in indices]
+        x = self.noise.sample((len(indices), 1, *shape), generator=generator)
+        return {"x": x, "mask": torch.ones_like(x)} if self.mask else {"x": x}
+
+
+def model(**options):
+    torch.manual_seed(0)
+    net = DFU.tiny(1, 1, domain=DOMAIN, **options)
+    denoiser = Preconditioned(net, FunctionSpaceSDE(WhiteNoise(DOMAIN, (16, 16)), EDM()), 1.0)
+    denoiser.training_shapes = ((8, 8), (12, 12))
+    return denoiser
+
+
+class TestUpsampled:
+    def test_native_up_to_its_shape_and_no_new_detail_beyond(self):
+        source = Fields()
+        fields = Upsampled(source, (12, 12))
+        assert len(fields) == 32 and fields.channels == 1
+        for shape in ((8, 8), (12, 12)):
+            assert torch.equal(fields.batch([3, 5], shape)["x"], source.batch([3, 5], shape)["x"])
+        source.asked.clear()
+        fine = fields.batch([3, 5], (24, 36))
+        assert source.asked == [(12, 12)] and fine["x"].shape == (2, 1, 24, 36)
+        coarse = source.batch([3, 5], (12, 12))["x"]
+        assert 0.05 < (DOMAIN.average(fine["x"], (12, 12)) - coarse).norm() / coarse.norm() < 0.3, "linear, not Fourier"
+        assert fine["x"].max() <= coarse.max() and fine["x"].min() >= coarse.min()
+
+    @pytest.mark.parametrize(("shape", "mask"), [((8, 24), False), ((24, 24), True)])
+    def test_what_cannot_be_upsampled(self, shape, mask):
+        with pytest.raises(ValueError, match="as fine as"):
+            Upsampled(Fields(mask), (12, 12)).batch([0], shape)
+
+    def test_it_mixes_with_native_fields(self):
+        data = MultiResolution(Upsampled(Fields(), (12, 12)), DOMAIN, [8, 12, 24], [0.35, 0.35, 0.3], batch_size=2)
+        assert {tuple(data[step]["x"].shape[2:]) for step in range(20)} == {(8, 8), (12, 12), (24, 24)}
+
+
+class TestFreeze:
+    def test_every_parameter_has_a_level_and_a_part(self):
+        net = DFU.small(3, 3, num_classes=2)
+        groups = net.parameter_groups()
+        assert set(groups) == {name for name, _ in net.named_parameters()}
+        assert {part for _, part in groups.values()} == set(PARTS)
+        assert {level for level, _ in groups.values()} == {0, 1, 2, None}
+        assert {group for group in groups.values() if group[1] == "attention"} == {(2, "attention")}
+        assert {name for name, (level, _) in groups.items() if level is None} == {
+            name for name in groups if name.startswith(("embed_noise", "embed_label"))
+        }
+        assert groups["stem.spectral.weight.tensor"] == groups["head.spectral.weight.tensor"] == (0, "spectral")
+        assert groups["head_norm.weight"] == (0, "norm")
+        assert groups["down.0.0.norm_in.weight"] == groups["up.2.0.norm_in.weight"] == (0, "norm")
+        assert (
+            groups["down.2.0.conv_in.local.conv.weight"] == groups["up.0.0.conv_in.local.conv.weight"] == (2, "local")
+        )
+
+    def test_only_what_is_named(self):
+        denoiser = model()
+        frozen = freeze(denoiser, [0, None], ["norm", "embedding"])
+        still = {name for name, p in denoiser.named_parameters() if not p.requires_grad}
+        groups = denoiser.backbone.parameter_groups()
+        expected = {
+            f"backbone.{n}"
+            for n, (level, part) in groups.items()
+            if level in (0, None) and part in ("norm", "embedding")
+        }
+        assert set(frozen) == still == expected
+        freeze(denoiser, parts=["spectral"])
+        assert not denoiser.backbone.middle[0].conv_in.spectral.weight.tensor.requires_grad
+        assert len(freeze(denoiser)) == len(list(denoiser.parameters()))
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: freeze(nn.Linear(2, 2)), "with a DFU in it"),
+            (lambda: freeze(model(), [2]), "levels among"),
+            (lambda: freeze(model(), parts=["weights"]), "parts among"),
+        ],
+    )
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+class TestMixedFinetune:
+    def test_trains_what_the_paper_trains_on_what_it_trains_on(self):
+        denoiser, source, seen = model(channel_mult=(1, 1, 1, 1), spectral_levels=3, zero_init=False), Fields(), []
+        before = {name: p.clone() for name, p in denoiser.named_parameters()}
+        tuned = mixed_finetune(
+            denoiser,
+            source,
+            (24, 24),
+            12,
+            batch_size=2,
+            lr=1e-2,
+            callback=lambda step, shape, loss: seen.append(shape),
+            progress=False,
+        )
+        assert set(seen) == {(8, 8), (12, 12), (24, 24)} and set(source.asked) == {(8, 8), (12, 12)}
+        groups = denoiser.backbone.parameter_groups()
+        for name, p in denoiser.named_parameters():
+            level, part = groups[name.removeprefix("backbone.")]
+            frozen = level == 0 or (level in (1, 2) and part in ("norm", "spectral"))
+            assert torch.equal(p, before[name]) == frozen, name
+            assert p.requires_grad, "all of it can be trained again"
+        assert tuned.training_shapes == denoiser.training_shapes == ((8, 8), (12, 12))
+
+    def test_it_fits_the_upsampled_grid(self):
+        torch.manual_seed(0)
+        source, denoiser = Fields(), model(levels="fixed", reference=(12, 12))
+        fit(denoiser, MultiResolution(source, DOMAIN, [8, 12], batch_size=8), 60, lr=3e-3, progress=False)
+        x = Upsampled(source, (12, 12)).batch(range(32), (24, 24))["x"]
+        t = torch.full((32,), 0.5)
+        x_t, _ = denoiser.sde.perturb(x, t, generator=torch.Generator().manual_seed(0))
+
+        def error(model):
+            with torch.no_grad():
+                return float((model(x_t, t) - x).square().mean())
+
+        before = error(denoiser)
+        assert (
+            error(mixed_finetune(denoiser, source, (24, 24), 80, weight=0.5, lr=3e-3, batch_size=8, progress=False))
+            < 0.97 * before
+        )
+
+    def test_it_comes_back_whole_from_a_failure(self):
+        denoiser = model()
+        with pytest.raises(ValueError, match="steps or minutes"):
+            mixed_finetune(denoiser, Fields(), (24, 24))
+        assert all(p.requires_grad for p in denoiser.parameters()) and denoiser.training_shapes == ((8, 8), (12, 12))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"shape": (12, 12)}, "finer than those"),
+            ({"shape": (24, 8)}, "finer than those"),
+            ({"shape": (24, 24), "weight": 1.0}, "weight between 0 and 1"),
+        ],
+    )
+    def test_bad_input(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            mixed_finetune(model(), Fields(), steps=1, **options)
+
+    def test_a_model_that_was_not_trained(self):
+        denoiser = model()
+        denoiser.training_shapes = ()
+        with pytest.raises(ValueError, match="train it with fit first"):
+            mixed_finetune(denoiser, Fields(), (24, 24), 1)
