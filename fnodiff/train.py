@@ -196,16 +196,17 @@ def freeze(
     known_levels, known_parts = {level for level, _ in groups.values()}, {part for _, part in groups.values()}
     if not groups or not set(levels or ()) <= known_levels or not set(parts or ()) <= known_parts:
         raise ValueError(
-            f"freeze: expected a model with a DFU in it, levels among {sorted(known_levels - {None})} and None, and parts among "
-            f"{sorted(known_parts)}, got {levels} and {parts}."
+            f"freeze: expected a model with a DFU in it, levels among {sorted(known_levels - {None})} and None, and parts "
+            f"among {sorted(known_parts)}, got {levels} and {parts}."
         )
     frozen = [
         name
         for name, (level, part) in groups.items()
         if (levels is None or level in levels) and (parts is None or part in parts)
     ]
+    parameters = dict(denoiser.named_parameters())
     for name in frozen:
-        denoiser.get_parameter(name).requires_grad_(False)
+        parameters[name].requires_grad_(False)
     return frozen
 
 
