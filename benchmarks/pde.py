@@ -148,7 +148,7 @@ def main() -> None:
         grids = ", ".join(str(s[0]) for s in problem.model.training_shapes)
         print(f"{problem.name}: {count:.1f}M parameters, trained on {grids}")
     if (args.darcy, args.navier_stokes) == SHIPPED:
-        print("Trained for 8 minutes (Darcy) and 11 (Navier-Stokes) on one CPU core (examples/models/TRAINED.md)")
+        print("Trained for 12 minutes (Darcy) and 11 (Navier-Stokes) on one CPU core (examples/models/TRAINED.md)")
     print("Ours: Darcy with FNO's law; Navier-Stokes at nu = 1e-4, T = 1; the published at nu = 1e-3: another problem")
     print(PUBLISHED)
 

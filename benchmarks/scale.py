@@ -299,11 +299,12 @@ def main() -> None:
     if args.dry:
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    net, table, pictures = attributes.load(), {}, {}
+    table, pictures = {}, {}
     for row in rows:
         for seed in args.seeds:
             name = row.name if len(args.seeds) == 1 else f"{row.name}, seed {seed}"
             pictures[name] = {size: study.sample(row, seed, size) for size in study.samples}
+    net = attributes.load()
     print(f"\n{args.minutes:g} minutes each; torch {torch.__version__}, 1 thread, {platform.machine()}")
     for size, count in study.samples.items():
         true = study.truth(size)

@@ -105,6 +105,65 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, gram
 
 
+def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: int = 0) -> float:
+    """Sliced Wasserstein-2 distance of two sets of as many members: the root mean square over random directions of the
+    distance between the sorted projections, per coordinate of the flattened members.
+
+    Args:
+        x, y: (N, ...), of the same shape.
+        projections: Directions, drawn from `seed`.
+
+    Raises:
+        ValueError: If the shapes differ, or there are fewer than two members.
+
+    Source: Rabin, Peyre, Delon, Bernot (2012), Wasserstein barycenter and its application to texture mixing.
+    """
+    if x.shape != y.shape or len(x) < 2:
+        raise ValueError(
+            f"sliced_wasserstein: expected two sets of one shape with two members or more, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}; take as many of both, on one grid."
+        )
+    a, b = (v.flatten(1).double() for v in (x, y))
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64).to(a.device)
+    directions = directions / directions.norm(dim=0)
+    a, b = ((v @ directions).sort(0).values for v in (a, b))
+    return float((a - b).square().mean().sqrt())
+
+
+def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module = 2048) -> tuple[float, float]:
+    """FID and KID of images (N, 3, H, W) in [-1, 1] against true ones, by torchmetrics, on the features of Inception.
+
+    Compare only with figures of the same implementation, number of images and size: both resize images themselves.
+
+    Args:
+        x, y: The images, and the true ones.
+        feature: As torchmetrics takes it: 2048 needs `pip install fnodiff[fid]` and the weights that it downloads; or a network
+            that maps uint8 images to features.
+
+    Raises:
+        ValueError: If they are no such images, or fewer than two.
+    """
+    if x.ndim != 4 or y.ndim != 4 or x.shape[1] != 3 or y.shape[1] != 3 or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"inception_distances: expected two sets of two images or more of 3 channels, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}."
+        )
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    measures = (
+        FrechetInceptionDistance(feature=feature),
+        KernelInceptionDistance(feature=feature, subset_size=min(len(x), len(y), 1000), subsets=1),
+    )
+    for measure in measures:
+        for images, real in ((y, True), (x, False)):
+            for part in images.split(64):
+                measure.update(((part.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), real=real)
+    fid, (kid, _) = (measure.compute() for measure in measures)
+    return float(fid), float(kid)
+
+
 def global_coherence(x: Tensor, y: Tensor, domain: Box, *, shape: Shape = (8, 8)) -> float:
     """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?"""
     return frechet_distance(*(domain.average(v, shape).flatten(1) for v in (x, y)))

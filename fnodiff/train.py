@@ -1,10 +1,10 @@
 """Training: a plain loop on accelerate.
 
 Adam with a linear ramp-up of the learning rate, gradient clipping, and an exponential moving average (EMA) of the weights,
-which is the model that comes out. Adam's average of squared gradients spans 100 steps (beta_2 = 0.99, not 0.999): in runs of
-hundreds or thousands of steps the large gradients of the beginning would otherwise hold the later steps short. A checkpoint
-folder holds the model (EMA, as `save_pretrained` writes it) and beside it `training.pt`, the rest of the run's state, which
-loads with `weights_only=True`.
+which is the model that comes out. Adam's average of squared gradients spans 100 steps (beta_2 = 0.99): with the usual 0.999 the
+large gradients of the beginning can hold short runs' later steps short, though most of the runs measured here are the same with
+both (`benchmarks.surrogate`). A checkpoint folder holds the model (EMA, as `save_pretrained` writes it) and beside it
+`training.pt`, the rest of the run's state, which loads with `weights_only=True`.
 """
 
 from __future__ import annotations

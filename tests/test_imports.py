@@ -24,6 +24,7 @@ ALLOWED = {
     "metrics": {"domain"},
     "checkpoint": {"domain", "sde", "nn"},
     "train": {"domain", "sde", "nn", "data", "checkpoint"},
+    "report": {"domain", "sde", "data", "metrics", "checkpoint"},
 }
 # Within sde: domain <- noise <- process <- denoise <- {loss, observe <- guidance, sample <- {stochastic, resolution}}.
 SDE = {
@@ -93,7 +94,7 @@ def loaded_by(statement):
     [
         ("import fnodiff", False),
         ("from fnodiff import FunctionSpaceSDE, Box, WhiteNoise, EDM, Preconditioned, Heun", False),
-        ("import fnodiff.metrics, fnodiff.data, fnodiff.checkpoint, fnodiff.train", False),
+        ("import fnodiff.metrics, fnodiff.data, fnodiff.checkpoint, fnodiff.train, fnodiff.report", False),
         ("from fnodiff import DFU", True),
     ],
 )

@@ -1,0 +1,285 @@
+"""How far the resolution still matters to a model: one call, or one command, a table and a figure.
+
+    python -m fnodiff.report CHECKPOINT --shapes 32 48 64 --data faces          # or a folder, a zip, an HDF5 file
+
+The same seeds are sampled on every grid, and brought to the coarsest of them by the domain (`Domain.pool`: cell averages on
+Box, which is what the values on the coarser grid are, exact resampling elsewhere). An operator whose samples are functions
+would make the same ones there. Columns:
+
+    samples    |x_n - x_0| / |x_0 - mean|: the samples of grid n, against those of the coarsest grid, seed by seed.
+    denoiser   the same of single denoised estimates: x_t is a field on the finest grid with noise, shown on grid n;
+               the mean over noise levels, relative to the estimate less the mean of all.
+    sliced     sliced Wasserstein distance of the samples to the truth on the coarsest grid, in spreads of the truth.
+    spectrum, global, patches, new band (and its energy)   against the truth on grid n: see `fnodiff.metrics`; images only but
+               for the first. The new band is what the largest training grid cannot hold.
+    FID, KID   where torchmetrics' Inception is at hand (pip install fnodiff[fid], and its weights): images of 3 channels.
+
+Without a truth, the samples of the coarsest grid stand in for it on that grid, and the columns that need more are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fnodiff import metrics
+from fnodiff.checkpoint import from_pretrained
+from fnodiff.data import Faces, Fields, HDF5Fields, ImageFolder
+from fnodiff.domain import Box, Shape
+from fnodiff.sde import Denoiser, DPMSolver, Sampler
+
+NOISE_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""The times at which single estimates are compared."""
+
+
+@dataclass
+class InvarianceReport:
+    """What `invariance_report` found; `print` it.
+
+    Attributes:
+        rows: For each shape the columns' values, by name; the truth's own, between two halves of it, under `truth`.
+        samples: (N, C, *shape) for each shape, the same seeds.
+        truth: Values of another true set against the truth, for each shape, by name; empty without a truth.
+        spectra: (wavenumber, power) of the samples for each shape; and of the truth on the finest, under None.
+    """
+
+    rows: dict[Shape, dict[str, float]]
+    samples: dict[Shape, Tensor]
+    truth: dict[Shape, dict[str, float]] = field(default_factory=dict)
+    spectra: dict[Shape | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        names = list(dict.fromkeys(name for row in (*self.rows.values(), *self.truth.values()) for name in row))
+        lines = [f"{'':<22}" + "".join(f"{name:>10}" for name in names)]
+        for kind, rows in (("sampled", self.rows), ("true", self.truth)):
+            for shape, row in rows.items():
+                cells = [f"{row[name]:>10.3f}" if name in row else f"{'-':>10}" for name in names]
+                lines.append(f"{'x'.join(map(str, shape)):<10}{kind:<12}" + "".join(cells))
+        count = len(next(iter(self.samples.values())))
+        return "\n".join([f"{count} samples on each grid, the same seeds", *lines])
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A figure: a few seeds on every grid, the spectra, and the two errors by grid. Written to `path`, if given.
+
+        Raises:
+            ValueError: If the fields are not two-dimensional.
+        """
+        import matplotlib.pyplot as plt
+
+        shapes, few = list(self.samples), 4
+        if len(shapes[0]) != 2:
+            raise ValueError(f"plot: expected fields in two dimensions, got {shapes[0]}; print the report instead.")
+        figure = plt.figure(figsize=(11, 1.35 * max(3, len(shapes)) + 0.6), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=(5, 6))
+        axes = left.subplots(len(shapes), few, squeeze=False)
+        finest = self.samples[shapes[-1]]
+        low, high = (float(finest.quantile(q)) for q in (0.01, 0.99)) if finest.numel() < 1e7 else (-1.0, 1.0)
+        for line, (shape, x) in zip(axes, self.samples.items(), strict=True):
+            for axis, one in zip(line, x, strict=False):
+                if one.shape[0] == 3:
+                    axis.imshow(one.movedim(0, -1).clamp(-1, 1).numpy() / 2 + 0.5, interpolation="nearest")
+                else:
+                    axis.imshow(one[0].numpy(), vmin=low, vmax=high, interpolation="nearest")
+            for axis in line:
+                axis.set(xticks=[], yticks=[])
+            line[0].set_ylabel("x".join(map(str, shape)), fontsize=9)
+        left.suptitle("One seed per column", fontsize=10)
+        spectra, errors = right.subplots(1, 2)
+        for shape, (k, power) in self.spectra.items():
+            name, look = ("truth", {"color": "black", "ls": ":"}) if shape is None else ("x".join(map(str, shape)), {})
+            spectra.loglog(k.cpu(), power.cpu(), label=name, **look)
+        spectra.set(title="variance per mode", xlabel="cycles per unit length")
+        spectra.legend(fontsize=8)
+        for name in ("samples", "denoiser"):
+            points = [
+                (math.prod(shape) ** (1 / len(shape)), row[name]) for shape, row in self.rows.items() if name in row
+            ]
+            errors.plot(*zip(*points, strict=True), marker="o", label=name)
+        errors.set(title=f"distance from {'x'.join(map(str, shapes[0]))}", xlabel="points per side", ylim=(0, None))
+        errors.legend(fontsize=8)
+        if path is not None:
+            figure.savefig(path, dpi=130)
+            plt.close(figure)
+        return figure
+
+
+def invariance_report(
+    denoiser: Denoiser,
+    shapes: Sequence[Sequence[int]],
+    reference: Fields | None = None,
+    *,
+    samples: int = 64,
+    sampler: Callable[[Denoiser], Sampler] = lambda denoiser: DPMSolver(denoiser, 12),
+    seed: int = 0,
+    chunk: int = 16,
+    inception: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    **condition: Tensor,
+) -> InvarianceReport:
+    """Sample the same seeds on several grids, and measure what the grid changes: see the head of this module.
+
+    Args:
+        denoiser: The model.
+        shapes: Spatial shapes, the coarsest first: each at least as fine along every axis as the first.
+        reference: True fields that exist on every grid, at least twice `samples` of them.
+        samples: How many on each grid.
+        sampler: Makes a sampler of the denoiser, such as `lambda d: Progressive(DPMSolver(d, 12), [(32, 32)], spectrum)`.
+        seed: The seeds are 10,000 seed, 10,000 seed + 1, ...
+        chunk: Samples at a time.
+        inception: Compute FID and KID too.
+        device: Where to sample; by default where the model is.
+        progress: Show bars.
+        condition: Given to the denoiser, one row per sample.
+
+    Raises:
+        ValueError: If the shapes are not at least two different ones, the first the coarsest; or there are too few samples
+            or true fields.
+    """
+    domain = denoiser.sde.domain
+    shapes = [domain.check_shape(shape) for shape in shapes]
+    coarsest, finest = shapes[0], max(shapes, key=math.prod)
+    nested = all(n <= m for shape in shapes for n, m in zip(coarsest, shape, strict=True))
+    if len(set(shapes)) != len(shapes) or len(shapes) < 2 or not nested:
+        raise ValueError(f"invariance_report: expected two or more different shapes, the coarsest first, got {shapes}.")
+    if samples < 2 or (reference is not None and len(reference) < 2 * samples):
+        raise ValueError(
+            f"invariance_report: expected two samples or more and twice as many true fields, got samples={samples} and "
+            f"{'none' if reference is None else len(reference)}; draw fewer."
+        )
+    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+    denoiser, run = denoiser.to(device).eval(), sampler(denoiser)
+    channels = _channels(denoiser, reference)
+    seeds = range(10_000 * seed, 10_000 * seed + samples)
+    options = {"chunk": chunk, "device": device, "progress": progress, **condition}
+    drawn = {shape: run.draw((channels, *shape), seeds, **options) for shape in shapes}
+    true = {}
+    if reference is not None:
+        true = {shape: reference.batch(range(2 * samples), shape)["x"] for shape in shapes}
+    rows: dict[Shape, dict[str, float]] = {shape: {} for shape in shapes}
+    truth: dict[Shape, dict[str, float]] = {shape: {} for shape in true}
+
+    first = drawn[coarsest]
+    for shape, error in _denoiser_errors(
+        denoiser, shapes, (true or drawn)[finest][:samples], chunk, device, condition
+    ).items():
+        x = domain.pool(drawn[shape], coarsest)
+        spread = domain.norm(first - first.mean(0)).square().mean().sqrt()
+        rows[shape]["samples"] = float(domain.norm(x - first).square().mean().sqrt() / spread)
+        rows[shape]["denoiser"] = error
+        target = domain.pool(true[finest][:samples], coarsest) if true else first
+        rows[shape]["sliced"] = metrics.sliced_wasserstein(x, target) / float(target.std())
+    for shape, fields in true.items():
+        truth[shape]["sliced"] = metrics.sliced_wasserstein(
+            *(domain.pool(half, coarsest) for half in fields.chunk(2))
+        ) / float(fields.std())
+        for row, x in ((rows[shape], drawn[shape]), (truth[shape], fields[samples:])):
+            row.update(_against(x, fields[:samples], domain, denoiser.training_shapes, inception))
+    spectra: dict[Shape | None, Any] = {shape: metrics.radial_spectrum(x, domain) for shape, x in drawn.items()}
+    if true:
+        spectra[None] = metrics.radial_spectrum(true[finest], domain)
+    return InvarianceReport(rows, drawn, truth, spectra)
+
+
+def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
+    """How many channels the samples have."""
+    channels = getattr(getattr(denoiser, "backbone", None), "in_channels", None)
+    channels = reference.channels if channels is None and reference is not None else channels
+    if channels is None:
+        raise ValueError(
+            "invariance_report: expected a model with a DFU, or true fields, to know the channels; pass reference=."
+        )
+    return channels
+
+
+@torch.no_grad()
+def _denoiser_errors(
+    denoiser: Denoiser, shapes: list[Shape], x: Tensor, chunk: int, device: torch.device, condition: dict[str, Tensor]
+) -> dict[Shape, float]:
+    """Of single estimates, for each shape."""
+    domain, sde = denoiser.sde.domain, denoiser.sde
+    totals = {shape: [0.0, 0.0] for shape in shapes}
+    for level, time in enumerate(NOISE_LEVELS):
+        t = torch.tensor(time, device=device)
+        found: dict[Shape, list[Tensor]] = {shape: [] for shape in shapes}
+        for start in range(0, len(x), chunk):
+            part = denoiser.normalization(x[start : start + chunk].to(device))
+            given = {name: value[start : start + chunk].to(device) for name, value in condition.items()}
+            generator = [torch.Generator().manual_seed(1000 * level + start + i) for i in range(len(part))]
+            x_t, _ = sde.perturb(part, t, generator=generator)
+            for shape in shapes:
+                estimate = denoiser(domain.resample(x_t, shape), t, **given)
+                found[shape].append(domain.resample(estimate, shapes[0]).cpu())
+        first = torch.cat(found[shapes[0]])
+        for shape, parts in found.items():
+            totals[shape][0] += float(domain.norm(torch.cat(parts) - first).square().mean())
+            totals[shape][1] += float(domain.norm(first - first.mean(0)).square().mean())
+    return {shape: math.sqrt(error / size) for shape, (error, size) in totals.items()}
+
+
+def _against(x: Tensor, y: Tensor, domain: Any, trained: Sequence[Shape], inception: bool) -> dict[str, float]:
+    """The distances of two sets on one grid."""
+    found, shape = {"spectrum": metrics.spectrum_error(x, y, domain)}, tuple(x.shape[2:])
+    if not isinstance(domain, Box) or domain.dim != 2:
+        return found
+    found["global"], found["patches"] = metrics.global_coherence(x, y, domain), metrics.patch_distance(x, y)
+    largest = max(trained, key=math.prod, default=None)
+    if largest is not None and all(n > m for n, m in zip(shape, largest, strict=True)):
+        found["new band"], found["energy"] = metrics.new_band(x, y, domain, largest)
+    if inception:
+        found["FID"], found["KID"] = metrics.inception_distances(x, y)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fnodiff.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="a folder of save_pretrained, or a hub id")
+    parser.add_argument("--shapes", nargs="+", required=True, help="such as 32 48 64x96, the coarsest first")
+    parser.add_argument("--data", help='"faces" (drawn portraits), a folder or zip of images, or an .h5 of fields')
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--evaluations", type=int, default=12, help="of the network, per sample")
+    parser.add_argument("--inception", action="store_true", help="FID and KID too")
+    parser.add_argument("--out", type=Path, default=Path("invariance_report.png"), help="the figure")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    model = from_pretrained(args.checkpoint)
+    try:
+        shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes]
+    except ValueError:
+        parser.error(f"expected --shapes such as 32 48 64x96, got {' '.join(args.shapes)}")
+    dim = model.sde.domain.dim
+    shapes = [shape * dim if len(shape) == 1 else shape for shape in shapes]
+    reference: Fields | None = None
+    if args.data is not None:
+        path = Path(args.data)
+        reference = Faces(2 * args.samples, seed=1) if args.data == "faces" else None
+        reference = reference or (HDF5Fields(path) if path.suffix == ".h5" else ImageFolder(path))
+    report = invariance_report(
+        model,
+        shapes,
+        reference,
+        samples=args.samples,
+        sampler=lambda denoiser: DPMSolver(denoiser, args.evaluations),
+        seed=args.seed,
+        inception=args.inception,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        progress=True,
+    )
+    print(report)
+    if dim == 2:
+        report.plot(args.out)
+        print(f"figure: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
