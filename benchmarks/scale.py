@@ -130,7 +130,9 @@ class Study:
 
     def spectrum(self, units: torch.nn.Module) -> Any:
         """S of the normalised portraits."""
-        return fit_spectrum(units(self.pictures.batch(range(2048), REFERENCE)["x"]), DOMAIN, cell_averages=True)
+        return fit_spectrum(
+            units(self.pictures.batch(range(min(2048, len(self.pictures))), REFERENCE)["x"]), DOMAIN, cell_averages=True
+        )
 
     def model(self, row: Row, seed: int) -> Denoiser:
         """The trained model."""

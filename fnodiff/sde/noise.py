@@ -142,10 +142,8 @@ class Noise(abc.ABC):
         """Mean variance per point and channel on a grid of this spatial shape (the modes beyond the grid are not in it)."""
         shape, known = self.domain.check_shape(shape), self.__dict__.setdefault("_variances", {})
         if shape not in known:
-            mult, std = (
-                self.domain.multiplicity(shape, dtype=torch.float64),
-                self.on(shape).std(self.domain.eigenvalues(shape, dtype=torch.float64)),
-            )
+            mult = self.domain.multiplicity(shape, dtype=torch.float64)
+            std = self.on(shape).std(self.domain.eigenvalues(shape, dtype=torch.float64))
             known[shape] = float((mult * std.square()).sum() * mult.numel() / std.numel())
         return known[shape]
 

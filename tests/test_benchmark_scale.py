@@ -1,0 +1,124 @@
+"""The study above the training resolution: it trains, goes on, samples and counts; and the features that it counts with."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from benchmarks import attributes, scale
+from fnodiff.data import Faces
+from fnodiff.train import fit
+
+FEW = [
+    "--minutes",
+    "0.005",
+    "--samples",
+    "4",
+    "--sizes",
+    "32",
+    "48",
+    "--count",
+    "64",
+    "--batch",
+    "2",
+    "--evaluations",
+    "3",
+]
+
+
+def run(monkeypatch, capsys, out, *options):
+    monkeypatch.setattr(sys, "argv", ["scale", *FEW, "--out", str(out), "--quiet", *options])
+    scale.main()
+    return capsys.readouterr().out
+
+
+def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch, capsys):
+    rows = ["DFU, the paper's setting", "+ mixed fine-tuning", "+ spectral preconditioning", "+ progressive sampling"]
+    assert "3 models for 1 seeds" in run(monkeypatch, capsys, tmp_path, "--dry", "--only", *rows)
+    assert not any(tmp_path.iterdir()), "a dry run leaves nothing"
+    first = run(monkeypatch, capsys, tmp_path, "--only", *rows)
+    table = re.findall(r"^(.{40}) +([\d.]+) +([\d.]+|-) +([\d.]+|-) +([\d.]+) +([\d.]+)$", first, flags=re.M)
+    names = [row[0].strip() for row in table]
+    upsampled = [f"{way} of + progressive sampling" for way in ("bicubic", "Fourier")]
+    assert names == ["other true portraits", *rows, "other true portraits", *rows, *upsampled]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"scale.png", "faces.png"}
+    trained = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
+    assert len(trained) == 3, "the row that differs in sampling alone has no model"
+    again = run(monkeypatch, capsys, tmp_path, "--only", *rows)
+    assert again.split("\n", 2)[2] == first.split("\n", 2)[2], "models and samples that are there are taken"
+    assert trained == {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
+    at_32 = {row[0].strip(): row[1:] for row in table[:5]}
+    assert at_32[rows[2]] == at_32[rows[3]] and at_32[rows[0]] != at_32[rows[2]]
+    assert float(table[-2][3]) < 0.5, "what is upsampled has little of the new band's energy"
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    args = scale.parse([*FEW, "--out", str(tmp_path), "--quiet"])
+    row, study = scale.PAPER, scale.Study(args)
+    folder = study.folder(row, 0)
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps({"steps": 6}))
+    asked, batch = [], study.pictures.batch
+
+    def stop(indices, shape):
+        asked.append(shape)
+        if len(asked) == 20:  # 16 for the units, then 4 steps
+            raise KeyboardInterrupt
+        return batch(indices, shape)
+
+    monkeypatch.setattr(study.pictures, "batch", stop)
+    monkeypatch.setattr(scale, "fit", lambda *args, **options: fit(*args, **{**options, "save_every": 1}))
+    with pytest.raises(KeyboardInterrupt):
+        study.model(row, 0)
+    assert (folder / "training.pt").exists() and not (folder / "done.json").exists()
+    asked.clear()
+    study.model(row, 0)
+    assert len(asked) < 16 + 6, "not from the beginning"
+    assert json.loads((folder / "done.json").read_text())["steps"] == 6 and not (folder / "training.pt").exists()
+
+
+@pytest.fixture(scope="module")
+def net():
+    return attributes.load()
+
+
+@pytest.fixture(scope="module")
+def portraits():
+    faces = Faces(256, seed=7)
+    return {n: faces.batch(range(256), (n, n))["x"] for n in (32, 48, 64, 96)}
+
+
+@pytest.mark.parametrize("size", [32, 48, 64, 96])
+def test_features_see_what_is_wrong_at_every_size(net, portraits, size):
+    x, y = portraits[size].chunk(2)
+    small = interpolate(x, scale_factor=0.5, mode="area")
+    wrong = {
+        "blur": interpolate(small, size=(size, size), mode="bicubic"),
+        "noise": x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)),
+        "shuffled halves": torch.cat([x[..., : size // 2], x.roll(1, 0)[..., size // 2 :]], -1),
+    }
+    least = attributes.distance(net, x, y)
+    for name, z in wrong.items():
+        assert attributes.distance(net, z, y) > 1.5 * least, name
+    more = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    assert attributes.distance(net, more, y) > attributes.distance(net, wrong["noise"], y)
+
+
+def test_the_network_reads_portraits(net, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["attributes", "--test", "64"])
+    attributes.main()
+    rows = dict(re.findall(r"^(\w[\w ]*), (?:right|R\^2) +(.*)$", capsys.readouterr().out, flags=re.M))
+    at_64 = {name: float(values.split()[4].rstrip("%")) for name, values in rows.items()}
+    assert (
+        at_64["glasses"] > 90 and at_64["hair_style"] > 60 and at_64["skin_tone"] > 0.8 and at_64["size drawn at"] > 0.9
+    )
+
+
+def test_distances_of_two_sizes_are_refused(net, portraits):
+    with pytest.raises(ValueError, match="portraits of one size"):
+        attributes.distance(net, portraits[32], portraits[48])
