@@ -9,13 +9,14 @@ Distances, against as many true portraits of that size, are
     patches    of 7 x 7 pixels;
     global     of images averaged to 8 x 8;
 
-and each size has three more rows: other true portraits, and the first row's and ours at 32, upsampled. One command prints all::
+and each size has rows of other true portraits and, above 32, of our samples at 32, upsampled. One command prints all::
 
     python -m benchmarks.scale --minutes 10 --dry          # what it would cost
     python -m benchmarks.scale --minutes 10                # trains, samples, prints, draws; goes on where it was stopped
 
-Models and samples stay in --out, by row and seed: a row that is there is not trained again. Several may run at a time
-(`--only ROW`), each on its own thread; what counts is processor time.
+Models and samples stay in --out, by row and seed: a row that is there is not trained again, and other options want another
+--out. Several may run at a time (`--only ROW`), each on its own thread, but for rows that start from one another; what
+counts is processor time.
 """
 
 from __future__ import annotations
@@ -273,14 +274,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", choices=[row.name for row in ROWS], help="rows; default: all")
     add("--seeds", type=int, nargs="+", default=[0], help="of the training")
     add("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="to sample at")
-    add("--samples", type=int, help="at most, per size")
+    add("--samples", type=int, help="at most, per size; 3 or more")
     add("--evaluations", type=int, default=12, help="of the network, per sample")
     add("--batch", type=int, default=16)
     add("--count", type=int, default=8192, help="portraits to train on")
     add("--out", type=Path, default=Path("scale"), help="folder for models, samples and figures")
     add("--dry", action="store_true", help="say what it would cost, and stop")
     add("--quiet", action="store_true", help="no progress bars")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.samples is not None and args.samples < 3:
+        parser.error(
+            f"expected --samples of 3 or more, got {args.samples}: distances compare sets, and three are drawn"
+        )
+    return args
 
 
 def main() -> None:
@@ -290,8 +296,9 @@ def main() -> None:
     keep_freed_memory()
     study = Study(args)
     rows = [row for row in ROWS if not args.only or row.name in args.only]
-    trained = [row.name for row in rows if row.start is None or row.finetune]
-    share = sum(0.25 if row.finetune else 1 for row in rows if row.start is None or row.finetune)
+    starts = [row for row in ROWS if row.name in {r.start for r in rows}]
+    trained = {row.name for row in (*rows, *starts) if row.start is None or row.finetune}
+    share = sum(0.25 if row.finetune else 1 for row in ROWS if row.name in trained)
     points = sum(count * n**2 for n, count in study.samples.items())
     spent = args.minutes * share * len(args.seeds)
     print(
@@ -301,6 +308,15 @@ def main() -> None:
     if args.dry:
         return
     args.out.mkdir(parents=True, exist_ok=True)
+    kept, options = (
+        args.out / "options.json",
+        {name: getattr(args, name) for name in ("minutes", "batch", "count", "evaluations")},
+    )
+    if kept.exists() and json.loads(kept.read_text()) != options:
+        raise ValueError(
+            f"{args.out}: expected options {kept.read_text()}, got {json.dumps(options)}; name another --out."
+        )
+    kept.write_text(json.dumps(options))
     table, pictures = {}, {}
     for row in rows:
         for seed in args.seeds:
@@ -312,7 +328,7 @@ def main() -> None:
         true = study.truth(size)
         here = {"other true portraits": study.truth(size, other=True)} | {k: v[size] for k, v in pictures.items()}
         if size > REFERENCE[0] and 32 in study.samples:
-            last = list(pictures)[-1] if OURS.name not in pictures else OURS.name
+            last = next((name for name in pictures if name.startswith(OURS.name)), list(pictures)[-1])
             for way, x in upsampled(pictures[last][32][:count], size).items():
                 here[f"{way} of {last}"] = x
         heads = zip(("features", "new band", "energy", "patches", "global"), (9, 10, 8, 9, 8), strict=True)

@@ -2,14 +2,15 @@
 
     python -m fnodiff.report CHECKPOINT --shapes 32 48 64 --data faces          # or a folder, a zip, an HDF5 file
 
-The same seeds are sampled on every grid, and brought to the coarsest of them by the domain (`Domain.pool`: cell averages on
-Box, which is what the values on the coarser grid are, exact resampling elsewhere). An operator whose samples are functions
-would make the same ones there. Columns:
+The same seeds are sampled on every grid, and what is made of them is compared on the coarsest, to which `Domain.resample`
+brings it: the same modes, exactly. An operator whose samples are functions makes the same ones on every grid. Of a model of
+cell averages (images) a part of the difference is that a finer cell averages less: on Box up to a third in the last modes.
+Columns:
 
     samples    |x_n - x_0| / |x_0 - mean|: the samples of grid n, against those of the coarsest grid, seed by seed.
     denoiser   the same of single denoised estimates: x_t is a field on the finest grid with noise, shown on grid n;
-               the mean over noise levels, relative to the estimate less the mean of all.
-    sliced     sliced Wasserstein distance of the samples to the truth on the coarsest grid, in spreads of the truth.
+               root mean squares over five noise levels.
+    sliced     sliced Wasserstein distance to the truth, both brought to the coarsest grid, in spreads of the truth.
     spectrum, global, patches, new band (and its energy)   against the truth on grid n: see `fnodiff.metrics`; images only but
                for the first. The new band is what the largest training grid cannot hold.
     FID, KID   where torchmetrics' Inception is at hand (pip install fnodiff[fid], and its weights): images of 3 channels.
@@ -154,9 +155,14 @@ def invariance_report(
             f"invariance_report: expected two samples or more and twice as many true fields, got samples={samples} and "
             f"{'none' if reference is None else len(reference)}; draw fewer."
         )
+    channels = _channels(denoiser, reference)
+    if inception and (reference is None or channels != 3 or domain != Box(2)):
+        raise ValueError(
+            f"invariance_report: expected images of 3 channels on Box(2) and true ones for FID and KID, got {channels} "
+            f"channels on {domain} and {'no' if reference is None else 'some'} true fields; leave inception out."
+        )
     device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
     denoiser, run = denoiser.to(device).eval(), sampler(denoiser)
-    channels = _channels(denoiser, reference)
     seeds = range(10_000 * seed, 10_000 * seed + samples)
     options = {"chunk": chunk, "device": device, "progress": progress, **condition}
     drawn = {shape: run.draw((channels, *shape), seeds, **options) for shape in shapes}
@@ -170,16 +176,15 @@ def invariance_report(
     for shape, error in _denoiser_errors(
         denoiser, shapes, (true or drawn)[finest][:samples], chunk, device, condition
     ).items():
-        x = domain.pool(drawn[shape], coarsest)
+        x = domain.resample(drawn[shape], coarsest)
         spread = domain.norm(first - first.mean(0)).square().mean().sqrt()
         rows[shape]["samples"] = float(domain.norm(x - first).square().mean().sqrt() / spread)
         rows[shape]["denoiser"] = error
-        target = domain.pool(true[finest][:samples], coarsest) if true else first
+        target = domain.resample(true[shape][:samples], coarsest) if true else first
         rows[shape]["sliced"] = metrics.sliced_wasserstein(x, target) / float(target.std())
     for shape, fields in true.items():
-        truth[shape]["sliced"] = metrics.sliced_wasserstein(
-            *(domain.pool(half, coarsest) for half in fields.chunk(2))
-        ) / float(fields.std())
+        half, other = (domain.resample(part, coarsest) for part in fields.chunk(2))
+        truth[shape]["sliced"] = metrics.sliced_wasserstein(other, half) / float(half.std())
         for row, x in ((rows[shape], drawn[shape]), (truth[shape], fields[samples:])):
             row.update(_against(x, fields[:samples], domain, denoiser.training_shapes, inception))
     spectra: dict[Shape | None, Any] = {shape: metrics.radial_spectrum(x, domain) for shape, x in drawn.items()}
@@ -191,6 +196,10 @@ def invariance_report(
 def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
     """How many channels the samples have."""
     channels = getattr(getattr(denoiser, "backbone", None), "in_channels", None)
+    if channels is not None and reference is not None and reference.channels != channels:
+        raise ValueError(
+            f"invariance_report: expected true fields of {channels} channels, as the model's, got {reference.channels}."
+        )
     channels = reference.channels if channels is None and reference is not None else channels
     if channels is None:
         raise ValueError(

@@ -37,6 +37,8 @@ from fnodiff.sde import Denoiser, DenoisingLoss, Normalization
 from fnodiff.sde.denoise import compile_networks
 
 _MEASURED = ("normalization", "field_normalization")
+PARTS = ("spectral", "local", "norm", "attention", "embedding")
+"""What a network's parameters are part of: see `freeze`."""
 STATE = "training.pt"
 """The file with the run's state, beside the model."""
 
@@ -109,7 +111,10 @@ def fit(
         denoiser.normalization = measure_normalization(data, getattr(denoiser, "sigma_data", 1.0))
         if "field" in data[0]:
             denoiser.field_normalization = measure_normalization(data, key="field")
-    denoiser.training_shapes = tuple(data.shapes)
+    limit = (
+        data.fields.shape if isinstance(data.fields, Upsampled) else None
+    )  # beyond it, there is no detail to train on
+    denoiser.training_shapes = tuple(s for s in data.shapes if limit is None or math.prod(s) <= math.prod(limit))
 
     keep_freed_memory()
     denoiser.train()
@@ -193,11 +198,11 @@ def freeze(
         for prefix, network in _networks(denoiser)
         for name, group in network.parameter_groups().items()
     }
-    known_levels, known_parts = {level for level, _ in groups.values()}, {part for _, part in groups.values()}
-    if not groups or not set(levels or ()) <= known_levels or not set(parts or ()) <= known_parts:
+    known = {level for level, _ in groups.values()}
+    if not groups or not set(levels or ()) <= known or not set(parts or ()) <= set(PARTS):
         raise ValueError(
-            f"freeze: expected a model with a DFU in it, levels among {sorted(known_levels - {None})} and None, and parts "
-            f"among {sorted(known_parts)}, got {levels} and {parts}."
+            f"freeze: expected a model with a DFU in it, levels among {sorted(known - {None})} and None, and parts among "
+            f"{PARTS}, got {levels} and {parts}."
         )
     frozen = [
         name
@@ -243,14 +248,15 @@ def mixed_finetune(
         options: Of `fit`.
 
     Returns:
-        As `fit`. Its `training_shapes` are those of the native fields: at the finer grid it has seen no detail.
+        As `fit`; its `training_shapes` are those of the native fields, as it has seen no detail at the finer grid.
 
     Raises:
         ValueError: As `fit`, `freeze` and `Upsampled`; or if the model has no training shapes, or none that `shape` holds.
 
     Source: Havrilla, Rojas, Liao, Tao (2024), DFU.
     """
-    native, shape = list(denoiser.training_shapes), denoiser.sde.domain.check_shape(shape)
+    shape = denoiser.sde.domain.check_shape(shape)
+    native = list(denoiser.training_shapes)
     largest = max(native, key=math.prod, default=None)
     if largest is None or shape == largest or not all(n >= m for n, m in zip(shape, largest, strict=True)):
         raise ValueError(
@@ -260,20 +266,16 @@ def mixed_finetune(
     if not 0 < weight < 1:
         raise ValueError(f"mixed_finetune: expected a weight between 0 and 1, got {weight!r}.")
     shares = [(1 - weight) / len(native)] * len(native) + [weight]
-    data = MultiResolution(
-        Upsampled(fields, largest), denoiser.sde.domain, [*native, shape], shares, batch_size=batch_size, seed=seed
-    )
-    denoiser.requires_grad_(True)
-    freeze(denoiser, [0])
-    count = max(net.levels for _, net in _networks(denoiser))
-    freeze(denoiser, range(1, min(3, count)), ["norm", "spectral"])
+    mixed = Upsampled(fields, largest, denoiser.sde.domain)
+    data = MultiResolution(mixed, mixed.domain, [*native, shape], shares, batch_size=batch_size, seed=seed)
+    trained = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
     try:
-        tuned = fit(denoiser, data, steps, lr=lr, **options)
+        freeze(denoiser, [0])
+        freeze(denoiser, range(1, min(3, max(net.levels for _, net in _networks(denoiser)))), ["norm", "spectral"])
+        return fit(denoiser, data, steps, lr=lr, **options)
     finally:
-        denoiser.requires_grad_(True)
-        denoiser.training_shapes = tuple(native)
-    tuned.training_shapes = tuple(native)
-    return tuned
+        for name, parameter in denoiser.named_parameters():
+            parameter.requires_grad_(trained[name])
 
 
 def keep_freed_memory() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned, WhiteNoise
+from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned, Torus, WhiteNoise
+from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import MultiResolution, Upsampled
-from fnodiff.nn.dfu import PARTS
-from fnodiff.train import fit, freeze, mixed_finetune
+from fnodiff.train import PARTS, fit, freeze, mixed_finetune
 
 DOMAIN = Box(2)
 
@@ -43,7 +43,7 @@ def model(**options):
 class TestUpsampled:
     def test_native_up_to_its_shape_and_no_new_detail_beyond(self):
         source = Fields()
-        fields = Upsampled(source, (12, 12))
+        fields = Upsampled(source, (12, 12), DOMAIN)
         assert len(fields) == 32 and fields.channels == 1
         for shape in ((8, 8), (12, 12)):
             assert torch.equal(fields.batch([3, 5], shape)["x"], source.batch([3, 5], shape)["x"])
@@ -57,11 +57,26 @@ class TestUpsampled:
     @pytest.mark.parametrize(("shape", "mask"), [((8, 24), False), ((24, 24), True)])
     def test_what_cannot_be_upsampled(self, shape, mask):
         with pytest.raises(ValueError, match="as fine as"):
-            Upsampled(Fields(mask), (12, 12)).batch([0], shape)
+            Upsampled(Fields(mask), (12, 12), DOMAIN).batch([0], shape)
 
     def test_it_mixes_with_native_fields(self):
-        data = MultiResolution(Upsampled(Fields(), (12, 12)), DOMAIN, [8, 12, 24], [0.35, 0.35, 0.3], batch_size=2)
+        data = MultiResolution(
+            Upsampled(Fields(), (12, 12), DOMAIN), DOMAIN, [8, 12, 24], [0.35, 0.35, 0.3], batch_size=2
+        )
         assert {tuple(data[step]["x"].shape[2:]) for step in range(20)} == {(8, 8), (12, 12), (24, 24)}
+
+    def test_points_of_a_torus_stay_where_they_are(self):
+        class Wave:
+            channels = 1
+
+            def __len__(self):
+                return 1
+
+            def batch(self, indices, shape):
+                return {"x": (2 * torch.pi * Torus(1).points(shape)).cos()[None]}
+
+        fine = Upsampled(Wave(), (16,), Torus(1)).batch([0], (32,))["x"]
+        torch.testing.assert_close(fine, Wave().batch([0], (32,))["x"], rtol=0, atol=1e-5)
 
 
 class TestFreeze:
@@ -137,7 +152,7 @@ class TestMixedFinetune:
         torch.manual_seed(0)
         source, denoiser = Fields(), model(levels="fixed", reference=(12, 12))
         fit(denoiser, MultiResolution(source, DOMAIN, [8, 12], batch_size=8), 60, lr=3e-3, progress=False)
-        x = Upsampled(source, (12, 12)).batch(range(32), (24, 24))["x"]
+        x = Upsampled(source, (12, 12), DOMAIN).batch(range(32), (24, 24))["x"]
         t = torch.full((32,), 0.5)
         x_t, _ = denoiser.sde.perturb(x, t, generator=torch.Generator().manual_seed(0))
 
@@ -150,6 +165,23 @@ class TestMixedFinetune:
             error(mixed_finetune(denoiser, source, (24, 24), 80, weight=0.5, lr=3e-3, batch_size=8, progress=False))
             < 0.97 * before
         )
+
+    def test_what_it_leaves_in_a_folder_knows_its_native_grids_and_goes_on(self, tmp_path):
+        options = {"lr": 1e-3, "batch_size": 2, "folder": tmp_path, "progress": False}
+        mixed_finetune(model(), Fields(), (24, 24), 4, **options)
+        kept = from_pretrained(tmp_path)
+        assert kept.training_shapes == ((8, 8), (12, 12))
+        seen = []
+        mixed_finetune(
+            kept, Fields(), (24, 24), 6, resume=tmp_path, callback=lambda step, *_: seen.append(step), **options
+        )
+        assert seen == [5, 6]
+
+    def test_a_network_without_spectral_branches_and_what_was_frozen_before(self):
+        denoiser = model(spectral_levels=0)
+        frozen = freeze(denoiser, [1], ["embedding"])
+        mixed_finetune(denoiser, Fields(), (24, 24), 1, batch_size=2, progress=False)
+        assert {name for name, p in denoiser.named_parameters() if not p.requires_grad} == set(frozen)
 
     def test_it_comes_back_whole_from_a_failure(self):
         denoiser = model()

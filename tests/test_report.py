@@ -47,12 +47,13 @@ class Draws:
 DATA = GaussianRandomField(Torus(2), Matern(1.0, 0.2))
 
 
-def test_an_operator_makes_the_same_functions_on_every_grid_and_pixel_noise_does_not():
-    errors = {}
-    for noise in (GaussianRandomField(Torus(2), Matern(0.5, 0.2)), PixelNoise(Torus(2))):
-        oracle = GaussianDenoiser(DATA, FunctionSpaceSDE(noise, EDM()))
+@pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
+def test_an_operator_makes_the_same_functions_on_every_grid_and_pixel_noise_does_not(domain):
+    errors, data = {}, GaussianRandomField(domain, Matern(1.0, 0.2))
+    for noise in (GaussianRandomField(domain, Matern(0.5, 0.2)), PixelNoise(domain)):
+        oracle = GaussianDenoiser(data, FunctionSpaceSDE(noise, EDM()))
         found = invariance_report(
-            oracle, [(12, 12), (18, 12), (24, 24)], Draws(DATA), samples=200, sampler=lambda d: Heun(d, 24), chunk=100
+            oracle, [(12, 12), (18, 12), (24, 24)], Draws(data), samples=200, sampler=lambda d: Heun(d, 24), chunk=100
         )
         assert list(found.rows) == [(12, 12), (18, 12), (24, 24)]
         errors[type(noise)] = found.rows[24, 24]
@@ -100,6 +101,7 @@ def test_one_dimension_and_its_figure(tmp_path):
         ({"samples": 1}, "two samples or more"),
         ({"samples": 250}, "twice as many"),
         ({"reference": None}, "to know the channels"),
+        ({"inception": True}, "images of 3 channels"),
     ],
 )
 def test_bad_input(options, message):

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Box, Domain, Shape
 
 
 class Fields(Protocol):
@@ -154,7 +154,10 @@ class InMemory:
 
 
 class Upsampled:
-    """A source seen at `shape` at best: on finer grids, its fields there, upsampled linearly along each axis.
+    """A source seen at `shape` at best: on finer grids, its fields there, upsampled.
+
+    On Box linearly along each axis, from the centres of cells; elsewhere by `domain.resample`. A conditioning field stays as
+    the source gives it at `shape`.
 
     Mixed with native fields in training they teach a model what a picture looks like as a whole on a grid for which there
     is no data, at the price of its detail: `fnodiff.train.mixed_finetune`.
@@ -162,14 +165,16 @@ class Upsampled:
     Args:
         fields: The source.
         shape: The finest grid that it is asked for.
+        domain: What the fields are functions on.
 
     Raises:
         ValueError: If a batch is asked for on a grid that is finer along one axis and coarser along another, or if a batch has
             a mask, which cannot be upsampled.
     """
 
-    def __init__(self, fields: Fields, shape: Sequence[int]) -> None:
-        self.fields, self.shape, self.channels = fields, tuple(shape), fields.channels
+    def __init__(self, fields: Fields, shape: Sequence[int], domain: Domain) -> None:
+        self.fields, self.domain, self.channels = fields, domain, fields.channels
+        self.shape = domain.check_shape(shape)
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -185,6 +190,8 @@ class Upsampled:
                 f"Upsampled: expected a grid as fine as {self.shape} along every axis, or as coarse, and no mask, got "
                 f"{shape} and {sorted(batch)}; name another grid, or fill in what is missing first."
             )
+        if not isinstance(self.domain, Box):
+            return {**batch, "x": self.domain.resample(batch["x"], shape)}
         mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
         return {**batch, "x": interpolate(batch["x"], size=shape, mode=mode)}
 

@@ -28,7 +28,6 @@ from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.layers import DualConv, LocalConv, SpectralConv
 
 SMALLEST_GRID = 8
-PARTS = ("spectral", "local", "norm", "attention", "embedding")
 
 
 class DFU(nn.Module):
@@ -228,9 +227,10 @@ class DFU(nn.Module):
         return self.head(_silu(self.head_norm(x), self.domain, self.antialias))
 
     def parameter_groups(self) -> dict[str, tuple[int | None, str]]:
-        """Where each parameter belongs, by name: its level (0 the finest; None if to none) and its part, one of `PARTS`.
+        """Where each parameter belongs, by name: its level (0 the finest; None if to none) and its part.
 
-        The stem and the head belong to level 0, the bottleneck to the last. See `fnodiff.train.freeze`.
+        Parts are "spectral", "local", "norm", "attention" and "embedding". The stem and the head belong to level 0, the
+        bottleneck to the last. See `fnodiff.train.freeze`.
         """
         kinds = {SpectralConv: "spectral", LocalConv: "local", GroupNorm: "norm", Attention: "attention"}
         parts = {

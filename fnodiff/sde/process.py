@@ -109,7 +109,8 @@ class FunctionSpaceSDE:
             - energy_lost: the share of the data's variance that this costs, sum of S snr / (1 + snr) over sum of S;
             - snr_start: the smallest at t = 0; below 1, some mode is never resolved;
             - unresolved: the share of the modes for which it is below 1;
-            - data_exponent: p of S ~ k^-p over the upper half of the wavenumbers (of the roughest channel);
+            - data_exponent: p of S ~ k^-p over the upper half of the wavenumbers (if channels differ, of the one whose noise
+              is smoothest beside its data);
             - noise_exponent: q of C ~ k^-q there; with q > p, noise smoother than the data, their detail would be made
               before their structure;
             - underflow: the share of the modes whose standard deviation is zero, or not normal, in float32.
@@ -126,17 +127,19 @@ class FunctionSpaceSDE:
         snr_start, snr_end = (s / (r * std).square().clamp(min=1e-300) for r in ratio)
         k = eigenvalues.sqrt()
         upper = k >= k.max() / 2
-        slopes = [
-            max(_slope(k[upper].log(), row[upper].clamp(min=1e-300).log(), mult[upper]) for row in rows)
+        exponents = [
+            [-_slope(k[upper].log(), row[upper].clamp(min=1e-300).log(), mult[upper]) for row in rows]
             for rows in (s, std.square())
         ]
+        worst = max(zip(*exponents, strict=True), key=lambda pair: pair[1] - pair[0])
+        counted = has_data(s, eigenvalues)
         found = {
             "snr_end": float(snr_end.max()),
             "energy_lost": float((mult * s * snr_end / (1 + snr_end)).sum() / (mult * s).sum()),
-            "snr_start": float(snr_start.min()),
-            "unresolved": float((mult * (snr_start < 1)).sum() / (mult.sum() * len(snr_start))),
-            "data_exponent": -slopes[0],
-            "noise_exponent": -slopes[1],
+            "snr_start": float(snr_start[counted].min()),
+            "unresolved": float((mult * (snr_start < 1) * counted).sum() / (mult * counted).sum()),
+            "data_exponent": worst[0],
+            "noise_exponent": worst[1],
             "underflow": float((mult * (std < torch.finfo(torch.float32).tiny)).sum() / (mult.sum() * len(std))),
         }
         name = f"{self.noise} with {self.schedule}"
@@ -179,7 +182,8 @@ class FunctionSpaceSDE:
 def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps: float = 0.01) -> tuple[float, float]:
     """The ends of sigma / alpha that suit data of this spectrum on a grid: `EDM(*noise_levels(...))`, or VE, or Cosine.
 
-    At the first every mode's signal-to-noise ratio S / (s^2 C) is at least 1 / eps, at the second at most eps:
+    At the first every mode's signal-to-noise ratio S / (s^2 C) is at least 1 / eps, at the second at most eps (the mean of
+    fields that have none does not count):
 
         sigma_min = sqrt(eps min S / C),    sigma_max = sqrt(max S / C / eps).
 
@@ -208,7 +212,8 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
 
 def has_data(s: Tensor, eigenvalues: Tensor) -> Tensor:
     """Where S counts: everywhere but at the mean of fields that have none."""
-    return (eigenvalues > 0) | (s > 1e-6 * s.max())
+    largest = s.amax(tuple(range(-eigenvalues.ndim, 0)), keepdim=True)  # of each channel
+    return (eigenvalues > 0) | (s > 1e-6 * largest)
 
 
 def _slope(x: Tensor, y: Tensor, weight: Tensor) -> float:

@@ -185,7 +185,8 @@ class Progressive(Sampler):
         domain = self.sde.domain
         eigenvalues, mult = (f(grid, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity))
         c = self.sde.noise.on(finest).std(eigenvalues).square()
-        return float((mult * self.spectrum(eigenvalues, domain.dim) / c).sum())
+        ratio = self.spectrum(eigenvalues, domain.dim) / c
+        return float((mult * ratio).sum() * mult.numel() / ratio.numel())  # of a channel, on the average
 
     def _share(self, grid: Shape, finest: Shape) -> float:
         """The noise level on a grid that puts into each mode what level one puts on the finest: 1 for functions."""

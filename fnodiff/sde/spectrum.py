@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, Shape
 from fnodiff.sde.noise import ChannelSpectra
 
 
@@ -21,7 +21,8 @@ from fnodiff.sde.noise import ChannelSpectra
 class DataSpectrum:
     """S(lambda), interpolated between measured wavenumbers, S ~ k^-exponent beyond the last, and nowhere below a floor.
 
-    The mean stands apart, as fields may have none: modes below the first shell have its power.
+    The mean stands apart, as fields may have none: below the first shell S rises towards the mean's power if that is greater,
+    and is the shell's own if not.
 
     Args:
         wavenumbers: sqrt(lambda) of the shells, rising from 0, the mean.
@@ -54,16 +55,16 @@ class DataSpectrum:
 
     def __call__(self, eigenvalues: Tensor, dim: int = 0) -> Tensor:
         """S at these eigenvalues of -Laplacian, of their shape and dtype; `dim` is not needed."""
-        k, y = (
-            torch.tensor(v, dtype=torch.float64, device=eigenvalues.device).log()
-            for v in (self.wavenumbers[1:], self.powers)
-        )
-        at = eigenvalues.double().sqrt().clamp(min=self.wavenumbers[1]).log()
-        right = torch.searchsorted(k, at.contiguous()).clamp(min(1, len(k) - 1), len(k) - 1)
-        left = (right - 1).clamp(min=0)
-        share = ((at - k[left]) / (k[right] - k[left]).clamp(min=1e-300)).clamp(0, 1)
-        inside = torch.lerp(y[1:][left], y[1:][right], share) - self.exponent * (at - k[-1]).clamp(min=0)
-        return torch.where(eigenvalues == 0, y[0], inside).exp().clamp(min=self.floor).to(eigenvalues.dtype)
+        k = torch.tensor(self.wavenumbers, dtype=torch.float64, device=eigenvalues.device)
+        k[0] = 0.5 * k[1]  # on a logarithmic axis
+        x, y = k.log(), torch.tensor(self.powers, dtype=torch.float64, device=k.device).log()
+        mean, y[0] = y[0].clone(), y[:2].max()
+        at = eigenvalues.double().sqrt().clamp(min=float(k[0])).log()
+        right = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)
+        share = (at - x[right - 1]) / (x[right] - x[right - 1])
+        inside = torch.lerp(y[right - 1], y[right], share.clamp(max=1))
+        tail = -self.exponent * (at - x[-1]).clamp(min=0)
+        return torch.where(eigenvalues == 0, mean, inside + tail).exp().clamp(min=self.floor).to(eigenvalues.dtype)
 
 
 def fit_spectra(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> ChannelSpectra:
@@ -92,7 +93,7 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
         ValueError: If the fields are not finite, are all zero, or the grid is too small to fit a tail.
     """
     shape = domain.check_field(fields)
-    (shell, wavenumber), mult = domain.shells(shape), domain.multiplicity(shape, dtype=torch.float64)
+    (shell, wavenumber), mult = _shells(domain, shape), domain.multiplicity(shape, dtype=torch.float64)
     if len(wavenumber) < 4 or not bool(fields.isfinite().all()):
         raise ValueError(
             f"fit_spectrum: expected finite fields on a grid of 4 shells or more, got {tuple(fields.shape)} on {domain}, "
@@ -124,3 +125,14 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     k_mean, s_mean = ((v * weight).sum() / weight.sum() for v in (k, s))
     slope = (weight * (k - k_mean) * (s - s_mean)).sum() / (weight * (k - k_mean).square()).sum()
     return DataSpectrum(tuple(wavenumber.tolist()), tuple(powers.tolist()), float(-slope), least)
+
+
+def _shells(domain: Domain, shape: Shape) -> tuple[Tensor, Tensor]:
+    """`Domain.shells`, with the mean alone in the first: on elongated domains the lowest modes have shells of their own."""
+    shell, wavenumber = domain.shells(shape)
+    eigenvalues = domain.eigenvalues(shape, dtype=torch.float64)
+    low = (shell == 0) & (eigenvalues > 0)
+    own = eigenvalues[low].sqrt().unique()
+    shell = torch.where(shell > 0, shell + len(own), shell)
+    shell[low] = 1 + torch.searchsorted(own, eigenvalues[low].sqrt())
+    return shell, torch.cat([wavenumber[:1], own, wavenumber[1:]])
