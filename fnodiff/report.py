@@ -7,13 +7,13 @@ brings it: the same modes, exactly. An operator whose samples are functions make
 cell averages (images) a part of the difference is that a finer cell averages less: on Box up to a third in the last modes.
 Columns:
 
-    samples    |x_n - x_0| / |x_0 - mean|: the samples of grid n, against those of the coarsest grid, seed by seed.
-    denoiser   the same of single denoised estimates: x_t is a field on the finest grid with noise, shown on grid n;
-               root mean squares over five noise levels.
-    sliced     sliced Wasserstein distance to the truth, both brought to the coarsest grid, in spreads of the truth.
-    spectrum, global, patches, new band (and its energy)   against the truth on grid n: see `fnodiff.metrics`; images only but
-               for the first. The new band is what the largest training grid cannot hold.
-    FID, KID   where torchmetrics' Inception is at hand (pip install fnodiff[fid], and its weights): images of 3 channels.
+- samples: |x_n - x_0| / |x_0 - mean|, the samples of grid n against those of the coarsest grid, seed by seed.
+- denoiser: the same of single denoised estimates, x_t being a field on the finest grid with noise, shown on grid n; root mean
+  squares over five noise levels.
+- sliced: sliced Wasserstein distance to the truth, both brought to the coarsest grid, in spreads of the truth.
+- spectrum, global, patches, new band and its energy: against the truth on grid n, see `fnodiff.metrics`; images only but for the
+  first. The new band is what the largest training grid cannot hold.
+- FID, KID: where torchmetrics' Inception is at hand (pip install fnodiff[fid], and its weights), for images of 3 channels.
 
 Without a truth, the samples of the coarsest grid stand in for it on that grid, and the columns that need more are left out.
 """
