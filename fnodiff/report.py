@@ -11,8 +11,8 @@ Columns:
 - denoiser: the same of single denoised estimates, x_t being a field on the finest grid with noise, shown on grid n; root mean
   squares over five noise levels.
 - sliced: sliced Wasserstein distance to the truth, both brought to the coarsest grid, in spreads of the truth.
-- spectrum, global, patches, new band and its energy: against the truth on grid n, see `fnodiff.metrics`; images only but for the
-  first. The new band is what the largest training grid cannot hold.
+- spectrum, global, patches, new band and its energy: against the truth on grid n, see `fnodiff.metrics`; images only but for
+  the first. The new band is what the largest training grid cannot hold.
 - FID, KID: where torchmetrics' Inception is at hand (pip install fnodiff[fid], and its weights), for images of 3 channels.
 
 Without a truth, the samples of the coarsest grid stand in for it on that grid, and the columns that need more are left out.
