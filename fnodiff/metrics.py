@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Box, Domain, Shape, Torus
+from fnodiff.domain import Box, Domain, Shape, Torus, normals
 
 
 def relative_l2(x: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
@@ -125,7 +125,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
         )
     a, b = (v.flatten(1).double() for v in (x, y))
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64).to(a.device)
+    directions = normals((1, projections), (a.shape[1],), generator=generator, dtype=torch.float64)[0].T.to(a.device)
     directions = directions / directions.norm(dim=0)
     a, b = ((v @ directions).sort(0).values for v in (a, b))
     return float((a - b).square().mean().sqrt())

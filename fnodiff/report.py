@@ -80,8 +80,7 @@ class InvarianceReport:
         figure = plt.figure(figsize=(11, 1.35 * max(3, len(shapes)) + 0.6), layout="constrained")
         left, right = figure.subfigures(1, 2, width_ratios=(5, 6))
         axes = left.subplots(len(shapes), few, squeeze=False)
-        finest = self.samples[shapes[-1]]
-        low, high = (float(finest.quantile(q)) for q in (0.01, 0.99)) if finest.numel() < 1e7 else (-1.0, 1.0)
+        low, high = (float(self.samples[shapes[0]][:few, 0].quantile(q)) for q in (0.01, 0.99))
         for line, (shape, x) in zip(axes, self.samples.items(), strict=True):
             for axis, one in zip(line, x, strict=False):
                 if one.shape[0] == 3:

@@ -1,10 +1,9 @@
 """Training: a plain loop on accelerate.
 
 Adam with a linear ramp-up of the learning rate, gradient clipping, and an exponential moving average (EMA) of the weights,
-which is the model that comes out. Adam's average of squared gradients spans 100 steps (beta_2 = 0.99): with the usual 0.999 the
-large gradients of the beginning can hold short runs' later steps short, though most of the runs measured here are the same with
-both (`benchmarks.surrogate`). A checkpoint folder holds the model (EMA, as `save_pretrained` writes it) and beside it
-`training.pt`, the rest of the run's state, which loads with `weights_only=True`.
+which is the model that comes out. Adam's average of squared gradients spans 100 steps, beta_2 = 0.99; the usual 0.999 comes to
+about the same (a row of `benchmarks.surrogate`). A checkpoint folder holds the model (EMA, as `save_pretrained` writes it) and
+beside it `training.pt`, the rest of the run's state, which loads with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -111,10 +110,7 @@ def fit(
         denoiser.normalization = measure_normalization(data, getattr(denoiser, "sigma_data", 1.0))
         if "field" in data[0]:
             denoiser.field_normalization = measure_normalization(data, key="field")
-    limit = (
-        data.fields.shape if isinstance(data.fields, Upsampled) else None
-    )  # beyond it, there is no detail to train on
-    denoiser.training_shapes = tuple(s for s in data.shapes if limit is None or math.prod(s) <= math.prod(limit))
+    denoiser.training_shapes = data.native_shapes
 
     keep_freed_memory()
     denoiser.train()

@@ -201,6 +201,13 @@ class TestMixedFinetune:
         with pytest.raises(ValueError, match=message):
             mixed_finetune(model(), Fields(), steps=1, **options)
 
+    def test_the_share_of_upsampled_batches(self, monkeypatch):
+        given = []
+        monkeypatch.setattr("fnodiff.train.fit", lambda denoiser, data, *_, **__: given.append(data))
+        mixed_finetune(model(), Fields(), (24, 24), 1, weight=0.2)
+        assert dict(zip(given[0].shapes, given[0].weights, strict=True)) == {(8, 8): 0.4, (12, 12): 0.4, (24, 24): 0.2}
+        assert given[0].native_shapes == ((8, 8), (12, 12))
+
     def test_a_model_that_was_not_trained(self):
         denoiser = model()
         denoiser.training_shapes = ()

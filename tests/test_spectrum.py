@@ -18,12 +18,14 @@ from fnodiff.sde import (
     ChannelSpectra,
     DataSpectrum,
     DenoisingLoss,
+    DPMSolver,
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
     Matern,
     PixelNoise,
     Preconditioned,
+    Progressive,
     SpectralPreconditioned,
     WhiteNoise,
     fit_spectra,
@@ -235,6 +237,15 @@ class TestFitSpectrum:
         levels = [noise_levels(rough, s, (32, 32)) for s in found.channels]
         expected = min(low for low, _ in levels), max(high for _, high in levels)
         assert noise_levels(rough, found, (32, 32)) == pytest.approx(expected)
+        # Channels count by themselves: one of tiny fields keeps its mean, and equal ones switch grids where one alone does.
+        tiny = ChannelSpectra((found.channels[0], lambda e, dim: 1e-9 * found.channels[1](e, dim)))
+        low = math.sqrt(1e-9) * levels[1][0]
+        assert noise_levels(rough, tiny, (32, 32))[0] == pytest.approx(low)
+        plans = [
+            Progressive(DPMSolver(GaussianDenoiser(rough, sde), 12), [(16, 16)], s).plan(torch.zeros(1, 2, 32, 32))
+            for s in (found.channels[0], ChannelSpectra((found.channels[0],) * 2))
+        ]
+        assert plans[0] == plans[1] and plans[0][0].steps > 0
 
     @pytest.mark.parametrize("domain", [Box(2, lengths=(9.0, 7.0)), Torus(2)], ids=str)
     def test_fields_without_a_mean(self, domain):

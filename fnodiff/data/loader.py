@@ -81,6 +81,11 @@ class MultiResolution(Dataset):
         self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
         self._epoch: tuple[int, np.ndarray] | None = None
 
+    @property
+    def native_shapes(self) -> tuple[Shape, ...]:
+        """The shapes on which the samples are not upsampled ones."""
+        return tuple(s for s in self.shapes if not isinstance(self.fields, Upsampled) or self.fields.holds(s))
+
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         return self.fields.batch(self.indices(step), self.shape(step))
 
@@ -179,10 +184,14 @@ class Upsampled:
     def __len__(self) -> int:
         return len(self.fields)
 
+    def holds(self, shape: Shape) -> bool:
+        """Whether fields on this grid are the source's own."""
+        return all(n <= m for n, m in zip(shape, self.shape, strict=True))
+
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's on grids up to `shape`; beyond, {"x": (B, C, *shape), ...} with x upsampled."""
         shape = tuple(shape)
-        if all(n <= m for n, m in zip(shape, self.shape, strict=True)):
+        if self.holds(shape):
             return self.fields.batch(indices, shape)
         batch = self.fields.batch(indices, self.shape)
         if not all(n >= m for n, m in zip(shape, self.shape, strict=True)) or "mask" in batch:
