@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "fnodiff.domain": ["Box", "Torus"],
+    "fnodiff.domain": ["Box", "Sphere", "Torus"],
     "fnodiff.nn": ["DFU"],
     "fnodiff.sde": [
         "DDIM",
@@ -40,7 +40,7 @@ _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from fnodiff.domain import Box, Torus
+    from fnodiff.domain import Box, Sphere, Torus
     from fnodiff.nn import DFU
     from fnodiff.sde import (
         DDIM,

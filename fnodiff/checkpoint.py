@@ -27,6 +27,7 @@ FORMAT = 2
 _CLASSES: tuple[type, ...] = (
     domain.Torus,
     domain.Box,
+    domain.Sphere,
     sde.Matern,
     sde.RBF,
     sde.GaussianRandomField,

@@ -6,11 +6,12 @@ import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Box, Domain, Torus
+from fnodiff.domain import Box, Domain, Sphere, Torus
 from fnodiff.sde import (
     DDIM,
     EDM,
@@ -44,6 +45,7 @@ from fnodiff.sde import (
 from fnodiff.sde.observe import Linearised
 
 DOMAINS = [Torus(1), Torus(2), Torus(2, (1.0, 2.5)), Torus(3), Box(1), Box(2), Box(2, (1.0, 2.5)), Box(3)]
+DOMAINS += [Sphere(), Sphere("equiangular")]
 NOISES = [
     lambda domain: GaussianRandomField(domain, Matern(smoothness=1.0, length_scale=0.3)),
     lambda domain: GaussianRandomField(domain, RBF(length_scale=0.1)),
@@ -72,8 +74,13 @@ OBSERVATIONS = [
 ]
 
 SHAPES = {1: [(8,), (9,)], 2: [(8, 8), (9, 12), (16, 5)], 3: [(4, 5, 6), (7, 4, 4)]}
-DOMAIN_SHAPES = [(domain, shape) for domain in DOMAINS for shape in SHAPES[domain.dim]]
-FLAT = [Torus(1), Torus(2), Box(1), Box(2)]
+SPHERE_SHAPES = [(8, 16), (9, 17), (16, 9)]
+DOMAIN_SHAPES = [
+    (domain, shape)
+    for domain in DOMAINS
+    for shape in (SPHERE_SHAPES if isinstance(domain, Sphere) else SHAPES[domain.dim])
+]
+FLAT = [Torus(1), Torus(2), Box(1), Box(2), Sphere(), Sphere("equiangular")]
 
 
 def _inside(domain: Domain, count: int) -> Tensor:
@@ -92,6 +99,8 @@ def _two_thirds(domain: Domain) -> Tensor:
 
 def eigenfunctions(domain: Domain, shape: tuple[int, ...], points: Tensor) -> tuple[Tensor, Tensor]:
     """All real eigenfunctions a grid holds, at points (dim, P), written out: (modes, P); and their eigenvalues."""
+    if isinstance(domain, Sphere):
+        return harmonics(domain, shape, points)
     per_axis = []
     for n, length, x in zip(shape, domain.lengths, points, strict=True):
         axis = [(torch.ones_like(x), 0.0)]
@@ -109,6 +118,35 @@ def eigenfunctions(domain: Domain, shape: tuple[int, ...], points: Tensor) -> tu
     return functions, torch.tensor([sum(value for _, value in mode) for mode in modes])
 
 
+def harmonics(domain: Sphere, shape: tuple[int, ...], points: Tensor) -> tuple[Tensor, Tensor]:
+    """Real spherical harmonics from derivatives of Legendre's polynomials, (1 - x^2)^(m/2) d^m P_l / dx^m."""
+    rows, columns = shape
+    degrees = min(rows if domain.grid == "legendre-gauss" else (rows + 1) // 2, (columns + 1) // 2)
+    x, functions, eigenvalues = points[0].cos(), [], []
+    for degree in range(degrees):
+        for m in range(degree + 1):
+            derivative = np.polynomial.legendre.Legendre.basis(degree).deriv(m)
+            norm = math.sqrt((2 * degree + 1) * math.factorial(degree - m) / math.factorial(degree + m))
+            p = torch.from_numpy(derivative(x.numpy())) * norm * (1 - x.square()).clamp(min=0) ** (m / 2)
+            waves = [(m * points[1]).cos(), (m * points[1]).sin()] if m else [torch.ones_like(x)]
+            functions += [(math.sqrt(2) if m else 1) * p * wave for wave in waves]
+            eigenvalues += [float(degree * (degree + 1))] * len(waves)
+    return torch.stack(functions), torch.tensor(eigenvalues)
+
+
+def project(domain: Domain, x: Tensor, phi: Tensor) -> Tensor:
+    """Coefficients (B, C, modes) by quadrature: uniform on straight domains, written out on the sphere."""
+    if not isinstance(domain, Sphere):
+        return x.flatten(2) @ phi.T / math.prod(x.shape[2:])
+    rows, columns = x.shape[2:]
+    if domain.grid == "legendre-gauss":
+        weights = torch.from_numpy(np.polynomial.legendre.leggauss(rows)[1]) / 2
+    else:  # the weights that integrate all polynomials of cos(theta) up to the grid's degree
+        nodes = np.polynomial.legendre.legvander(np.cos(np.linspace(0, np.pi, rows)), rows - 1)
+        weights = torch.from_numpy(np.linalg.solve(nodes.T, np.eye(rows)[0]))
+    return (x * weights[:, None] / columns).flatten(2) @ phi.T
+
+
 def on_grid(domain: Domain, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Those functions on the grid, (modes, points), and their eigenvalues."""
     return eigenfunctions(domain, shape, domain.points(shape).flatten(1))
@@ -123,7 +161,7 @@ class TestDomain:
     def test_synthesize_analyze_projects_on_the_modes_of_the_grid(self, domain, shape):
         x = torch.randn(2, 3, *shape)
         phi, _ = on_grid(domain, shape)
-        coefficients = x.flatten(2) @ phi.T / math.prod(shape)
+        coefficients = project(domain, x, phi)
         projected = domain.synthesize(domain.analyze(x), shape)
         torch.testing.assert_close(projected, (coefficients @ phi).unflatten(-1, shape))
         torch.testing.assert_close(domain.synthesize(domain.analyze(projected), shape), projected)
@@ -136,7 +174,8 @@ class TestDomain:
         torch.testing.assert_close(
             (domain.multiplicity(shape) * c.abs() ** 2).flatten(1).sum(1).sqrt(), domain.norm(kept)
         )
-        torch.testing.assert_close(domain.norm(kept).square(), kept.square().flatten(2).mean(2).sum(1))
+        mean_square = project(domain, kept.square(), torch.ones(1, math.prod(shape))).sum((1, 2))
+        torch.testing.assert_close(domain.norm(kept).square(), mean_square)
         torch.testing.assert_close(domain.weights(shape).sum(), torch.tensor(1.0))
 
     def test_filter_is_a_function_of_the_laplacian(self, domain, shape):
@@ -146,7 +185,7 @@ class TestDomain:
         def f(value: Tensor) -> Tensor:
             return 1 / (1 + value / 50)
 
-        expected = (x.flatten(2) @ phi.T / math.prod(shape) * f(eigenvalues)) @ phi
+        expected = (project(domain, x, phi) * f(eigenvalues)) @ phi
         torch.testing.assert_close(domain.filter(x, f), expected.unflatten(-1, shape))
         gain = torch.rand(2, 3, *(1,) * domain.dim)
         torch.testing.assert_close(
@@ -159,7 +198,7 @@ class TestDomain:
         phi, _ = on_grid(domain, shape)
         phi_finer, _ = eigenfunctions(domain, shape, domain.points(finer).flatten(1))
         up = domain.resample(x, finer)
-        torch.testing.assert_close(up, (x.flatten(2) @ phi.T / math.prod(shape) @ phi_finer).unflatten(-1, finer))
+        torch.testing.assert_close(up, (project(domain, x, phi) @ phi_finer).unflatten(-1, finer))
         torch.testing.assert_close(domain.resample(up, shape), x)
 
     def test_resample_truncates_on_the_way_down(self, domain, shape):
@@ -168,7 +207,7 @@ class TestDomain:
         down = domain.resample(x, shape)
         torch.testing.assert_close(domain.resample(domain.resample(down, finer), shape), down)
         phi, _ = eigenfunctions(domain, shape, domain.points(finer).flatten(1))
-        residual = (x - domain.resample(down, finer)).flatten(2) @ phi.T / math.prod(finer)
+        residual = project(domain, x - domain.resample(down, finer), phi)
         torch.testing.assert_close(residual, torch.zeros_like(residual))
 
     def test_filter_commutes_with_resample(self, domain, shape):
@@ -187,7 +226,7 @@ class TestDomain:
         points = torch.rand(domain.dim, 5, 2) * torch.tensor(domain.lengths)[:, None, None]
         phi, _ = on_grid(domain, shape)
         there, _ = eigenfunctions(domain, shape, points.flatten(1))
-        expected = (x.flatten(2) @ phi.T / math.prod(shape) @ there).unflatten(-1, (5, 2))
+        expected = (project(domain, x, phi) @ there).unflatten(-1, (5, 2))
         torch.testing.assert_close(domain.evaluate(x, points), expected)
         torch.testing.assert_close(domain.evaluate(x, domain.points(shape)), x)
 
@@ -217,7 +256,7 @@ class TestDomain:
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
 class TestTrace:
     def test_against_the_sum_itself(self, domain):
-        shape = (61,) * domain.dim
+        shape = (300, 599) if isinstance(domain, Sphere) else (61,) * domain.dim
 
         def f(value: Tensor) -> Tensor:
             return (-value / 300).exp()
@@ -297,7 +336,8 @@ class TestNoise:
         noise: Noise = make(domain)
         shape = (32,) * domain.dim
         phi, eigenvalues = on_grid(domain, shape)
-        covariance_trace = float((phi.square().mean(1) * noise.std(eigenvalues).square()).sum())
+        mean_square = project(domain, phi.square().reshape(1, -1, *shape), torch.ones(1, math.prod(shape)))
+        covariance_trace = float((mean_square.flatten() * noise.std(eigenvalues).square()).sum())
         assert noise.variance(shape) == pytest.approx(covariance_trace)
 
     def test_mean_variance_is_one(self, domain, make):
@@ -407,15 +447,17 @@ def test_stochastic_samplers_have_the_right_law_on_gaussian_data(domain, sampler
 @pytest.mark.parametrize("domain", FLAT, ids=str)
 class TestProgressive:
     def setup(self, domain, kind, schedule):
+        if kind == "pixel" and isinstance(domain, Sphere):
+            pytest.skip("points of different areas: PixelNoise is no process there, and says so")
         noise = {
             "matern": GaussianRandomField(domain, Matern(0.5, 0.3)),
             "white": WhiteNoise(domain, (8,) * domain.dim),
-            "pixel": PixelNoise(domain),
-        }[kind]
+        }.get(kind) or PixelNoise(domain)
         sde = FunctionSpaceSDE(noise, schedule)
         data = GaussianRandomField(domain, Matern(1.5, 0.3))
-        shapes = [(4, 5)[: domain.dim], (8, 7)[: domain.dim]]
-        return sde, GaussianDenoiser(data, sde), lambda e, dim: data.std(e).square(), shapes, (12, 13)[: domain.dim]
+        ladder = [(4, 7), (8, 15), (10, 19)] if isinstance(domain, Sphere) else [(4, 5), (8, 7), (12, 13)]
+        *shapes, shape = (grid[: domain.dim] for grid in ladder)
+        return sde, GaussianDenoiser(data, sde), lambda e, dim: data.std(e).square(), shapes, shape
 
     @pytest.mark.parametrize("switches", [(0.8, 0.5), (0.3, 0.1), (0.6, 0.6), (1.0, 0.0)])
     def test_exact_in_law_at_any_switch(self, domain, kind, schedule, switches):
@@ -495,6 +537,7 @@ class TestObservation:
     def test_sees_the_function_not_the_grid(self, domain, make):
         """A finer grid, and a coarser one that still holds the function, show the same."""
         seen, coarse = make(domain), torch.randn(2, 2, *(5,) * domain.dim)
+        coarse = domain.synthesize(domain.analyze(coarse), coarse.shape[2:])
         x = domain.resample(coarse, (9,) * domain.dim)
         if isinstance(seen, Restriction) and isinstance(domain, Box):  # whose fields are cell averages
             finer = torch.randn(2, 2, *(27,) * domain.dim)

@@ -6,7 +6,6 @@ import abc
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,37 +16,18 @@ from fnodiff.domain.draws import Generators
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
 class Domain(abc.ABC):
     """A bounded domain with its grids, its Laplacian and its transforms.
 
-    Args:
-        dim: Number of spatial dimensions, 1 to 3.
-        lengths: Side lengths, in the units of `points`; one per dimension, 1 by default. Square pixels on a
-            non-square grid need lengths in the ratio of the grid's sides.
-
-    Raises:
-        ValueError: If `dim` is not 1, 2 or 3, or the lengths are not `dim` positive numbers.
+    Attributes:
+        dim: Number of spatial dimensions.
+        lengths: Extent of each coordinate, in the units of `points`.
+        uniform: Whether all points of a grid have the same weight.
     """
 
     dim: int
-    lengths: tuple[float, ...] | None = None
-
+    lengths: tuple[float, ...] | None
     uniform: ClassVar[bool] = True
-    """Whether all points of a grid have the same weight."""
-
-    def __post_init__(self) -> None:
-        if self.dim not in (1, 2, 3):
-            raise ValueError(
-                f"{self._name}: expected dim 1, 2 or 3, got {self.dim!r}; pass the number of spatial axes."
-            )
-        lengths = (1.0,) * self.dim if self.lengths is None else tuple(float(v) for v in self.lengths)
-        if len(lengths) != self.dim or not all(math.isfinite(v) and v > 0 for v in lengths):
-            raise ValueError(
-                f"{self._name}: expected {self.dim} positive side lengths, got {self.lengths!r}; "
-                f"pass one per dimension, such as lengths={(1.0,) * self.dim}."
-            )
-        object.__setattr__(self, "lengths", lengths)
 
     # ---- what a domain defines ------------------------------------------------------------------------------------
 
@@ -60,8 +40,28 @@ class Domain(abc.ABC):
         """Shape of the coefficients of one channel on a grid of this shape."""
 
     @abc.abstractmethod
-    def wavenumbers(self, shape: Sequence[int]) -> list[Tensor]:
-        """Integer mode indices along each axis of the coefficients, float64, shaped to broadcast."""
+    def eigenvalues(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        """Eigenvalues of -Laplacian, in 1 / length^2, one per coefficient of a grid of this shape."""
+
+    @abc.abstractmethod
+    def attenuation(
+        self, shape: Sequence[int], cells: Sequence[int] | None = None, *, device=None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """What averaging over the cells of a grid leaves of each mode, (*coefficient_shape).
+
+        Args:
+            shape: The grid whose modes are meant.
+            cells: The grid whose cells average; by default the same.
+        """
+
+    @abc.abstractmethod
+    def shells(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Modes of nearly equal wavenumber, gathered: for averages over directions.
+
+        Returns:
+            (shell, wavenumber). The shell of each coefficient (*coefficient_shape), 0 for the mean; and sqrt(lambda) of the
+            shells that the grid holds in full, (shells,), from 0 for the mean. Other coefficients lie in shells beyond these.
+        """
 
     @abc.abstractmethod
     def multiplicity(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
@@ -97,8 +97,8 @@ class Domain(abc.ABC):
         """The field (B, C, *shape) with coefficients `c`, of whatever grid; modes that `shape` cannot hold are dropped."""
 
     @abc.abstractmethod
-    def basis(self, x: Tensor, shape: Sequence[int]) -> list[Tensor]:
-        """Eigenfunctions at points `x` (dim, P), one factor (modes, P) per axis, as `evaluate` contracts them."""
+    def values(self, c: Tensor, points: Tensor, shape: Shape) -> Tensor:
+        """The function with coefficients `c` of a grid at points (dim, P), in full precision: (B, C, P)."""
 
     @abc.abstractmethod
     def trace(self, f: Callable[[Tensor], Tensor]) -> float:
@@ -114,42 +114,6 @@ class Domain(abc.ABC):
         """Quadrature weights (*shape), which sum to 1."""
         shape = self.check_shape(shape)
         return torch.full(shape, 1.0 / math.prod(shape), device=device, dtype=dtype)
-
-    def eigenvalues(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
-        """Eigenvalues of -Laplacian, in 1 / length^2, one per coefficient of a grid of this shape."""
-        total = sum((k * step) ** 2 for k, step in zip(self.wavenumbers(shape), self._steps, strict=True))
-        return total.to(device=device, dtype=dtype or torch.get_default_dtype())
-
-    def attenuation(
-        self, shape: Sequence[int], cells: Sequence[int] | None = None, *, device=None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """What averaging over the cells of a grid leaves of each mode, (*coefficient_shape): sinc(kappa h) per axis.
-
-        kappa is in cycles per unit length and h a cell's width: sinc(k / 2n) on Box, sinc(k / n) on Torus.
-
-        Args:
-            shape: The grid whose modes are meant.
-            cells: The grid whose cells average; by default the same.
-        """
-        factor = torch.ones((), dtype=torch.float64)
-        cells = self.check_shape(shape if cells is None else cells)
-        for k, step, length, n in zip(self.wavenumbers(shape), self._steps, self.lengths, cells, strict=True):
-            factor = factor * torch.sinc(k * (step * length / (2 * math.pi * n)))
-        return factor.to(device=device, dtype=dtype or torch.get_default_dtype())
-
-    def shells(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Modes of nearly equal wavenumber, gathered: for averages over directions.
-
-        Returns:
-            (shell, wavenumber). The shell of each coefficient (*coefficient_shape), 0 for the mean; and sqrt(lambda) of the
-            shells that the grid holds in full, (shells,), from 0 for the mean, equally spaced by the largest of the axes'
-            first modes. Coefficients in the corners lie in shells beyond these.
-        """
-        k = self.eigenvalues(shape, dtype=torch.float64).sqrt()
-        axes = [k[tuple(slice(None) if i == axis else 0 for i in range(k.ndim))] for axis in range(k.ndim)]
-        width = max(float(axis[1:].min()) for axis in axes if axis.numel() > 1)
-        count = int(min(float(axis.max()) for axis in axes) / width + 1e-9)
-        return (k / width).round().long(), width * torch.arange(count + 1, dtype=torch.float64)
 
     def octaves(self, shape: Sequence[int]) -> Tensor:
         """The octave of each coefficient (*coefficient_shape): 0 for the mean, o for shells from 2^(o-1) to below 2^o."""
@@ -209,15 +173,8 @@ class Domain(abc.ABC):
         flat = points.to(device=c.device, dtype=c.real.dtype).flatten(1)
         chunk = max(1, 2**24 // max(1, c.numel() // c.shape[-1]))  # bounds the largest intermediate
         with torch.autocast(c.device.type, enabled=False):
-            parts = [self._evaluate(c, self.basis(p, shape)) for p in flat.split(chunk, dim=1)]
+            parts = [self.values(c, p, shape) for p in flat.split(chunk, dim=1)]
         return torch.cat(parts, dim=-1).unflatten(-1, points.shape[1:]).to(x.dtype)
-
-    @staticmethod
-    def _evaluate(c: Tensor, basis: list[Tensor]) -> Tensor:
-        values = c @ basis[-1]  # (B, C, k_1, .., k_{d-1}, P)
-        for factor in reversed(basis[:-1]):
-            values = (values * factor).sum(-2)
-        return values.real if values.is_complex() else values
 
     def norm(self, x: Tensor) -> Tensor:
         """The L2 norm of each sample, (B,): the root of the mean over the domain of the sum over channels of |x|^2."""
@@ -229,11 +186,6 @@ class Domain(abc.ABC):
     @property
     def _name(self) -> str:
         return type(self).__name__
-
-    @property
-    @abc.abstractmethod
-    def _steps(self) -> tuple[float, ...]:
-        """Spacing of the frequencies along each axis: eigenvalues are sum (k_i * step_i)^2."""
 
     def check_shape(self, shape: Sequence[int]) -> Shape:
         """`shape` as a tuple, or a ValueError unless it is `dim` positive integers."""

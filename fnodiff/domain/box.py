@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain.base import Domain, Shape, along, cached, full_precision
+from fnodiff.domain.base import Shape, along, cached, full_precision
 from fnodiff.domain.draws import Generators, normals
+from fnodiff.domain.product import Product
 from fnodiff.domain.sums import check_trace, lattice_sum
 
 MOST_BY_PRODUCT = 256
@@ -19,7 +20,7 @@ MOST_BY_PRODUCT = 256
 
 
 @dataclass(frozen=True)
-class Box(Domain):
+class Box(Product):
     """The box with zero slope at its edges; cell centres (i + 1/2) / n and the cosine basis.
 
     Coefficients are real, k = 0 .. n - 1 on each axis (the type II cosine transform of the field, which is the Fourier

@@ -33,16 +33,33 @@ def lattice_sum(f: Callable[[Tensor], Tensor], steps: Sequence[float]) -> float:
     near = float((f(lattice) * window(lattice.sqrt())).sum())
 
     sphere = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
-    u = torch.linspace(0, 100, 20001, dtype=torch.float64)  # r = 0.1 radius e^u: 43 decades
-    r = 0.1 * radius * u.exp()
-    integrand = sphere / math.prod(steps) * r**dim * f(r.square()) * (1 - window(r))
-    far = float(torch.trapezoid(integrand, u))
-    if float(integrand[-1]) > 0:  # what is left beyond follows its power law
+    far = _integral(
+        lambda r: sphere / math.prod(steps) * r ** (dim - 1) * f(r.square()) * (1 - window(r)), 0.1 * radius
+    )
+    return near + far
+
+
+def degree_sum(f: Callable[[Tensor], Tensor], terms: int = 20000) -> float:
+    """The sum over degrees l of (2 l + 1) f(l (l + 1)), that over the sphere's modes.
+
+    Beyond some terms it is the integral of f(u) from u = terms^2 - 1/4, by the midpoint rule, as (2 l + 1) dl = du.
+    """
+    degree = torch.arange(terms, dtype=torch.float64)
+    return float(((2 * degree + 1) * f(degree * (degree + 1))).sum()) + _integral(f, terms**2 - 0.25)
+
+
+def _integral(f: Callable[[Tensor], Tensor], start: float) -> float:
+    """The integral of f(r) from `start` to infinity, in the logarithm of r over 43 decades; beyond, by its power law."""
+    u = torch.linspace(0, 100, 20001, dtype=torch.float64)
+    r = start * u.exp()
+    integrand = r * f(r)
+    total = float(torch.trapezoid(integrand, u))
+    if float(integrand[-1]) > 0:
         rate = math.log(float(integrand[-2001] / integrand[-1])) / 10
         if rate < 1e-3:
             return math.inf
-        far += float(integrand[-1]) / rate
-    return near + far
+        total += float(integrand[-1]) / rate
+    return total
 
 
 def check_trace(total: float) -> float:

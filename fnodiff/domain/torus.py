@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain.base import Domain, Shape, along, full_precision
+from fnodiff.domain.base import Shape, along, full_precision
 from fnodiff.domain.draws import Generators, normals
+from fnodiff.domain.product import Product
 from fnodiff.domain.sums import check_trace, lattice_sum
 
 
 @dataclass(frozen=True)
-class Torus(Domain):
+class Torus(Product):
     """The periodic box; points i / n and the Fourier basis.
 
     Coefficients are `rfftn(norm="forward")` without an even grid's Nyquist frequency: complex, in FFT order

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
-from fnodiff.domain import Box, Domain, Shape
+from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.domain.base import cached
 from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.layers import DualConv, LocalConv, SpectralConv
+from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 
 SMALLEST_GRID = 8
 
@@ -36,18 +37,19 @@ class DFU(nn.Module):
     Args:
         in_channels: Channels of the field, without those of a conditioning field.
         out_channels: Channels of the result.
-        n_modes: Modes per axis at the finest level, in neuralop's convention (both signs), halved at each level down. Modes
-            that the smallest training grid cannot hold learn nothing from it.
+        n_modes: Modes per axis at the finest level, in neuralop's convention (both signs), halved at each level down; on
+            Sphere (L, 2 L) for L degrees. Modes that the smallest training grid cannot hold learn nothing from it.
         hidden_channels: Width of the first level.
         channel_mult: Width of each level, in units of `hidden_channels`; one entry per level.
         num_blocks: Residual blocks per level on the way down; one more on the way up.
         spectral_levels: How many levels, from the finest, have spectral branches. 0, with the
             other arguments as they are, is exactly the baseline UNet: pixel convolutions alone.
         attention_levels: Levels with self-attention, 0 the finest; the bottleneck always has it.
-        domain: Box (images and fields with edges) or Torus (periodic fields).
+        domain: Box (images and fields with edges), Torus (periodic fields) or Sphere.
         local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "both", half of the
             channels each; "point", 1 x 1 as in a Fourier neural operator, for smooth fields; or None for spectral branches
-            alone (then every level needs one).
+            alone (then every level needs one). On Sphere "conv" reaches two rows of the grid at hand, "operator" as far as two
+            rows of the reference.
         levels: "moving", the paper's: level l has ceil(n / 2^l) points. "fixed": the first level lives on the input's own
             grid and level l on reference / 2^l points, whatever the input's; reached by `domain.resample`.
         reference: Spatial shape of the grid that fixed levels and the operator's taps refer to: the largest trained on.
@@ -56,8 +58,9 @@ class DFU(nn.Module):
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
         positional_modes: Tell the network where it is: this many waves per axis (half-waves on Box) as further input
-            channels, functions that every grid samples. Without them a network on Box knows a place by its edges alone, and
-            one on Torus, which has no place of its own, not at all. `tiny` and `small` have 4 on Box.
+            channels, functions that every grid samples; on Sphere the harmonics up to this degree. Without them a network on
+            Box knows a place by its edges alone, and one on Torus or Sphere, which have no place of their own, not at all.
+            `tiny` and `small` have 4 on Box and 2 on Sphere.
         zero_init: Start each block's last convolution, the network's, and attention near zero, as for training.
         recompute: In training keep each block's input alone and compute the rest again for the gradient: less memory, more
             time (activation checkpointing).
@@ -153,6 +156,8 @@ class DFU(nn.Module):
 
         width = widths[0]
         positions = self.positional_modes * domain.dim * (1 if isinstance(domain, Box) else 2)
+        if isinstance(domain, Sphere):
+            positions = (self.positional_modes + 1) ** 2 - 1
         self.stem = conv(in_channels + condition_channels + positions, width, **at[0])
         skips = [width]
         self.down = nn.ModuleList()
@@ -232,7 +237,8 @@ class DFU(nn.Module):
         Parts are "spectral", "local", "norm", "attention" and "embedding". The stem and the head belong to level 0, the
         bottleneck to the last. See `fnodiff.train.freeze`.
         """
-        kinds = {SpectralConv: "spectral", LocalConv: "local", GroupNorm: "norm", Attention: "attention"}
+        kinds = {SpectralConv: "spectral", SphericalConv: "spectral", GroupNorm: "norm", Attention: "attention"}
+        kinds |= {LocalConv: "local", SphericalLocalConv: "local"}
         parts = {
             name: next((part for kind, part in kinds.items() if isinstance(module, kind)), None)
             for name, module in self.named_modules()
@@ -320,6 +326,8 @@ class DFU(nn.Module):
     ) -> DFU:
         domain = options.get("domain") or Box(2)
         n_modes = (n_modes,) * domain.dim if isinstance(n_modes, int) else n_modes
+        if isinstance(domain, Sphere):
+            n_modes = (n_modes[0], 2 * n_modes[0])
         return cls(in_channels, out_channels, **{"n_modes": n_modes, **preset, **options})
 
 
@@ -390,13 +398,20 @@ def _silu(x: Tensor, domain: Domain, antialias: bool) -> Tensor:
 
 
 def _places(options: dict[str, Any]) -> int:
-    """positional_modes of the small presets: a torus has no place of its own."""
-    return 4 if isinstance(options.get("domain") or Box(2), Box) else 0
+    """positional_modes of the small presets: a torus has no place of its own; the earth turns about an axis."""
+    return {Box: 4, Sphere: 2}.get(type(options.get("domain") or Box(2)), 0)
 
 
 @cached
 def _positions(domain: Domain, count: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The first waves along each axis, of mean square one: (channels, *shape)."""
+    """The first waves along each axis, or harmonics, of mean square one: (channels, *shape)."""
+    if isinstance(domain, Sphere):
+        harmonics = torch.eye((count + 1) ** 2, dtype=torch.float64).unflatten(1, (count + 1, count + 1))
+        degree = torch.arange(count + 1)
+        order = (
+            torch.maximum(degree[:, None], degree).flatten().argsort(stable=True)
+        )  # by degree; the first is constant
+        return domain.synthesize(harmonics[order[1:], None], shape)[:, 0].to(device, dtype)
     waves = []
     for points, length in zip(domain.points(shape, dtype=torch.float64), domain.lengths, strict=True):
         for k in range(1, count + 1):

@@ -7,7 +7,8 @@ The spectral convolution multiplies the Fourier modes of a function by a complex
 and reads the result on any grid: it sees the function, not the grid. The local convolution, 3 x 3 pixels, does not:
 its support shrinks as the grid is refined. `DualConv` is their sum.
 
-This is the only module that imports neuralop (about 5 s); import it through `fnodiff.nn` when needed.
+On the sphere both are those of `fnodiff.nn.spherical`. These two are the only modules that import neuralop (about 5 s); import
+them through `fnodiff.nn` when needed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from tltorch.factorized_tensors.complex_factorized_tensors import ComplexDenseTe
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fnodiff.domain import Box, Domain, Shape, Torus
+from fnodiff.domain import Box, Domain, Shape, Sphere, Torus
 from fnodiff.domain.base import cached
 from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors, rows, scale_modes, unrows
 from fnodiff.nn.modes import Modes, down, up
+from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 
 _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -302,7 +304,7 @@ class DualConv(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        domain: Torus or Box.
+        domain: Torus, Box or Sphere.
         n_modes: Of the spectral branch (neuralop's convention); None: no such branch.
         local: "conv", 3 x 3 pixels; "operator", taps at the spacing of `reference`; "both", half of the output channels each;
             "point", one by one, as in a Fourier neural operator; or None: no such branch.
@@ -341,13 +343,19 @@ class DualConv(nn.Module):
         whole = (out_channels, 0)
         widths = {"conv": whole, "point": whole, "operator": (0, out_channels), None: (0, 0)}
         pixels, taps = widths.get(local, (out_channels // 2, out_channels - out_channels // 2))
-        make = partial(LocalConv, in_channels, domain=domain, resize=resize, kernel_size=1 if local == "point" else 3)
+        if isinstance(domain, Sphere) and local != "point":
+            make = partial(SphericalLocalConv, in_channels, domain=domain, resize=resize)
+        else:
+            make = partial(
+                LocalConv, in_channels, domain=domain, resize=resize, kernel_size=1 if local == "point" else 3
+            )
         self.local = make(pixels) if pixels else None
         self.operator = make(taps, reference=reference) if taps else None
         self.spectral = None
         if n_modes is not None:
             options = {"bias": local is None, **(spectral or {})}
-            self.spectral = SpectralConv(in_channels, out_channels, n_modes, domain=domain, **options)
+            kind = SphericalConv if isinstance(domain, Sphere) else SpectralConv
+            self.spectral = kind(in_channels, out_channels, n_modes, domain=domain, **options)
         if init_scale != 1:
             with torch.no_grad():
                 for parameter in self.parameters():

@@ -223,9 +223,19 @@ class PixelNoise(Noise):
 
     The noise of EDM and of the DFU paper's experiments. Refining the grid by r leaves r^dim less of it in each mode, so
     one sigma means different things at different resolutions. Here for comparison with published settings.
+
+    Raises:
+        ValueError: On a domain whose points stand for areas of different size, as the sphere's: white in no sense there.
     """
 
     domain: Domain
+
+    def __post_init__(self) -> None:
+        if not self.domain.uniform:
+            raise ValueError(
+                f"PixelNoise: expected a domain whose points have equal areas, got {self.domain}; use "
+                f"WhiteNoise(domain, reference)."
+            )
 
     def std(self, eigenvalues: Tensor) -> Tensor:
         raise ValueError(

@@ -11,13 +11,14 @@ and means the same whatever the grid of x and however many sensors there are. Gu
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Box, Domain
+from fnodiff.domain import Box, Domain, Sphere
 from fnodiff.sde.normalization import Normalization
 
 
@@ -125,6 +126,11 @@ class PointObservation(Observation):
             raise ValueError(
                 f"PointObservation: expected points within the box of sides {domain.lengths}, got coordinates from "
                 f"{float(self.points.min()):g} to {float(self.points.max()):g}; scale them, or give the Box its lengths."
+            )
+        if isinstance(domain, Sphere) and not bool(((self.points[0] >= 0) & (self.points[0] <= math.pi)).all()):
+            raise ValueError(
+                f"PointObservation: expected colatitudes from 0, the north pole, to pi, got {float(self.points[0].min()):g} to "
+                f"{float(self.points[0].max()):g}; colatitude = (90 - latitude in degrees) * pi / 180, longitude second."
             )
         return domain.evaluate(x, self.points)
 

@@ -1,0 +1,207 @@
+"""The sphere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fnodiff.domain.base import Domain, Shape, cached, full_precision
+from fnodiff.domain.draws import Generators, normals
+from fnodiff.domain.sums import check_trace, degree_sum
+
+GRIDS = ("legendre-gauss", "equiangular")
+
+
+@dataclass(frozen=True)
+class Sphere(Domain):
+    """The unit sphere; points (colatitude, longitude) in radians, north first, and real spherical harmonics.
+
+    A grid of shape (latitudes, longitudes) holds the degrees l < L,
+
+        L = min(latitudes, (longitudes + 1) // 2)             legendre-gauss
+        L = min((latitudes + 1) // 2, (longitudes + 1) // 2)  equiangular, whose first and last rows are the poles
+
+    all orders of each, so that what it holds does not depend on where the poles are; transforms are exact for those degrees.
+    32 x 64 points hold 32 degrees, or 16. Longitudes are 2 pi j / longitudes.
+
+    The harmonics of degrees below L are stored as a square (L, L) whose shells of max(i, j) are the degrees:
+
+        c[l, m], m <= l        sqrt(2) P_lm(cos theta) cos(m phi), and P_l0(cos theta) for m = 0
+        c[m - 1, l], m <= l    sqrt(2) P_lm(cos theta) sin(m phi)
+
+    with P_lm normalised to mean square one over the sphere and eigenvalue l (l + 1). Area averages are no functions of the
+    Laplacian here: fields are values at points.
+
+    Args:
+        grid: "legendre-gauss", the nodes of Gauss' quadrature, or "equiangular", equally spaced from pole to pole.
+
+    Raises:
+        ValueError: If the grid is another one.
+
+    Source: torch-harmonics (Bonev et al., 2023, Spherical Fourier neural operators) for nodes, weights and Legendre functions.
+    """
+
+    grid: str = "legendre-gauss"
+
+    dim: ClassVar[int] = 2
+    lengths: ClassVar[tuple[float, ...]] = (math.pi, 2 * math.pi)
+    uniform: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.grid not in GRIDS:
+            raise ValueError(
+                f"Sphere: expected a grid among {GRIDS}, got {self.grid!r}; resample the fields to one of these."
+            )
+
+    def degrees(self, shape: Sequence[int]) -> int:
+        """How many degrees a grid of this shape holds, L."""
+        latitudes, longitudes = self.check_shape(shape)
+        return min(latitudes if self.grid == "legendre-gauss" else (latitudes + 1) // 2, (longitudes + 1) // 2)
+
+    def check_shape(self, shape: Sequence[int]) -> Shape:
+        """`shape` as a tuple, or a ValueError unless it is two positive integers, two latitudes or more if equiangular."""
+        out = super().check_shape(shape)
+        if self.grid == "equiangular" and out[0] < 2:
+            raise ValueError(f"{self}: expected 2 latitudes or more, both poles, got a grid of {out}.")
+        return out
+
+    def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        latitudes, longitudes = self.check_shape(shape)
+        theta = _quadrature(self.grid, latitudes)[0]
+        phi = torch.arange(longitudes, dtype=torch.float64) * (2 * math.pi / longitudes)
+        points = torch.stack(torch.meshgrid(theta, phi, indexing="ij"))
+        return points.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    def weights(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        """Quadrature weights (*shape), which sum to 1: the share of the sphere's area that a point stands for."""
+        latitudes, longitudes = self.check_shape(shape)
+        weights = _quadrature(self.grid, latitudes)[1][:, None] / longitudes
+        return weights.expand(latitudes, longitudes).to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    def coefficient_shape(self, shape: Sequence[int]) -> Shape:
+        return (self.degrees(shape),) * 2
+
+    def eigenvalues(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        degree = self._degree(self.degrees(shape)).double()
+        return (degree * (degree + 1)).to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    def multiplicity(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.ones(self.coefficient_shape(shape), device=device, dtype=dtype)
+
+    def attenuation(
+        self, shape: Sequence[int], cells: Sequence[int] | None = None, *, device=None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        raise ValueError(
+            f"{self}: expected values at points, as averages over the cells of a grid on the sphere are no functions of the "
+            f"Laplacian; pass cell_averages=False."
+        )
+
+    def shells(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The degrees: (degree of each coefficient, sqrt(l (l + 1)) of each degree)."""
+        count = self.degrees(shape)
+        degree = torch.arange(count, dtype=torch.float64)
+        return self._degree(count), (degree * (degree + 1)).sqrt()
+
+    def white(
+        self, batch: Sequence[int], shape: Sequence[int], *, generator: Generators = None, device=None, dtype=None
+    ) -> Tensor:
+        return normals(batch, self.coefficient_shape(shape), generator=generator, device=device, dtype=dtype)
+
+    def analyze(self, x: Tensor) -> Tensor:
+        cosines, sines = self.orders(x).unbind(3)  # (orders, B, C, degrees)
+        return cosines.permute(1, 2, 3, 0) + _shifted_up(-sines.permute(1, 2, 0, 3))
+
+    def synthesize(self, c: Tensor, shape: Sequence[int]) -> Tensor:
+        count = min(self.degrees(shape), c.shape[-1])
+        c = c[..., :count, :count]
+        parts = [c.tril().movedim(-1, 0), -_shifted_down(c.triu(1)).movedim(-2, 0)]
+        return self.from_orders(torch.stack(parts, dim=3), shape)
+
+    def orders(self, x: Tensor, count: int | None = None) -> Tensor:
+        """Degrees below `count` as complex coefficients, sorted by orders m >= 0: (orders, B, C, 2, degrees), re and im.
+
+        For m > 0 they are sqrt(2) times those of the complex harmonics; half of the array, m > l, is zero.
+        """
+        shape = self.check_field(x)
+        count = self.degrees(shape) if count is None else count
+        with torch.autocast(x.device.type, enabled=False):
+            x = full_precision(x)
+            waves = torch.fft.rfft(x, norm="forward")[..., :count]  # (B, C, latitudes, orders)
+            legendre = _analysis(self.grid, shape[0], count, x.device, x.dtype)
+            c = torch.view_as_real(waves).permute(3, 0, 1, 4, 2).flatten(1, 3) @ legendre
+        return c.unflatten(1, (*x.shape[:2], 2))
+
+    def from_orders(self, c: Tensor, shape: Sequence[int]) -> Tensor:
+        """The field (B, C, *shape) with coefficients as `orders` gives them, no more degrees than the grid holds."""
+        shape = self.check_shape(shape)
+        with torch.autocast(c.device.type, enabled=False):
+            legendre = _synthesis(self.grid, shape[0], c.shape[-1], c.device, c.dtype)
+            waves = c.flatten(1, 3) @ legendre  # (orders, B C 2, latitudes)
+            waves = waves.unflatten(1, c.shape[1:4]).permute(1, 2, 4, 0, 3).contiguous()
+            return torch.fft.irfft(torch.view_as_complex(waves), n=shape[1], norm="forward")
+
+    def values(self, c: Tensor, points: Tensor, shape: Shape) -> Tensor:
+        """Without a gradient for the points."""
+        count = c.shape[-1]
+        legendre = _legendre(count, points[0].double().cos()).to(c)  # (orders, degrees, P)
+        phase = torch.arange(count, device=c.device, dtype=c.dtype)[:, None] * points[1]
+        cosines = torch.einsum("bclm,mlp->bcmp", c.tril(), legendre)
+        sines = torch.einsum("bcml,mlp->bcmp", _shifted_down(c.triu(1)), legendre)
+        return (cosines * phase.cos() + sines * phase.sin()).sum(2)
+
+    def trace(self, f: Callable[[Tensor], Tensor]) -> float:
+        return check_trace(degree_sum(f))
+
+    @staticmethod
+    def _degree(count: int) -> Tensor:
+        """max(i, j) of a square."""
+        degree = torch.arange(count)
+        return torch.maximum(degree[:, None], degree)
+
+
+def _shifted_up(c: Tensor) -> Tensor:
+    """Rows m to m - 1."""
+    return torch.nn.functional.pad(c[..., 1:, :], (0, 0, 0, 1))
+
+
+def _shifted_down(c: Tensor) -> Tensor:
+    """Rows m - 1 to m."""
+    return torch.nn.functional.pad(c[..., :-1, :], (0, 0, 1, 0))
+
+
+@cached
+def _quadrature(grid: str, latitudes: int) -> tuple[Tensor, Tensor]:
+    """Colatitudes from the north, and the share of the sphere's area that each row stands for; float64."""
+    from torch_harmonics.quadrature import precompute_latitudes
+
+    theta, weights = precompute_latitudes(latitudes, grid=grid)
+    return theta.double(), weights.double() / 2
+
+
+def _legendre(count: int, x: Tensor) -> Tensor:
+    """(orders, degrees, points): sqrt(2) P_lm(x), and P_l0(x), of mean square one over the sphere; float64."""
+    from torch_harmonics.legendre import legpoly
+
+    legendre = legpoly(count, count, x, csphase=False) * math.sqrt(8 * math.pi)
+    legendre[0] /= math.sqrt(2)
+    return legendre
+
+
+@cached
+def _analysis(grid: str, latitudes: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(orders, latitudes, degrees)."""
+    theta, weights = _quadrature(grid, latitudes)
+    return (_legendre(count, theta.cos()) * weights).transpose(1, 2).to(device=device, dtype=dtype).contiguous()
+
+
+@cached
+def _synthesis(grid: str, latitudes: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(orders, degrees, latitudes), halved but for order 0, as a real transform counts those twice."""
+    legendre = _legendre(count, _quadrature(grid, latitudes)[0].cos()) / 2
+    legendre[0] *= 2
+    return legendre.to(device=device, dtype=dtype).contiguous()
