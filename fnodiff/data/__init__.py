@@ -11,6 +11,7 @@ from fnodiff.data.images import ImageFolder
 from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part, Upsampled
 from fnodiff.data.navier_stokes import NavierStokes
 from fnodiff.data.readers import ArrayFields
+from fnodiff.data.shallow_water import ShallowWater
 from fnodiff.data.terrain import Terrain
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "MultiResolution",
     "NavierStokes",
     "Part",
+    "ShallowWater",
     "Terrain",
     "Upsampled",
     "face_attributes",

@@ -57,26 +57,39 @@ class Solved(abc.ABC):
 
     def batches(self, indices: Sequence[int], shapes: Sequence[Sequence[int]]) -> list[dict[str, Tensor]]:
         """The same samples on several grids, each solved once."""
-        name, limit = type(self).__name__, f"the solver's {self.fine} x {self.fine}"
+        name, finest = type(self).__name__, self.fine_shape
         shapes = [self.domain.check_shape(shape) for shape in shapes]
         for shape in shapes:
-            if max(shape) > self.fine:
-                raise ValueError(f"{name}: expected a grid no finer than {limit}, got {shape}; pass a larger `fine`.")
+            if any(n > m for n, m in zip(shape, finest, strict=True)):
+                raise ValueError(
+                    f"{name}: expected a grid no finer than the solver's {finest[0]} x {finest[1]}, got {shape}; pass a "
+                    f"larger `fine`."
+                )
         indices = [int(i) for i in indices]
         _check_indices(name, indices, self.count)
         if not indices:
             raise ValueError(f"{name}: expected at least one index, got none.")
-        solutions = torch.stack([self._fetch(i) for i in indices])
+        solutions = self._fetch(indices)
         return [self.view(solutions, shape) for shape in shapes]
 
-    def _fetch(self, index: int) -> Tensor:
-        solution = self._kept.pop(index, None)
-        if solution is None:
-            solution = self.solution(self.generator(index)).float()
-        self._kept[index] = solution
+    @property
+    def fine_shape(self) -> Shape:
+        """The solver's grid."""
+        return self.fine, self.fine
+
+    def solve(self, indices: Sequence[int]) -> dict[int, Tensor]:
+        """These samples, (C, *fine_shape) each, and others that come with them."""
+        return {i: self.solution(self.generator(i)) for i in indices}
+
+    def _fetch(self, indices: Sequence[int]) -> Tensor:
+        asked = list(dict.fromkeys(reversed(indices)))[::-1]  # the last used last
+        known = {i: self._kept.pop(i) for i in asked if i in self._kept}
+        solved = self.solve([i for i in asked if i not in known])
+        known |= {i: solution.float() for i, solution in solved.items()}
+        self._kept |= {i: known.pop(i) for i in list(known) if i not in asked} | {i: known[i] for i in asked}
         while len(self._kept) > self.keep:
             del self._kept[next(iter(self._kept))]
-        return solution
+        return torch.stack([known[i] for i in indices])
 
     def generator(self, index: int) -> torch.Generator:
         """What sample `index` is drawn with."""
