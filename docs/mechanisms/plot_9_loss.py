@@ -20,7 +20,7 @@ of :math:`V` for :math:`g = 0`, and :math:`1 / n` for :math:`g = 1`.
 **The noise law.** :math:`\ln(\sigma / \alpha)` is drawn from a normal law, restricted to the schedule's levels. That of
 `Preconditioned` is EDM's. `SpectralPreconditioned` derives its own: mode :math:`k` turns from noise to data around
 :math:`\sigma / \alpha = \sqrt{S_k / C_k}`, and `noise_law` has the mean of the logarithms of these turns, each octave counted
-alike, and their variance plus :math:`\pi^2 / 12`, that of a single turn.
+by the square root of its number of modes, and their variance plus :math:`\pi^2 / 12`, that of a single turn.
 
 **What the network is told** is :math:`\tfrac14 \ln` of the level: of :math:`\sigma / \alpha` itself with `told="mode"`, or
 times the noise's standard deviation at a point of the grid at hand with `told="point"`. White noise grows per point as the grid

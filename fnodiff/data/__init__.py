@@ -8,6 +8,7 @@ from fnodiff.data.darcy import Darcy
 from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields, write_fields
 from fnodiff.data.images import ImageFolder
+from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part, Upsampled
 from fnodiff.data.navier_stokes import NavierStokes
 from fnodiff.data.readers import ArrayFields
@@ -22,6 +23,7 @@ __all__ = [
     "HDF5Fields",
     "ImageFolder",
     "InMemory",
+    "LatLon",
     "MultiResolution",
     "NavierStokes",
     "Part",

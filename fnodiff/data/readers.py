@@ -1,6 +1,7 @@
 """Fields from arrays, on disk or in memory: MATLAB, NumPy, PyTorch and HDF5 files, and missing values.
 
-Coarser grids are made from the stored one: on `Box` by averages over the cells, on `Torus` by `resample`, which truncates.
+Coarser grids are made from the stored one: on `Box` by averages over the cells, on `Torus` and `Sphere` by `resample`, which
+truncates.
 Missing values are left out of an average: with m = 1 where x was measured and 0 elsewhere,
 
     m_c = 1 if the mean of m over cell c exceeds 1/2, else 0,    x_c = m_c (mean of m x over c) / (mean of m over c).
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import _check_indices
 from fnodiff.domain import Box, Domain, Shape
 
@@ -35,6 +37,9 @@ class ArrayFields:
     (N, *grid, C), such as the frames (N, n, n, T) of a flow; one that is square only when read the other way is refused
     until `channel_axis` says what is meant.
 
+    On `Sphere` arrays come with their latitudes and longitudes, and are read from north to south and east from longitude 0,
+    however they lie (`LatLon`).
+
     On `Box` values count as cell averages, on `Torus` as points i / n. Files with points on both edges of a box, such as
     FNO's 421 x 421 Darcy flow, are off by up to half a cell when served so.
 
@@ -49,7 +54,8 @@ class ArrayFields:
         x: The samples: real numbers.
         field: What they are conditioned on, on the same grid or another. It must be finite.
         label: Integers (N,), or finite floats (N, K).
-        domain: What the samples are functions on.
+        domain: What the samples are functions on; with latitudes and longitudes it may be left out.
+        latitudes, longitudes: Of a grid on the globe, in degrees; the last two axes of the grid are these, in either order.
         mask: True or 1 where x was measured, False or 0 elsewhere: (*grid) for all samples, or like x, with 1 or C channels.
         channel_axis: 1 or -1, for arrays of d + 2 axes; 1 by default.
 
@@ -67,19 +73,31 @@ class ArrayFields:
         field: Tensor | np.ndarray | None = None,
         label: Tensor | np.ndarray | None = None,
         *,
-        domain: Domain,
+        domain: Domain | None = None,
+        latitudes: Sequence[float] | Tensor | None = None,
+        longitudes: Sequence[float] | Tensor | None = None,
         mask: Tensor | np.ndarray | None = None,
         channel_axis: int | None = None,
     ) -> None:
         if channel_axis not in (None, 1, -1):
             raise ValueError(f"ArrayFields: expected channel_axis 1 or -1, got {channel_axis!r}; permute the array.")
+        if (latitudes is None) != (longitudes is None):
+            raise ValueError("ArrayFields: expected both latitudes and longitudes, or neither; pass the other too.")
+        self._place = None if latitudes is None else LatLon(latitudes, longitudes)
+        if self._place is not None and domain not in (None, self._place.domain):
+            raise ValueError(
+                f"ArrayFields: expected {self._place.domain}, whose latitudes these are, got {domain}; leave out the domain."
+            )
+        domain = domain if self._place is None else self._place.domain
+        if domain is None:
+            raise ValueError("ArrayFields: expected a domain, or latitudes and longitudes, got neither.")
         self.domain = domain
         self._x = _as_fields("x", x, domain, channel_axis)
         self._field = None if field is None else _as_fields("field", field, domain, channel_axis)
         self._label = None if label is None else _as_label(label)
         everywhere = torch.ones([1] * self._x.ndim)
         self._mask = everywhere if mask is None else self._as_mask(torch.as_tensor(mask), channel_axis)
-        self.channels, self.shape = self._x.shape[1], tuple(self._x.shape[2:])
+        self.channels, self.shape = self._x.shape[1], tuple(self._placed(self._x[:1, :1]).shape[2:])
         self.field_channels = 0 if self._field is None else self._field.shape[1]
         lengths = [len(values) for values in (self._x, self._field, self._label) if values is not None]
         if len(set(lengths)) > 1:
@@ -94,7 +112,9 @@ class ArrayFields:
         field: str | None = None,
         label: str | None = None,
         *,
-        domain: Domain,
+        domain: Domain | None = None,
+        latitude: str | None = None,
+        longitude: str | None = None,
         mask: str | None = None,
         channel_axis: int | None = None,
     ) -> ArrayFields:
@@ -102,7 +122,7 @@ class ArrayFields:
 
         The arrays are given by name, x may be left out if there is one only; the rest is as for the class. Darcy flow is
         "coeff" and "sol" in FNO's files, "x" and "y" in neuralop's, "nu" and "tensor" in PDEBench's; Navier-Stokes is "a" and
-        "u" (with channel_axis=-1) in FNO's.
+        "u" (with channel_axis=-1) in FNO's. Files of fields on the globe have `latitude="lat", longitude="lon"` or the like.
 
         Raises:
             ValueError: As `read_arrays` and the class; what the file holds is listed.
@@ -111,6 +131,7 @@ class ArrayFields:
         if x is None and len(found) != 1:
             raise ValueError(f"ArrayFields: expected x, the name of an array of {path}, which has {_text(found)}.")
         named = {"x": x or next(iter(found)), "field": field, "label": label, "mask": mask}
+        named |= {"latitudes": latitude, "longitudes": longitude}
         named = {role: name for role, name in named.items() if name is not None}
         arrays = read_arrays(path, named.values())
         try:
@@ -141,22 +162,26 @@ class ArrayFields:
         """
         _check_indices("ArrayFields", indices, len(self))
         rows = torch.as_tensor(list(indices), dtype=torch.long)
-        x = self._x[rows].float()
+        x = self._placed(self._x[rows].float())
         if not self.masked:
             out = {"x": self._regrid("x", x, shape)}
         else:
-            mask = self._mask[rows if len(self._mask) > 1 else torch.zeros_like(rows)].float() * ~x.isnan()
+            mask = self._mask[rows if len(self._mask) > 1 else torch.zeros_like(rows)].float()
+            mask = (self._placed(mask) if mask.ndim > 2 and mask.shape[2:].numel() > 1 else mask) * ~x.isnan()
             share, total = self._regrid("mask", mask, shape), self._regrid("x", torch.where(mask > 0, x, 0.0), shape)
             kept = (share > 0.5 + 1e-6).to(x.dtype)  # half a cell is not enough, however the share was rounded
             out = {"x": kept * total / torch.where(kept > 0, share, 1.0), "mask": kept}
         if self._field is not None:
-            field = self._field[rows].float()
+            field = self._placed(self._field[rows].float())
             if not bool(field.isfinite().all()):
                 raise ValueError("ArrayFields: expected a finite field, got NaN or infinite values; fill them first.")
             out["field"] = self._regrid("field", field, shape)
         if self._label is not None:
             out["label"] = self._label[rows]
         return out
+
+    def _placed(self, values: Tensor) -> Tensor:
+        return values if self._place is None else self._place(values)
 
     def _regrid(self, name: str, values: Tensor, shape: Shape) -> Tensor:
         shape, stored = self.domain.check_shape(shape), tuple(values.shape[2:])

@@ -293,14 +293,15 @@ class SpectralPreconditioned(Denoiser):
         """Mean and standard deviation of ln(sigma / alpha) in training: where the modes turn from noise to data.
 
         Mode k does so around sqrt(S_k / C_k), its share s^2 C / (S + s^2 C) of noise being a logistic function of 2 ln(s), of
-        standard deviation pi / sqrt(12) in ln(s). The law is that of such turns with every octave of modes counted alike.
+        standard deviation pi / sqrt(12) in ln(s). The law is that of such turns with an octave of modes counted by the square
+        root of their number: octaves alike are too many of high noise, modes alike too many of low.
         """
         domain, shape = self.sde.domain, self.reference
         eigenvalues, mult = (f(shape, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity))
         s, c = self._spectra(eigenvalues, shape)
         turn, octave = 0.5 * (s / c).log(), domain.octaves(shape)
         counts = torch.zeros(int(octave.max()) + 1, dtype=torch.float64).index_add(0, octave.flatten(), mult.flatten())
-        weight = mult / counts[octave] * has_data(s, eigenvalues)
+        weight = mult / counts[octave].sqrt() * has_data(s, eigenvalues)
         weight = weight / weight.sum()
         mean = (weight * turn).sum()
         return float(mean), math.sqrt(float((weight * (turn - mean).square()).sum()) + math.pi**2 / 12)

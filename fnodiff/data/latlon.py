@@ -1,0 +1,104 @@
+"""Arrays on latitudes and longitudes, as files have them, and the sphere's grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fnodiff.domain import Shape, Sphere
+from fnodiff.domain.sphere import GRIDS
+
+_TOLERANCE = 0.02
+"""How far a coordinate may be from its place, in spacings: files round theirs."""
+
+
+class LatLon:
+    """How arrays on these coordinates become fields on a `Sphere`: rows from north to south, columns east from longitude 0.
+
+    Args:
+        latitudes: In degrees, from either pole to the other.
+        longitudes: In degrees, equally spaced around the globe, east or west, from anywhere (0, -180, ..); the first may be
+            repeated at the end.
+
+    Attributes:
+        domain: `Sphere("equiangular")` for latitudes from pole to pole, `Sphere()` for Gaussian ones.
+        shape: Of the fields, (latitudes, longitudes).
+
+    Raises:
+        ValueError: If the coordinates are not those of such a grid.
+    """
+
+    def __init__(self, latitudes: Sequence[float] | Tensor, longitudes: Sequence[float] | Tensor) -> None:
+        lat, lon = (np.asarray(v, dtype=np.float64).squeeze() for v in (latitudes, longitudes))
+        if lat.ndim != 1 or lon.ndim != 1 or min(len(lat), len(lon)) < 2 or not np.isfinite([*lat, *lon]).all():
+            raise ValueError(
+                f"LatLon: expected finite latitudes and longitudes, two or more of each, got arrays of shape {lat.shape} and "
+                f"{lon.shape}; of coordinates given for every point of the grid, pass one column and one row."
+            )
+        self._flipped = bool(lat[0] < lat[-1])
+        self.domain = _grid(lat[::-1] if self._flipped else lat)
+        self._raw = len(lat), len(lon)
+        self._columns, self._repeated = _columns(lon)
+        self.shape: Shape = (len(lat), len(self._columns))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Arrays (.., latitudes, longitudes) or (.., longitudes, latitudes) as fields (.., *shape).
+
+        Raises:
+            ValueError: If they are of another shape, or the repeated meridian has other values than the first.
+        """
+        if x.ndim < 2 or sorted(x.shape[-2:]) != sorted(self._raw):
+            raise ValueError(
+                f"LatLon: expected arrays with {self._raw[0]} latitudes and {self._raw[1]} longitudes as their last axes, in either "
+                f"order, got {tuple(x.shape)}."
+            )
+        if tuple(x.shape[-2:]) != self._raw:
+            x = x.transpose(-1, -2)
+        if self._repeated and not torch.allclose(x[..., 0], x[..., -1], rtol=1e-3, atol=1e-6, equal_nan=True):
+            raise ValueError(
+                "LatLon: expected the same values on the first meridian and where it is repeated, got others; are the "
+                "longitudes right?"
+            )
+        x = x[..., torch.from_numpy(self._columns)]
+        return x.flip(-2) if self._flipped else x
+
+
+def _grid(latitudes: np.ndarray) -> Sphere:
+    """The sphere whose rows these are, from north to south."""
+    count = len(latitudes)
+    for grid in GRIDS:
+        rows = 90 - np.degrees(Sphere(grid).points((count, 2), dtype=torch.float64)[0, :, 0].numpy())
+        if np.abs(rows - latitudes).max() < _TOLERANCE * 180 / count:
+            return Sphere(grid)
+    raise ValueError(
+        f"LatLon: expected {count} latitudes from pole to pole in steps of {180 / (count - 1):g} degrees, or the Gaussian "
+        f"ones, got {latitudes[0]:g}, {latitudes[1]:g} .. {latitudes[-1]:g}; grids of cell centres and parts of the globe are "
+        f"none of ours: interpolate to one of these first, such as by xesmf or cdo."
+    )
+
+
+def _columns(longitudes: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The columns in the order of longitudes from 0, and whether one was repeated."""
+    step = np.diff(longitudes)
+    around = np.abs(longitudes[-1] - longitudes[0])
+    repeated = bool(abs(around - 360) < _TOLERANCE * 360 / (len(longitudes) - 1))
+    kept = len(longitudes) - repeated
+    spacing = 360 / kept
+    steps = (step + 180) % 360 - 180 if kept > 2 else step
+    if kept < 2 or np.abs(np.abs(steps) - spacing).max() > _TOLERANCE * spacing or len(set(np.sign(steps))) != 1:
+        raise ValueError(
+            f"LatLon: expected longitudes around the globe in equal steps of {spacing:g} degrees, got {longitudes[0]:g}, "
+            f"{longitudes[1]:g} .. {longitudes[-1]:g}; parts of the globe are no fields on the sphere."
+        )
+    place = (longitudes[:kept] % 360) / spacing
+    if np.abs(place - place.round()).max() > _TOLERANCE:
+        raise ValueError(
+            f"LatLon: expected a longitude 0, got {np.sort(longitudes % 360)[0]:g} as the first east of it; count longitudes "
+            f"from there, which turns the globe, those of stations too."
+        )
+    order = np.empty(kept, dtype=np.int64)
+    order[place.round().astype(np.int64) % kept] = np.arange(kept)
+    return order, repeated

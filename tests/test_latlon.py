@@ -1,0 +1,118 @@
+"""Fields on the globe, as files have them."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from fnodiff import Sphere
+from fnodiff.data import ArrayFields, LatLon, MultiResolution
+
+GRIDS = ["legendre-gauss", "equiangular"]
+
+
+def globe(grid, shape=(16, 32), count=3):
+    """Fields, and the degrees of their rows and columns."""
+    domain = Sphere(grid)
+    x = domain.synthesize(torch.randn(count, 2, 5, 5, generator=torch.Generator().manual_seed(0)), shape)
+    theta, phi = domain.points(shape, dtype=torch.float64)
+    return domain, x, 90 - theta[:, 0].rad2deg(), phi[0].rad2deg()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+class TestOrientations:
+    @pytest.mark.parametrize("swapped", [False, True])
+    @pytest.mark.parametrize("south_first", [False, True])
+    @pytest.mark.parametrize("columns", ["east", "from -180", "west", "repeated", "float32"])
+    def test_all_are_read_as_one(self, grid, swapped, south_first, columns):
+        domain, x, lat, lon = globe(grid)
+        y = x.clone()
+        if south_first:
+            y, lat = y.flip(-2), lat.flip(0)
+        if columns == "from -180":
+            y, lon = y.roll(16, -1), (lon.roll(16) + 180) % 360 - 180
+        if columns == "west":
+            y, lon = y.flip(-1), lon.flip(0)
+        if columns == "repeated":
+            y, lon = torch.cat([y, y[..., :1]], -1), torch.cat([lon, torch.tensor([360.0])])
+        if columns == "float32":
+            lat, lon = lat.float(), lon.float()
+        fields = ArrayFields(y.transpose(-1, -2) if swapped else y, latitudes=lat, longitudes=lon)
+        assert fields.domain == domain
+        assert fields.shape == (16, 32)
+        torch.testing.assert_close(fields.batch([2, 0], (16, 32))["x"], x[[2, 0]])
+        torch.testing.assert_close(fields.batch([1], (11, 22))["x"], domain.resample(x[[1]], (11, 22)))
+
+    def test_from_a_file_of_the_kind_that_weather_centres_write(self, grid, tmp_path):
+        domain, x, lat, lon = globe(grid)
+        with h5py.File(tmp_path / "height.h5", "w") as file:
+            file["z500"], file["latitude"], file["longitude"] = x[:, 0].numpy(), lat.numpy(), lon.numpy()
+        fields = ArrayFields.open(tmp_path / "height.h5", "z500", latitude="latitude", longitude="longitude")
+        data = MultiResolution(fields, domain, [(8, 16), (16, 32)], batch_size=2)
+        assert data[0]["x"].shape[1] == 1
+        torch.testing.assert_close(fields.batch([0], (16, 32))["x"], x[:1, :1])
+
+    def test_fields_and_masks_lie_as_x_does(self, grid):
+        _, x, lat, lon = globe(grid)
+        mask = torch.rand(16, 32) > 0.3
+        fields = ArrayFields(x.flip(-2), 2 * x.flip(-2), mask=mask.flip(-2), latitudes=lat.flip(0), longitudes=lon)
+        batch = fields.batch([0, 1], (16, 32))
+        torch.testing.assert_close(batch["field"], 2 * x[:2])
+        torch.testing.assert_close(batch["mask"], mask.expand(2, 1, 16, 32).float().expand_as(batch["mask"]))
+        torch.testing.assert_close(batch["x"], torch.where(mask, x[:2], 0.0))
+        missing = x.clone()
+        missing[:, :, 3, 4] = torch.nan
+        fields = ArrayFields(missing.flip(-2), latitudes=lat.flip(0), longitudes=lon)
+        assert float(fields.batch([0], (16, 32))["mask"][0, 0, 3, 4]) == 0
+
+
+class TestBadInput:
+    def test_cell_centres_are_no_grid_of_ours(self):
+        lat = np.arange(-87.1875, 90, 5.625)  # WeatherBench's 32 x 64
+        with pytest.raises(ValueError, match="cell centres"):
+            LatLon(lat, np.arange(64) * 5.625)
+
+    def test_part_of_the_globe(self):
+        lat = np.linspace(90, -90, 17)
+        with pytest.raises(ValueError, match="around the globe"):
+            LatLon(lat, np.linspace(0, 90, 16))
+        with pytest.raises(ValueError, match="pole to pole"):
+            LatLon(np.linspace(90, 0, 9), np.arange(16) * 22.5)
+
+    def test_longitudes_out_of_order(self):
+        lon = np.arange(16) * 22.5
+        lon[[3, 5]] = lon[[5, 3]]
+        with pytest.raises(ValueError, match="equal steps"):
+            LatLon(np.linspace(90, -90, 9), lon)
+
+    def test_no_zero_meridian(self):
+        with pytest.raises(ValueError, match="longitude 0"):
+            LatLon(np.linspace(90, -90, 9), np.arange(16) * 22.5 + 11.25)
+
+    def test_coordinates_of_every_point(self):
+        with pytest.raises(ValueError, match="one column and one row"):
+            LatLon(np.zeros((9, 16)), np.zeros((9, 16)))
+
+    def test_other_values_where_the_meridian_is_repeated(self):
+        lat, lon = np.linspace(90, -90, 9), np.linspace(0, 360, 17)
+        with pytest.raises(ValueError, match="repeated"):
+            ArrayFields(torch.randn(2, 9, 17), latitudes=lat, longitudes=lon)
+
+    def test_another_shape(self):
+        with pytest.raises(ValueError, match="9 latitudes and 16 longitudes"):
+            ArrayFields(torch.randn(2, 9, 15), latitudes=np.linspace(90, -90, 9), longitudes=np.arange(16) * 22.5)
+
+    def test_one_without_the_other_and_neither(self):
+        with pytest.raises(ValueError, match="both latitudes and longitudes"):
+            ArrayFields(torch.randn(2, 9, 16), latitudes=np.linspace(90, -90, 9))
+        with pytest.raises(ValueError, match="expected a domain"):
+            ArrayFields(torch.randn(2, 9, 16))
+        with pytest.raises(ValueError, match="leave out the domain"):
+            ArrayFields(
+                torch.randn(2, 9, 16),
+                domain=Sphere(),
+                latitudes=np.linspace(90, -90, 9),
+                longitudes=np.arange(16) * 22.5,
+            )
