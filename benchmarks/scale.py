@@ -77,9 +77,9 @@ class Row:
 
 PAPER = Row("DFU, the paper's setting")
 FUNCTIONS = replace(PAPER, name="+ function-space noise", noise="white")
-FIXED = replace(FUNCTIONS, name="+ fixed levels", network={"levels": "fixed", "reference": REFERENCE})
-SPECTRAL = replace(FIXED, name="+ spectral preconditioning", preconditioning="spectral")
+SPECTRAL = replace(FUNCTIONS, name="+ spectral preconditioning", preconditioning="spectral")
 OURS = replace(SPECTRAL, name="+ progressive sampling", progressive=True, start=SPECTRAL.name)
+FIXED = {"levels": "fixed", "reference": REFERENCE}
 ROWS = [
     Row("UNet, one resolution", sizes=TRAIN[-1:], network={"spectral_levels": 0}),
     Row("UNet", network={"spectral_levels": 0}),
@@ -87,13 +87,12 @@ ROWS = [
     PAPER,
     replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True),
     FUNCTIONS,
-    FIXED,
-    replace(FIXED, name="the same, progressive", progressive=True, start=FIXED.name),
     SPECTRAL,
     OURS,
-    replace(SPECTRAL, name="+ operator kernels", network=SPECTRAL.network | {"local": "operator"}, progressive=True),
-    replace(SPECTRAL, name="+ both kernels", network=SPECTRAL.network | {"local": "both"}, progressive=True),
-    replace(SPECTRAL, name="+ octaves alike", octaves=0.5, progressive=True),
+    replace(OURS, name="+ fixed levels", network=FIXED, start=None),
+    replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}, start=None),
+    replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}, start=None),
+    replace(OURS, name="+ octaves alike", octaves=0.5, start=None),
 ]
 
 
@@ -276,7 +275,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="to sample at")
     add("--samples", type=int, help="at most, per size; 3 or more")
     add("--evaluations", type=int, default=12, help="of the network, per sample")
-    add("--batch", type=int, default=16)
+    add("--batch", type=int, default=8)
     add("--count", type=int, default=8192, help="portraits to train on")
     add("--out", type=Path, default=Path("scale"), help="folder for models, samples and figures")
     add("--dry", action="store_true", help="say what it would cost, and stop")

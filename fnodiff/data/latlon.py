@@ -52,7 +52,7 @@ class LatLon:
         """
         if x.ndim < 2 or sorted(x.shape[-2:]) != sorted(self._raw):
             raise ValueError(
-                f"LatLon: expected arrays with {self._raw[0]} latitudes and {self._raw[1]} longitudes as their last axes, in either "
+                f"LatLon: expected arrays with {self._raw[0]} latitudes and {self._raw[1]} longitudes as last axes, in either "
                 f"order, got {tuple(x.shape)}."
             )
         if tuple(x.shape[-2:]) != self._raw:
