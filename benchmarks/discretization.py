@@ -1,7 +1,8 @@
 """The discretization error of untrained networks: one smooth function, given on finer and finer grids.
 
 Weights are drawn at random everywhere (no layer starts at zero), four draws; the field holds all modes up to 2 or
-4 cycles, equally strong.
+4 cycles, equally strong. On the sphere, of 32 x 64 points and finer, it holds the degrees up to 4 or 8: as many cycles around
+it, and half as many from pole to pole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import partial
 
 import torch
 
-from fnodiff import DFU, Box
+from fnodiff import DFU, Box, Sphere
 from fnodiff.domain import Domain, Shape
 from fnodiff.metrics import discretization_error
 
@@ -30,12 +31,21 @@ NETWORKS: dict[str, dict[str, object]] = {
     "DFU, taps, fixed levels": TAPS | FIXED,
     "the same, antialiased": TAPS | FIXED | {"antialias": True},
 }
+SPHERE_PAIRS = [(32, 48), (32, 64)]
+SPHERE_FIXED = {"levels": "fixed", "reference": (32, 64)}
+SPHERE_NETWORKS: dict[str, dict[str, object]] = {
+    "DFU": {},
+    "DFU, fixed levels": SPHERE_FIXED,
+    "DFU, taps, fixed levels": SPHERE_FIXED | {"local": "operator"},
+}
 
 
 def table(networks: dict[str, dict[str, object]], domain: Domain, cycles: int, draws: int) -> dict[str, list[float]]:
     """The mean error over draws of weights, per network: one number per pair of grids."""
-    side = 2 * cycles + 1  # on Box: half-waves 0 to 2 cycles, all of equal strength
-    smooth = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    side = 2 * cycles + 1  # on Box: half-waves 0 to 2 cycles, all of equal strength; on Sphere degrees 0 to 2 cycles
+    coefficients = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    sphere = isinstance(domain, Sphere)
+    smooth = domain.synthesize(coefficients, (side, 2 * side)) if sphere else coefficients
     rows = {}
     for name, options in networks.items():
         errors = []
@@ -43,7 +53,8 @@ def table(networks: dict[str, dict[str, object]], domain: Domain, cycles: int, d
             torch.manual_seed(draw)
             net = DFU.small(3, 3, domain=domain, zero_init=False, **options).eval()
             model, field = partial(net, noise_level=torch.tensor(0.0)), partial(domain.resample, smooth)
-            shapes: list[list[Shape]] = [[(n, n) for n in pair] for pair in PAIRS]
+            pairs = SPHERE_PAIRS if sphere else PAIRS
+            shapes: list[list[Shape]] = [[(n, 2 * n if sphere else n) for n in pair] for pair in pairs]
             errors.append([discretization_error(model, field, pair, domain)[0] for pair in shapes])
         rows[name] = torch.tensor(errors).mean(0).tolist()
     return rows
@@ -57,6 +68,11 @@ def main() -> None:
     for cycles in (2, 4):
         print(f"{f'up to {cycles} cycles':<26}" + "".join(f"{f'{n} / {m}':>10}" for n, m in PAIRS))
         for name, values in table(NETWORKS, Box(2), cycles, args.draws).items():
+            print(f"{name:<26}" + "".join(f"{100 * v:>9.1f}%" for v in values))
+    for cycles in (2, 4):
+        header = f"sphere, up to degree {2 * cycles}"
+        print(f"{header:<26}" + "".join(f"{f'{n} / {m}':>10}" for n, m in SPHERE_PAIRS))
+        for name, values in table(SPHERE_NETWORKS, Sphere(), cycles, args.draws).items():
             print(f"{name:<26}" + "".join(f"{100 * v:>9.1f}%" for v in values))
 
 

@@ -43,6 +43,7 @@ def _arguments(conf: dict, script: dict) -> list[str]:
         "darcy_flow": "--models models/darcy_flow",
         "navier_stokes": "--models models/navier_stokes",
         "terrain_superres": "--models models/terrain_superres",
+        "sphere_shallow_water": "--model models/sphere_shallow_water",
     }
     name = Path(script["src_file"]).stem
     return f"--quiet {options[name]} --out ../docs/_build/runs".split() if name in options else []
