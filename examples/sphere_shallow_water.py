@@ -35,14 +35,20 @@ from fnodiff import (
     FunctionSpaceSDE,
     GaussianRandomField,
     Matern,
-    Preconditioned,
     Sphere,
     metrics,
 )
 from fnodiff.checkpoint import from_pretrained, save_pretrained
 from fnodiff.data import MultiResolution, ShallowWater
-from fnodiff.sde import ChannelSpectra, DenoisingLoss, MomentMatching, PointObservation
-from fnodiff.train import fit
+from fnodiff.sde import (
+    ChannelSpectra,
+    MomentMatching,
+    PointObservation,
+    SpectralPreconditioned,
+    fit_spectra,
+    noise_levels,
+)
+from fnodiff.train import fit, measure_normalization
 
 SHIPPED = Path(sys.argv[0]).parent / "models" / "sphere_shallow_water"
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,8 +93,11 @@ torch.manual_seed(args.seed)
 accelerator = Accelerator(cpu=args.device == "cpu")
 domain, trained_on = Sphere(), [(16, 32), (24, 48), (32, 64)]
 reference, finest = trained_on[-1], (64, 128)
-names, units, turns = ("height", "vorticity"), ("m", "1/s"), 8
-solver = {"fine": 64} if not args.smoke else {"fine": 64, "first": 0.2, "every": 0.1}
+names, units, turns, solver = ("height", "vorticity"), ("m", "1/s"), 8, {"fine": 64}
+if args.smoke:
+    trained_on, reference, finest = [(8, 16), (16, 32)], (16, 32), (32, 64)
+    solver = {"fine": 32, "first": 0.2, "every": 0.1}
+coarse, fine = ("{} x {}".format(*shape) for shape in (reference, finest))
 
 
 class Turned:
@@ -112,15 +121,16 @@ class Turned:
 
 
 def solve(count: int, seed: int, name: str) -> torch.Tensor:
-    """Solved fields (count, 2, 64, 128)."""
+    """Solved fields (count, 2, *finest)."""
     flows = ShallowWater(count, seed, **solver)
     parts = tqdm(range(0, count, 64), desc=name, disable=args.quiet)
     return torch.cat([flows.batch(range(i, min(i + 64, count)), finest)["x"] for i in parts])
 
 
 # %%
-# Heights are smooth and vorticities rough, and the noise of each is about as rough as the channel. The network is a DFU as on
-# any other domain: its spectral branches are spherical convolutions, its local ones filters that reach as far on every grid.
+# Heights are smooth and vorticities rough: the noise of each is about as rough as the channel, and the preconditioner knows the
+# angular spectrum of each. The network is a DFU as on any other domain: its spectral branches are spherical convolutions, its
+# local ones filters that reach as far on every grid.
 
 if args.train:
     noise = GaussianRandomField(domain, ChannelSpectra((Matern(2.0, 1.0), Matern(0.5, 0.2))))
@@ -139,11 +149,14 @@ if args.train:
         reference=reference,
         positional_modes=2,
     )
-    denoiser = Preconditioned(net, FunctionSpaceSDE(noise, EDM(sigma_min=0.01, sigma_max=30.0)), sigma_data=1.0)
-    data = MultiResolution(Turned(solve(args.count, 1, "solving")), domain, trained_on, batch_size=8, seed=args.seed)
-    loss = DenoisingLoss(denoiser, -0.6, 1.2)
-    options = {"lr": 3e-3, "decay": True, "normalize": True, "progress": not args.quiet}
-    trained = fit(denoiser, data, minutes=args.minutes, loss=loss, accelerator=accelerator, **options)
+    fields = Turned(solve(args.count, 1, "solving"))
+    data = MultiResolution(fields, domain, trained_on, batch_size=8, seed=args.seed)
+    normalization = measure_normalization(data)
+    spectra = fit_spectra(normalization(fields.fields[reference]), domain)
+    sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectra, finest)))
+    denoiser = SpectralPreconditioned(net, sde, spectra, reference, cutoff=None, normalization=normalization)
+    options = {"lr": 3e-3, "decay": True, "progress": not args.quiet}
+    trained = fit(denoiser, data, minutes=args.minutes, accelerator=accelerator, **options)
     save_pretrained(trained, args.model)
 model = from_pretrained(args.model).to(args.device).eval()
 start = time.perf_counter()
@@ -195,35 +208,68 @@ looks = [
 ]
 
 # %%
-# 1. and 2. One seed is one noise function, on every grid.
+# 1. and 2. One seed is one noise function, on every grid. Beside the samples are those of a network that says nothing: Gaussian
+# fields with the same spectra. What they lack is the flow: far from the equator winds are nearly in balance with the height,
+# zeta = g / f Laplacian h, and the correlation of both sides says whether samples know.
 
-start, sampler = time.perf_counter(), DPMSolver(model, args.evaluations)
-sampled = {
-    shape: sampler.draw((2, *shape), range(args.samples), device=args.device, chunk=8, progress=not args.quiet)
-    for shape in (reference, finest)
-}
-print(f"\n1. {args.samples} samples on each of two grids in {time.perf_counter() - start:.0f} s")
-brought = domain.resample(sampled[finest], reference)
-print(
-    f"   {'':<12}{'mean':>12}{'spread':>12}{'spectrum':>10}{'beyond 32 degrees':>19}   of the field's variance; true: below"
+
+class Nothing(torch.nn.Module):
+    def forward(self, x, noise_level):
+        return torch.zeros_like(x)
+
+
+gaussian = SpectralPreconditioned(
+    Nothing(), model.sde, model.spectrum, model.reference, cutoff=None, normalization=model.normalization
 )
+
+
+def draw(model, shape) -> torch.Tensor:
+    run = DPMSolver(model, args.evaluations)
+    return run.draw((2, *shape), range(args.samples), device=args.device, chunk=8, progress=not args.quiet)
+
+
+def balance(x: torch.Tensor) -> float:
+    """The correlation of f zeta and g Laplacian h beyond 30 degrees from the equator, in degrees of 20 and below."""
+    h, zeta = domain.filter(x, lambda e: (e <= 420).to(e.dtype)).split(1, dim=1)
+    sine = domain.points(x.shape[2:])[0].cos()  # of the latitude
+    weights = domain.weights(x.shape[2:]) * (sine.abs() > 0.5)
+    pair = torch.cat([zeta * sine, -domain.filter(h, lambda e: e)], dim=1)
+    pair = pair - (pair * weights).sum((2, 3), keepdim=True) / weights.sum()
+    covariance = torch.einsum("bchw,bdhw,hw->cd", pair, pair, weights)
+    return float(covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt())
+
+
+start = time.perf_counter()
+sampled = {shape: draw(model, shape) for shape in (reference, finest)}
+print(f"\n1. {args.samples} samples on each of two grids in {time.perf_counter() - start:.0f} s\n{'':<22}", end="")
+print(
+    "".join(f"{name:^30}" for name in names)
+    + f"\n{'':<22}"
+    + f"{'spread':>11}{'spectrum':>9}{'beyond':>9} " * 2
+    + "   balance"
+)
+kinds = {f"sampled at {coarse}": sampled[reference], f"sampled at {fine}": sampled[finest]}
+kinds |= {"Gaussian": draw(gaussian, finest), "solved": true}
+for kind, x in kinds.items():
+    line = ""
+    for i in range(2):
+        y, z = x[:, i : i + 1], true[:, i : i + 1]
+        low, high = (domain.resample(v, reference) for v in (y, z))
+        beyond = float(domain.norm(y - domain.resample(low, x.shape[2:])).square().mean() / y.var())
+        line += f"{float(y.std()):>11.3g}{metrics.spectrum_error(low, high, domain):>9.2f}{beyond:>9.0e} "
+    print(f"   {kind:<19}{line}{balance(x):>10.2f}")
+print(
+    "   (spectrum: the mean of |ln of the ratio to the solved fields'|; beyond: variance that the training grids cannot hold)"
+)
+brought = domain.resample(sampled[finest], reference)
+print(f"\n2. the same seeds: {fine} brought to {coarse} differs from {coarse} by")
 for i, name in enumerate(names):
-    for kind, x in {"sampled": sampled[finest], "true": true}.items():
-        x = x[:, i : i + 1]
-        beyond = x - domain.resample(domain.resample(x, reference), finest)
-        share = float(domain.norm(beyond).square().mean() / x.var())
-        error = metrics.spectrum_error(
-            domain.resample(x, reference), domain.resample(true[:, i : i + 1], reference), domain
-        )
-        print(f"   {f'{name}, {kind}':<20}{float(x.mean()):>10.3g}{float(x.std()):>12.3g}{error:>10.3f}{share:>15.1e}")
-print("\n2. the same seeds: 64 x 128 brought to 32 x 64 differs from 32 x 64 by")
-for i, name in enumerate(names):
-    print(f"   {name}: {relative(brought[:, i : i + 1], sampled[reference][:, i : i + 1]):.1%}")
+    print(f"   {name}: {relative(brought[:, i : i + 1], sampled[reference][:, i : i + 1]):.2%}")
 
 figure = plt.figure(figsize=(9.6, 8.6), layout="constrained")
 above, below = figure.subfigures(2, 1, height_ratios=[6, 2.6])
 axes = above.subplots(3, 4)
-rows = {"32 x 64": sampled[reference], "64 x 128": sampled[finest], "solved": true[:: max(1, args.test // 2)]}
+rows = {coarse: sampled[reference], fine: sampled[finest], "solved": true[:: max(1, args.test // 2)]}
 for line, (kind, x) in zip(axes, rows.items(), strict=True):
     for j, axis in enumerate(line):
         show(
@@ -233,14 +279,15 @@ for line, (kind, x) in zip(axes, rows.items(), strict=True):
             **looks[j // 2],
         )
 for i, axis in enumerate(below.subplots(1, 2)):
-    kinds = {"solved": true, "sampled at 64 x 128": sampled[finest], "sampled at 32 x 64": sampled[reference]}
-    for (kind, x), style in zip(kinds.items(), ("k-", "C1-", "C0--"), strict=True):
+    for kind, style in {"solved": "k-", f"sampled at {fine}": "C1-", f"sampled at {coarse}": "C0--"}.items():
+        x = kinds[kind]
         power = metrics.radial_spectrum(x[:, i : i + 1], domain)[1]
         axis.loglog(range(1, len(power) + 1), power, style, label=kind)
-    axis.axvline(31.5, color="0.7", lw=0.8)
-    axis.set(xlabel="degree (grey: the limit of training)", title=f"variance per mode, {names[i]}", xlim=(1, 45))
+    limit, last = domain.degrees(reference), 2 * solver["fine"] // 3
+    axis.axvline(limit - 0.5, color="0.7", lw=0.8)
+    axis.set(xlabel="degree (grey: the limit of training)", title=f"variance per mode, {names[i]}", xlim=(1, last + 3))
     low = true[:, i : i + 1]
-    axis.set_ylim(bottom=float(metrics.radial_spectrum(low, domain)[1][40]) / 10)
+    axis.set_ylim(bottom=float(metrics.radial_spectrum(low, domain)[1][last - 2]) / 10)
     axis.legend(fontsize=7)
 save(figure, "sphere_samples.png")
 
@@ -255,24 +302,29 @@ truth = domain.resample(true[:1], reference)
 values = domain.evaluate(truth[:, :1].double(), points)[0]
 values = (values + args.noise * torch.randn(values.shape, generator=generator, dtype=torch.float64)).float()
 observed = PointObservation(points.float().to(args.device), values.to(args.device), args.noise, channels=0)
-start = time.perf_counter()
-posterior = DDIM(MomentMatching(model, observed, iterations=args.iterations), args.evaluations, eta=1.0)
-ensemble = posterior.draw((2, *reference), range(args.ensemble), device=args.device, chunk=5, progress=not args.quiet)
-prior = sampled[reference]
+print(f"\n3. from the height at {args.stations} stations, error {args.noise:g} m, {args.ensemble} samples each")
 print(
-    f"\n3. from the height at {args.stations} stations, error {args.noise:g} m: {args.ensemble} samples in "
-    f"{time.perf_counter() - start:.0f} s\n   {'':<12}{'error of the mean':>18}{'of a sample':>13}{'CRPS / prior':>14}"
-    f"{'spread':>12}{'covered':>9}{'of':>6}"
+    f"   {'':<24}{'error of the mean':>18}{'of a sample':>13}{'CRPS / prior':>14}{'spread':>10}{'covered':>9}{'of':>6}"
 )
-for i, name in enumerate(names):
-    x, y, before = (v[..., i : i + 1, :, :] for v in (ensemble[:, None], truth, prior[:, None]))
-    nominal, covered = metrics.coverage(x, y, domain)
-    score = metrics.crps(x, y, domain).mean() / metrics.crps(before, y, domain).mean()
-    one = sum(relative(v, y) for v in x) / len(x)
-    print(
-        f"   {name:<12}{relative(x.mean(0), y):>18.1%}{one:>13.1%}{score:>14.2f}{float(x.std(0).mean()):>12.3g}"
-        f"{covered.mean():>9.0%}{nominal:>6.0%}"
+ensembles = {}
+for kind, law in {"model": model, "Gaussian": gaussian}.items():
+    start = time.perf_counter()
+    run = DDIM(MomentMatching(law, observed, iterations=args.iterations), args.evaluations, eta=1.0)
+    ensembles[kind] = run.draw(
+        (2, *reference), range(args.ensemble), device=args.device, chunk=5, progress=not args.quiet
     )
+    for i, name in enumerate(names):
+        x, y, prior = (v[..., i : i + 1, :, :] for v in (ensembles[kind][:, None], truth, sampled[reference][:, None]))
+        nominal, covered = metrics.coverage(x, y, domain)
+        score = metrics.crps(x, y, domain).mean() / metrics.crps(prior, y, domain).mean()
+        error, spread = relative(x.mean(0), y), float(x.std(0).mean())
+        each = sum(relative(v, y) for v in x) / len(x)
+        print(
+            f"   {f'{name}, {kind}':<24}{error:>18.1%}{each:>13.1%}{score:>14.2f}{spread:>10.2g}"
+            f"{covered.mean():>9.0%}{nominal:>6.0%}"
+        )
+    print(f"   {'':<24}({time.perf_counter() - start:.0f} s)")
+ensemble = ensembles["model"]
 figure, axes = plt.subplots(2, 4, figsize=(9.6, 5.0), layout="constrained")
 for i, line in enumerate(axes):
     show(
@@ -284,11 +336,10 @@ for i, line in enumerate(axes):
     )
     show(line[1], ensemble[:, i].mean(0), "mean of the samples", **looks[i])
     show(line[2], ensemble[0, i], "a sample", **looks[i])
-    error = (ensemble[:, i].mean(0) - truth[0, i]).abs()
     show(
         line[3],
         ensemble[:, i].std(0),
-        f"their standard deviation (to {1.0 * span[i]:.2g} {units[i]})",
+        f"their deviation, up to {span[i]:.2g} {units[i]}",
         cmap="magma",
         vmin=0,
         vmax=span[i],

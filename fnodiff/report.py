@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError:
         parser.error(f"expected --shapes such as 32 48 64x96, got {' '.join(args.shapes)}")
     dim = model.sde.domain.dim
-    shapes = [shape * dim if len(shape) == 1 else shape for shape in shapes]
+    shapes = [model.sde.domain.shape_of(*shape) if len(shape) == 1 else shape for shape in shapes]
     reference: Fields | None = None
     if args.data is not None:
         path = Path(args.data)

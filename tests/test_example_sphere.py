@@ -17,13 +17,16 @@ def numbers(output, label):
 def test_sphere_trains_once_and_answers_three_questions(tmp_path, run_here):
     first = run_here("sphere_shallow_water", "--smoke", "--quiet")
     again = run_here("sphere_shallow_water", "--smoke", "--quiet", "--model", "sphere_shallow_water", "--out", "again")
-    for label in ("height, sampled", "vorticity, sampled", "vorticity"):
+    for label in ("sampled at 32 x 64", "vorticity, model"):
         assert numbers(first, label) == numbers(again, label), "the model that was kept"
 
-    (mean, spread, error, beyond), sampled = numbers(first, "height, true"), numbers(first, "height, sampled")
-    assert 1500 < mean < 2500 and 100 < spread < 1000 and error == 0 and beyond < 1e-4, "metres of water"
-    assert sampled[2] > 0.3, "an untrained model has another spectrum"
-    assert 0 < numbers(first, "height")[0] < 30, "and yet is nearly the same operator on both grids"
+    solved, sampled, gaussian = (numbers(first, kind)[-7:] for kind in ("solved", "sampled at 32 x 64", "Gaussian"))
+    assert 100 < solved[0] < 1000 and solved[1] == 0 and solved[2] < 1e-4, "metres of water, smooth"
+    assert solved[-1] > 0.8 > 0.4 > abs(sampled[-1]), "flows are balanced, and an untrained model does not know"
+    assert sampled == pytest.approx(gaussian, rel=0.1, abs=0.1), "it says nothing yet"
+    height, gaussian = (numbers(first, f"height, {law}") for law in ("model", "Gaussian"))
+    assert height[0] < 80 and height[0] == pytest.approx(gaussian[0], rel=0.1), "but stations tell it something"
+    assert numbers(first, "vorticity")[0] < 1, "and it is the same on both grids"
 
     for name in ("samples", "stations"):
         width, height = Image.open(tmp_path / f"sphere_{name}.png").size

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from fnodiff import Sphere
-from fnodiff.data import ShallowWater
+from fnodiff.data import HDF5Fields, ShallowWater
 from fnodiff.data.shallow_water import _Flow
 
 SMALL = {"fine": 16, "first": 0.5, "snapshots": 2}
@@ -135,3 +137,33 @@ class TestDataSet:
     def test_a_flow_too_strong_blows_up_loudly(self):
         with pytest.raises(ValueError, match="lower the wind"):
             ShallowWater(1, wind=80.0, depth=200.0, **SMALL).batch([0], (8, 16))
+
+
+# ---- datasets/shallow_water.py ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script():
+    path = Path(__file__).parents[1] / "datasets/shallow_water.py"
+    spec = importlib.util.spec_from_file_location("shallow_water_script", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_script_writes_what_the_source_gives(script, tmp_path):
+    out = tmp_path / "a.h5"
+    options = ["--fine", "16", "--first", "0.5", "--snapshots", "2", "--grid", "equiangular"]
+    script.main([str(out), "--count", "3", "--resolutions", "9", "16", *options])
+    fields, source = HDF5Fields(out), ShallowWater(3, 0, domain=Sphere("equiangular"), **SMALL)
+    assert fields.shapes == [(9, 18), (16, 32)]
+    assert fields.attributes["latitudes"] == "equiangular"
+    for shape in fields.shapes:
+        x, y = (data.batch([0, 2], shape)["x"] for data in (fields, source))
+        torch.testing.assert_close(x / y.std((0, 2, 3), keepdim=True), y / y.std((0, 2, 3), keepdim=True))
+
+
+def test_script_ends_with_a_message(script, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path / "a.h5"), "--count", "2", "--fine", "16", "--resolutions", "32"])
+    assert "no finer than the solver's 16 x 32" in capsys.readouterr().err

@@ -72,6 +72,9 @@ class TestGrid:
         back = InverseRealSHT(*shape, lmax=count, mmax=count, grid=grid)(theirs)
         torch.testing.assert_close(back, x[0, 0])
 
+    def test_one_number_names_latitudes(self, grid):
+        assert Sphere(grid).shape_of(16) == (16, 32)
+
     def test_from_one_kind_of_grid_to_the_other(self, grid):
         here, other = Sphere(grid), Sphere(GRIDS[1 - GRIDS.index(grid)])
         x = here.synthesize(torch.randn(2, 1, 6, 6), (16, 32))

@@ -41,7 +41,7 @@ class MultiResolution(Dataset):
     Args:
         fields: Where the samples come from.
         domain: What they are functions on; it checks the shapes.
-        shapes: Spatial shapes, each a tuple, or an int for a grid with equal sides.
+        shapes: Spatial shapes, each a tuple, or an int for `Domain.shape_of`: n points per side, or n latitudes.
         weights: Relative frequency of each shape; equal by default.
         batch_size: Samples per batch. Every epoch visits all samples once, in a new order; its last batch is filled up from
             the next epoch.
@@ -64,7 +64,7 @@ class MultiResolution(Dataset):
         seed: int = 0,
     ) -> None:
         self.fields, self.domain = fields, domain
-        self.shapes = [domain.check_shape((s,) * domain.dim if isinstance(s, int) else s) for s in shapes]
+        self.shapes = [domain.shape_of(s) if isinstance(s, int) else domain.check_shape(s) for s in shapes]
         self.weights = [1.0] * len(self.shapes) if weights is None else [float(w) for w in weights]
         if not self.shapes or len(self.weights) != len(self.shapes) or len(set(self.shapes)) != len(self.shapes):
             raise ValueError(

@@ -187,6 +187,10 @@ class Domain(abc.ABC):
     def _name(self) -> str:
         return type(self).__name__
 
+    def shape_of(self, n: int) -> Shape:
+        """The grid of n points per side; of n latitudes and 2 n longitudes on a sphere."""
+        return self.check_shape((n,) * self.dim)
+
     def check_shape(self, shape: Sequence[int]) -> Shape:
         """`shape` as a tuple, or a ValueError unless it is `dim` positive integers."""
         out = tuple(shape)

@@ -63,6 +63,9 @@ class Sphere(Domain):
         latitudes, longitudes = self.check_shape(shape)
         return min(latitudes if self.grid == "legendre-gauss" else (latitudes + 1) // 2, (longitudes + 1) // 2)
 
+    def shape_of(self, n: int) -> Shape:
+        return self.check_shape((n, 2 * n))
+
     def check_shape(self, shape: Sequence[int]) -> Shape:
         """`shape` as a tuple, or a ValueError unless it is two positive integers, two latitudes or more if equiangular."""
         out = super().check_shape(shape)
