@@ -166,6 +166,8 @@ def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module 
 
 def global_coherence(x: Tensor, y: Tensor, domain: Box, *, shape: Shape = (8, 8)) -> float:
     """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?"""
+    if not isinstance(domain, Box):
+        raise ValueError(f"global_coherence: expected a Box, which averages over cells, got {domain}; compare spectra.")
     return frechet_distance(*(domain.average(v, shape).flatten(1) for v in (x, y)))
 
 
@@ -191,6 +193,8 @@ def new_band(x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size:
     Raises:
         ValueError: If `band` holds all that the fields' grid does.
     """
+    if not domain.uniform:
+        raise ValueError(f"new_band: expected a domain whose patches are alike, got {domain}; compare spectra.")
     shape = domain.check_field(x)
     if domain.check_field(y) != shape:
         raise ValueError(

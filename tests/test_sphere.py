@@ -295,6 +295,13 @@ def test_posterior_of_stations_is_the_gaussian_one():
 
 
 class TestMetrics:
+    def test_those_of_pictures_say_that_they_are_none_of_the_sphere(self):
+        x = torch.randn(4, 1, 16, 32)
+        with pytest.raises(ValueError, match="expected a Box"):
+            metrics.global_coherence(x, x, Sphere())
+        with pytest.raises(ValueError, match="patches are alike"):
+            metrics.new_band(x, x, Sphere(), (8, 16))
+
     def test_spectrum_is_per_degree(self):
         domain = Sphere()
         c = torch.zeros(1, 1, 8, 8)
