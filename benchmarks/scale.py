@@ -93,6 +93,9 @@ ROWS = [
     replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}, start=None),
     replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}, start=None),
     replace(OURS, name="+ octaves alike", octaves=0.5, start=None),
+    replace(
+        OURS, name="+ more sizes", sizes=(12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32), start=None
+    ),  # kernels at more scales
 ]
 
 
@@ -104,14 +107,13 @@ class Study:
         self.samples = {n: min(count, args.samples or count) for n, count in SIZES.items() if n in args.sizes}
         self.evaluations, self.progress = args.evaluations, not args.quiet
         self.faces = Faces(args.count, seed=0)
-        self._pictures: InMemory | None = None
+        self._pictures: dict[tuple[int, ...], InMemory] = {}
 
-    @property
-    def pictures(self) -> InMemory:
-        """What is trained on, on all training sizes."""
-        if self._pictures is None:
-            self._pictures = InMemory(self.faces, [(n, n) for n in TRAIN], progress=self.progress)
-        return self._pictures
+    def pictures(self, sizes: tuple[int, ...] = TRAIN) -> InMemory:
+        """What is trained on, drawn once on these sizes."""
+        if sizes not in self._pictures:
+            self._pictures[sizes] = InMemory(self.faces, [(n, n) for n in sizes], progress=self.progress)
+        return self._pictures[sizes]
 
     def folder(self, row: Row, seed: int) -> Path:
         """Where a row's files are."""
@@ -120,7 +122,7 @@ class Study:
     def build(self, row: Row) -> Denoiser:
         """An untrained model."""
         net = DFU.small(3, 3, domain=DOMAIN, **row.network)
-        units = measure_normalization(MultiResolution(self.pictures, DOMAIN, TRAIN, batch_size=64), 0.5)
+        units = measure_normalization(MultiResolution(self.pictures(), DOMAIN, TRAIN, batch_size=64), 0.5)
         noise = PixelNoise(DOMAIN) if row.noise == "pixel" else WhiteNoise(DOMAIN, REFERENCE)
         if row.preconditioning == "edm":
             return Preconditioned(net, FunctionSpaceSDE(noise, EDM()), 0.5, normalization=units)
@@ -131,7 +133,7 @@ class Study:
     def spectrum(self, units: torch.nn.Module) -> Any:
         """S of the normalised portraits."""
         return fit_spectrum(
-            units(self.pictures.batch(range(min(2048, len(self.pictures))), REFERENCE)["x"]), DOMAIN, cell_averages=True
+            units(self.pictures().batch(range(min(2048, len(self.faces))), REFERENCE)["x"]), DOMAIN, cell_averages=True
         )
 
     def model(self, row: Row, seed: int) -> Denoiser:
@@ -148,10 +150,11 @@ class Study:
         torch.manual_seed(seed)
         folder.mkdir(parents=True, exist_ok=True)
         sizes = [(n, n) for n in row.sizes]
-        data = MultiResolution(self.pictures, DOMAIN, sizes, batch_size=self.batch, seed=seed)
+        own = row.sizes if set(row.sizes) - set(TRAIN) else TRAIN
+        data = MultiResolution(self.pictures(own), DOMAIN, sizes, batch_size=self.batch, seed=seed)
         if row.finetune:
             denoiser = self.model(next(r for r in ROWS if r.name == row.start), seed)
-            run = partial(mixed_finetune, denoiser, self.pictures, (2 * REFERENCE[0],) * 2, batch_size=self.batch)
+            run = partial(mixed_finetune, denoiser, self.pictures(), (2 * REFERENCE[0],) * 2, batch_size=self.batch)
             run, minutes = partial(run, weight=0.3, lr=2e-4), self.minutes / 4
         else:
             denoiser, minutes = self.build(row), self.minutes

@@ -63,7 +63,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     folder = study.folder(row, 0)
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"steps": 6}))
-    asked, batch = [], study.pictures.batch
+    asked, batch = [], study.pictures().batch
 
     def stop(indices, shape):
         asked.append(shape)
@@ -71,7 +71,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return batch(indices, shape)
 
-    monkeypatch.setattr(study.pictures, "batch", stop)
+    monkeypatch.setattr(study.pictures(), "batch", stop)
     monkeypatch.setattr(scale, "fit", lambda *args, **options: fit(*args, **{**options, "save_every": 1}))
     with pytest.raises(KeyboardInterrupt):
         study.model(row, 0)
