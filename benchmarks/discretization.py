@@ -31,7 +31,7 @@ NETWORKS: dict[str, dict[str, object]] = {
     "DFU, taps, fixed levels": TAPS | FIXED,
     "the same, antialiased": TAPS | FIXED | {"antialias": True},
 }
-SPHERE_PAIRS = [(32, 48), (32, 64)]
+SPHERE_PAIRS = [(16, 32), (32, 48), (32, 64)]
 SPHERE_FIXED = {"levels": "fixed", "reference": (32, 64)}
 SPHERE_NETWORKS: dict[str, dict[str, object]] = {
     "DFU": {},

@@ -200,8 +200,15 @@ def show(
     axis.set_title(title, fontsize=9)
 
 
-span = [float(true[:, i].std()) for i in (0, 1)]
-middle = float(true[:, 0].mean())
+def moments(x: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation, by area, of fields (B, 1, *shape)."""
+    weights = domain.weights(x.shape[2:]) / len(x)
+    mean = (x * weights).sum()
+    return float(mean), float(((x - mean).square() * weights).sum().sqrt())
+
+
+(middle, height), (_, vorticity) = (moments(true[:, i : i + 1]) for i in (0, 1))
+span = [height, vorticity]
 looks = [
     {"cmap": "viridis", "vmin": middle - 2.5 * span[0], "vmax": middle + 2.0 * span[0]},
     {"cmap": "RdBu_r", "vmin": -3 * span[1], "vmax": 3 * span[1]},
@@ -255,8 +262,9 @@ for kind, x in kinds.items():
     for i in range(2):
         y, z = x[:, i : i + 1], true[:, i : i + 1]
         low, high = (domain.resample(v, reference) for v in (y, z))
-        beyond = float(domain.norm(y - domain.resample(low, x.shape[2:])).square().mean() / y.var())
-        line += f"{float(y.std()):>11.3g}{metrics.spectrum_error(low, high, domain):>9.2f}{beyond:>9.0e} "
+        spread = moments(y)[1]
+        beyond = float(domain.norm(y - domain.resample(low, x.shape[2:])).square().mean()) / spread**2
+        line += f"{spread:>11.3g}{metrics.spectrum_error(low, high, domain):>9.2f}{beyond:>9.0e} "
     print(f"   {kind:<19}{line}{balance(x):>10.2f}")
 print(
     "   (spectrum: the mean of |ln of the ratio to the solved fields'|; beyond: variance that the training grids cannot hold)"
@@ -317,7 +325,7 @@ for kind, law in {"model": model, "Gaussian": gaussian}.items():
         x, y, prior = (v[..., i : i + 1, :, :] for v in (ensembles[kind][:, None], truth, sampled[reference][:, None]))
         nominal, covered = metrics.coverage(x, y, domain)
         score = metrics.crps(x, y, domain).mean() / metrics.crps(prior, y, domain).mean()
-        error, spread = relative(x.mean(0), y), float(x.std(0).mean())
+        error, spread = relative(x.mean(0), y), float(domain.norm(x.std(0)))
         each = sum(relative(v, y) for v in x) / len(x)
         print(
             f"   {f'{name}, {kind}':<24}{error:>18.1%}{each:>13.1%}{score:>14.2f}{spread:>10.2g}"

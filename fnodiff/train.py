@@ -291,7 +291,7 @@ def keep_freed_memory() -> None:
 def measure_normalization(
     data: MultiResolution, std: float = 1.0, *, key: str = "x", batches: int = 16
 ) -> Normalization:
-    """The per-channel normalisation under which the first batches have mean 0 and standard deviation `std`.
+    """The per-channel normalisation under which the first batches, by area, have mean 0 and standard deviation `std`.
 
     Args:
         data: What is trained on; missing values (those outside a batch's "mask") do not count.
@@ -310,6 +310,8 @@ def measure_normalization(
         if key == "x" and "mask" in batch:
             weight = (batch["mask"] > 0).expand_as(x).double()
             x = torch.where(weight > 0, x, 0.0)
+        if not data.domain.uniform:  # points stand for areas of different size
+            weight = weight * data.domain.weights(x.shape[2:], dtype=x.dtype) * x.shape[2:].numel()
         moments.append(torch.stack([(weight * x**power).transpose(0, 1).flatten(1).mean(1) for power in range(3)]))
     measured, first, second = torch.stack(moments).mean(0)
     if not bool((measured > 0).all()):

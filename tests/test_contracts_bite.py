@@ -9,7 +9,7 @@ import contracts
 import pytest
 import torch
 
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.sde import (
     DDIM,
     EDM,
@@ -85,6 +85,18 @@ CASES = {
     "analyze is 1% too large": (
         (Box, "analyze", scaled(1.01)),
         partial(domains.test_synthesize_analyze_projects_on_the_modes_of_the_grid, Box(2), (9, 12)),
+    ),
+    "a harmonic 1% too large": (
+        (Sphere, "from_orders", scaled(1.01)),
+        partial(domains.test_synthesize_analyze_projects_on_the_modes_of_the_grid, Sphere(), (9, 17)),
+    ),
+    "points that weigh alike on the sphere": (
+        (Sphere, "weights", lambda f: Torus.weights),
+        partial(domains.test_parseval_on_what_it_keeps, Sphere("equiangular"), (9, 17)),
+    ),
+    "degrees' eigenvalues l^2": (
+        (Sphere, "eigenvalues", lambda f: lambda self, *a, **k: (f(self, *a, **k) + 0.25).sqrt().sub(0.5).square()),
+        partial(domains.test_filter_is_a_function_of_the_laplacian, Sphere(), (9, 17)),
     ),
     "noise 5% too large": (
         (Noise, "sample", scaled(1.05)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from contracts import FLAT, NOISES
 
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.nn import DFU, SpectralConv
 from fnodiff.sde import DDIM, EDM, DenoisingLoss, FunctionSpaceSDE, Heun, Preconditioned, WhiteNoise
 
@@ -52,6 +52,20 @@ def test_layers_and_networks(domain):
         torch.testing.assert_close(
             net(x, torch.zeros((), device="cuda")).float().cpu(), expected[1], rtol=0.2, atol=0.2
         )
+
+
+@pytest.mark.parametrize("grid", ["legendre-gauss", "equiangular"])
+@pytest.mark.parametrize("local", ["pixel", "operator", "both"])
+def test_networks_on_the_sphere(grid, local):
+    options = {"domain": Sphere(grid), "local": local, "zero_init": False}
+    if local != "pixel":
+        options |= {"levels": "fixed", "reference": (16, 32)}
+    net, x = DFU.tiny(2, 2, **options).eval(), torch.randn(2, 2, 32, 64)
+    expected = net(x, torch.zeros(()))
+    net, x = net.cuda(), x.cuda()
+    torch.testing.assert_close(net(x, torch.zeros((), device="cuda")).cpu(), expected, rtol=1e-2, atol=1e-2)
+    net(x, torch.zeros((), device="cuda")).square().mean().backward()
+    assert all(p.grad is None or (p.grad.is_cuda and bool(p.grad.isfinite().all())) for p in net.parameters())
 
 
 def test_training_and_sampling():

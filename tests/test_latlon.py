@@ -25,7 +25,7 @@ def globe(grid, shape=(16, 32), count=3):
 class TestOrientations:
     @pytest.mark.parametrize("swapped", [False, True])
     @pytest.mark.parametrize("south_first", [False, True])
-    @pytest.mark.parametrize("columns", ["east", "from -180", "west", "repeated", "float32"])
+    @pytest.mark.parametrize("columns", ["east", "from -180", "west", "repeated", "both ends", "float32", "rounded"])
     def test_all_are_read_as_one(self, grid, swapped, south_first, columns):
         domain, x, lat, lon = globe(grid)
         y = x.clone()
@@ -37,6 +37,11 @@ class TestOrientations:
             y, lon = y.flip(-1), lon.flip(0)
         if columns == "repeated":
             y, lon = torch.cat([y, y[..., :1]], -1), torch.cat([lon, torch.tensor([360.0])])
+        if columns == "both ends":  # 180 .. 0 .. 180
+            y, lon = y.roll(16, -1), (lon.roll(16)) % 360
+            y, lon = torch.cat([y, y[..., :1]], -1), torch.cat([lon, lon[:1]])
+        if columns == "rounded":  # steps of 11.25 degrees
+            lon = (lon * 10).round() / 10
         if columns == "float32":
             lat, lon = lat.float(), lon.float()
         fields = ArrayFields(y.transpose(-1, -2) if swapped else y, latitudes=lat, longitudes=lon)
@@ -66,6 +71,39 @@ class TestOrientations:
         missing[:, :, 3, 4] = torch.nan
         fields = ArrayFields(missing.flip(-2), latitudes=lat.flip(0), longitudes=lon)
         assert float(fields.batch([0], (16, 32))["mask"][0, 0, 3, 4]) == 0
+
+
+def test_what_no_degree_holds_is_projected_out_on_the_stored_grid_too():
+    domain, rough = Sphere("equiangular"), torch.randn(2, 1, 17, 32)
+    lat, lon = np.linspace(90, -90, 17), np.arange(32) * 11.25
+    x = ArrayFields(rough, latitudes=lat, longitudes=lon).batch([0, 1], (17, 32))["x"]
+    torch.testing.assert_close(x, domain.synthesize(domain.analyze(rough), (17, 32)))
+    assert float((x - rough).std()) > 0.3
+
+
+def test_channels_are_told_from_the_grid_by_its_coordinates():
+    _, x, lat, lon = globe("legendre-gauss")
+    many = x[:, :1].expand(-1, 16, -1, -1)  # 16 channels of 16 x 32: square if read the other way
+    fields = ArrayFields(many, latitudes=lat, longitudes=lon)
+    assert (fields.channels, fields.shape) == (16, (16, 32))
+
+
+@pytest.mark.parametrize("fill", [-32767, None])
+def test_packed_values_are_unpacked(tmp_path, fill):
+    lat, lon = np.linspace(90, -90, 5), np.arange(8) * 45.0
+    stored = np.arange(80, dtype=np.int16).reshape(2, 5, 8)
+    if fill is not None:
+        stored[1, 2, 3] = fill
+    with h5py.File(tmp_path / "era5.nc.h5", "w") as file:
+        file["t"], file["lat"], file["lon"] = stored, lat, lon
+        file["t"].attrs.update({"scale_factor": 0.5, "add_offset": 100.0})
+        if fill is not None:
+            file["t"].attrs["_FillValue"] = np.array([fill], dtype=np.int16)
+    fields = ArrayFields.open(tmp_path / "era5.nc.h5", "t", latitude="lat", longitude="lon")
+    values = fields._x[:, 0].double().numpy()
+    expected = np.where(stored == -32767, np.nan, stored * 0.5 + 100)
+    np.testing.assert_allclose(values, expected)
+    assert fields.masked == (fill is not None)
 
 
 class TestBadInput:
@@ -98,7 +136,11 @@ class TestBadInput:
     def test_other_values_where_the_meridian_is_repeated(self):
         lat, lon = np.linspace(90, -90, 9), np.linspace(0, 360, 17)
         with pytest.raises(ValueError, match="repeated"):
-            ArrayFields(torch.randn(2, 9, 17), latitudes=lat, longitudes=lon)
+            ArrayFields(1e-7 * torch.randn(2, 9, 17), latitudes=lat, longitudes=lon)
+        x = torch.randn(3, 9, 17)
+        x[:2, :, -1] = x[:2, :, 0]
+        with pytest.raises(ValueError, match="repeated"):
+            ArrayFields(x, latitudes=lat, longitudes=lon)  # the last sample alone is wrong
 
     def test_another_shape(self):
         with pytest.raises(ValueError, match="9 latitudes and 16 longitudes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import partial
 
@@ -286,6 +287,15 @@ class TestTraining:
         sde = oracle()[0].sde
         flat = SpectralPreconditioned(nn.Identity(), sde, lambda e, dim: torch.full_like(e, 0.25 / 256), (16, 16))
         assert flat.noise_law == pytest.approx((torch.tensor(0.5).log().item(), torch.pi / 12**0.5))
+        # Octaves of 1, 2 and 4 modes that turn at ln(sigma) of 0, 1 and 2 count by the root of their number.
+        line = FunctionSpaceSDE(WhiteNoise(Torus(1), (7,)), EDM())
+        octave = Torus(1).octaves((7,))
+        steps = SpectralPreconditioned(nn.Identity(), line, lambda e, dim: (2.0 * octave).exp() / 7, (7,))
+        weights = torch.tensor([1.0, math.sqrt(2), 2.0])
+        turns, weights = torch.arange(3.0), weights / weights.sum()
+        mean = float((weights * turns).sum())
+        spread = math.sqrt(float((weights * (turns - mean) ** 2).sum()) + math.pi**2 / 12)
+        assert steps.noise_law == pytest.approx((mean, spread), rel=1e-5)
         # Twice as strong data turn to noise at a level twice as high.
         weak, strong = (
             DenoisingLoss(SpectralPreconditioned(nn.Identity(), sde, lambda e, d, a=a: a * spectrum(e, d), (16, 16)))

@@ -59,6 +59,17 @@ class TestFlow:
         assert float(change[1]) < 1e-6 * float(vorticity.abs().max())
         assert float(flow.seen(u)[:, 0].amax() - flow.seen(u)[:, 0].amin()) > 800, "and not because nothing is there"
 
+    def test_damps_the_highest_degree_in_two_hours_and_three_quarters_of_it_in_a_week(self):
+        flow = _Flow(48, 400.0, 2000.0)  # 32 degrees
+        rate = -flow.solver.hyperdiff[:, 0].log() / 400.0
+        assert 1 / float(rate[31]) == pytest.approx(2 * 3600)
+        assert 0.5 < 1 / float(rate[24]) / (7 * 86_400) < 2
+        u = start(flow)
+        still = torch.cat([u[:, :1], torch.zeros_like(u[:, 1:])], dim=1)
+        still[:, 1, 31, 5] = 1e-9
+        after, _ = flow.step(still, [])
+        assert float(after[0, 1, 31, 5].abs()) == pytest.approx(1e-9 * math.exp(-400 / 7200), rel=1e-2)
+
     def test_conserves_mass_and_nearly_energy(self):
         flow = _Flow(32, 400.0, 2000.0)
         first, before = start(flow), []
@@ -95,6 +106,14 @@ class TestDataSet:
         alike = torch.corrcoef(x.flatten(1))
         assert float(alike[0, 1]) > 0.5
         assert abs(float(alike[0, 2])) < 0.5
+
+    def test_snapshots_are_days_apart_and_in_order(self):
+        """The second snapshot is the first of a data set that begins so much later, but for the first step's lower order."""
+        data = ShallowWater(2, 0, fine=16, first=0.5, every=0.5, snapshots=2)
+        later = ShallowWater(1, 0, fine=16, first=1.0, every=0.5, snapshots=1)
+        (first, second), (same,) = data.batch([0, 1], (16, 32))["x"][:, 1], later.batch([0], (16, 32))["x"][:, 1]
+        assert float((second - same).std()) < 0.03 * float(same.std())
+        assert float((first - same).std()) > 0.2 * float(same.std())
 
     def test_is_seen_on_any_grid_of_either_kind(self):
         data, other = ShallowWater(2, 0, **SMALL), ShallowWater(2, 0, domain=Sphere("equiangular"), **SMALL)
@@ -137,6 +156,10 @@ class TestDataSet:
     def test_a_flow_too_strong_blows_up_loudly(self):
         with pytest.raises(ValueError, match="lower the wind"):
             ShallowWater(1, wind=80.0, depth=200.0, **SMALL).batch([0], (8, 16))
+
+    def test_a_flow_that_falls_dry_is_no_sample(self):
+        with pytest.raises(ValueError, match="fell dry"):
+            ShallowWater(4, wind=30.0, depth=1000.0, **SMALL).batch([0, 2], (8, 16))
 
 
 # ---- datasets/shallow_water.py ------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class LatLon:
     def __call__(self, x: Tensor) -> Tensor:
         """Arrays (.., latitudes, longitudes) or (.., longitudes, latitudes) as fields (.., *shape).
 
+        Where there are as many of both, the first is meant.
+
         Raises:
             ValueError: If they are of another shape, or the repeated meridian has other values than the first.
         """
@@ -57,13 +59,20 @@ class LatLon:
             )
         if tuple(x.shape[-2:]) != self._raw:
             x = x.transpose(-1, -2)
-        if self._repeated and not torch.allclose(x[..., 0], x[..., -1], rtol=1e-3, atol=1e-6, equal_nan=True):
+        if self._repeated and not torch.allclose(
+            x[..., 0], x[..., -1], rtol=1e-3, atol=1e-3 * _size(x), equal_nan=True
+        ):
             raise ValueError(
                 "LatLon: expected the same values on the first meridian and where it is repeated, got others; are the "
                 "longitudes right?"
             )
         x = x[..., torch.from_numpy(self._columns)]
         return x.flip(-2) if self._flipped else x
+
+
+def _size(x: Tensor) -> float:
+    """The largest absolute value."""
+    return float(x.nan_to_num().abs().max())
 
 
 def _grid(latitudes: np.ndarray) -> Sphere:
@@ -82,16 +91,20 @@ def _grid(latitudes: np.ndarray) -> Sphere:
 
 def _columns(longitudes: np.ndarray) -> tuple[np.ndarray, bool]:
     """The columns in the order of longitudes from 0, and whether one was repeated."""
-    step = np.diff(longitudes)
-    around = np.abs(longitudes[-1] - longitudes[0])
-    repeated = bool(abs(around - 360) < _TOLERANCE * 360 / (len(longitudes) - 1))
-    kept = len(longitudes) - repeated
+    count = len(longitudes)
+    first, last = longitudes[0] % 360, longitudes[-1] % 360
+    apart = min(abs(first - last), 360 - abs(first - last))
+    repeated = bool(apart < _TOLERANCE * 360 / count)
+    kept = count - repeated
     spacing = 360 / kept
-    steps = (step + 180) % 360 - 180 if kept > 2 else step
-    if kept < 2 or np.abs(np.abs(steps) - spacing).max() > _TOLERANCE * spacing or len(set(np.sign(steps))) != 1:
+    ahead = ((longitudes[:kept] - longitudes[0]) / spacing + 0.5) % kept - 0.5  # in steps from the first, east
+    steps = np.arange(kept)
+    east, west = (np.abs(ahead - way).max() for way in (steps, -steps % kept))
+    if kept < 2 or min(east, west) > _TOLERANCE * 2:
         raise ValueError(
             f"LatLon: expected longitudes around the globe in equal steps of {spacing:g} degrees, got {longitudes[0]:g}, "
-            f"{longitudes[1]:g} .. {longitudes[-1]:g}; parts of the globe are no fields on the sphere."
+            f"{longitudes[1]:g} .. {longitudes[-1]:g}, up to {spacing * min(east, west):.3g} degrees off; a part of the globe "
+            f"is no field on the sphere."
         )
     place = (longitudes[:kept] % 360) / spacing
     if np.abs(place - place.round()).max() > _TOLERANCE:

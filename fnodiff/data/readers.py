@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import _check_indices
-from fnodiff.domain import Box, Domain, Shape
+from fnodiff.domain import Box, Domain, Shape, Sphere
 
 SUFFIXES = (".mat", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 _UNNAMED = "arr_0"  # numpy's name for an array without one
@@ -38,7 +38,7 @@ class ArrayFields:
     until `channel_axis` says what is meant.
 
     On `Sphere` arrays come with their latitudes and longitudes, and are read from north to south and east from longitude 0,
-    however they lie (`LatLon`).
+    however they lie (`LatLon`); what the grid's degrees do not hold is projected out, on the stored grid too.
 
     On `Box` values count as cell averages, on `Torus` as points i / n. Files with points on both edges of a box, such as
     FNO's 421 x 421 Darcy flow, are off by up to half a cell when served so.
@@ -92,8 +92,9 @@ class ArrayFields:
         if domain is None:
             raise ValueError("ArrayFields: expected a domain, or latitudes and longitudes, got neither.")
         self.domain = domain
-        self._x = _as_fields("x", x, domain, channel_axis)
-        self._field = None if field is None else _as_fields("field", field, domain, channel_axis)
+        known = self._place is not None
+        self._x = _as_fields("x", x, domain, channel_axis, known)
+        self._field = None if field is None else _as_fields("field", field, domain, channel_axis, known)
         self._label = None if label is None else _as_label(label)
         everywhere = torch.ones([1] * self._x.ndim)
         self._mask = everywhere if mask is None else self._as_mask(torch.as_tensor(mask), channel_axis)
@@ -102,6 +103,9 @@ class ArrayFields:
         lengths = [len(values) for values in (self._x, self._field, self._label) if values is not None]
         if len(set(lengths)) > 1:
             raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
+        if self._place is not None:
+            for part in self._x.split(_CHUNK):
+                self._place(part)  # whose repeated meridian, if there is one, is compared
         self.masked = self._has_missing() or mask is not None
 
     @classmethod
@@ -189,6 +193,10 @@ class ArrayFields:
             raise ValueError(f"ArrayFields: expected a grid no finer than {stored}, that of {name}, got {shape}.")
         if isinstance(self.domain, Box):
             return self.domain.average(values, shape)
+        if isinstance(self.domain, Sphere) and shape == stored and not (self.masked and name != "field"):
+            return self.domain.synthesize(
+                self.domain.analyze(values), shape
+            )  # what no mode holds, no noise would reach
         if self.masked and name != "field" and shape != stored:
             raise ValueError(
                 f"ArrayFields: expected {stored}, the stored grid, got {shape}: resampling on {self.domain} is not local and "
@@ -199,7 +207,7 @@ class ArrayFields:
     def _as_mask(self, mask: Tensor, channel_axis: int | None) -> Tensor:
         """(N or 1, C or 1, *grid)."""
         shared = mask.ndim == self.domain.dim
-        out = _as_fields("mask", mask[None] if shared else mask, self.domain, channel_axis)
+        out = _as_fields("mask", mask[None] if shared else mask, self.domain, channel_axis, self._place is not None)
         samples, channels, *grid = self._x.shape
         if [*out.shape[2:]] != grid or out.shape[1] not in (1, channels) or not (shared or len(out) == samples):
             raise ValueError(f"ArrayFields: expected a mask for x {tuple(self._x.shape)}, got {tuple(mask.shape)}.")
@@ -215,8 +223,10 @@ class ArrayFields:
         return any(nan for _, nan in found)
 
 
-def _as_fields(name: str, values: Tensor | np.ndarray, domain: Domain, channel_axis: int | None) -> Tensor:
-    """A view (N, C, *grid)."""
+def _as_fields(
+    name: str, values: Tensor | np.ndarray, domain: Domain, channel_axis: int | None, known: bool = False
+) -> Tensor:
+    """A view (N, C, *grid); of a known grid, whose channels cannot be mistaken for it."""
     out, dim = torch.as_tensor(values), domain.dim
     if out.is_complex() or out.ndim not in (dim + 1, dim + 2) or out.numel() == 0:
         raise ValueError(
@@ -226,7 +236,7 @@ def _as_fields(name: str, values: Tensor | np.ndarray, domain: Domain, channel_a
     if out.ndim == dim + 1:
         return out.unsqueeze(1)
     sides = tuple(out.shape[1:])
-    if channel_axis is None and dim > 1 and len(set(sides[:-1])) == 1 and sides[0] != sides[-1]:
+    if channel_axis is None and dim > 1 and not known and len(set(sides[:-1])) == 1 and sides[0] != sides[-1]:
         raise ValueError(
             f"ArrayFields: {name} {tuple(out.shape)} is square only with its channels last; pass channel_axis=-1 for "
             f"{sides[-1]} channels on a grid {sides[:-1]}, or channel_axis=1 for {sides[0]} channels on {sides[1:]}."
@@ -258,7 +268,8 @@ def read_arrays(path: str | os.PathLike[str], names: Iterable[str] | None = None
     """The numeric arrays of a file; text, cells, structures and other objects are left out.
 
     .npy, .pt and contiguous HDF5 data sets are mapped: read where and when they are used, and what is written to them never
-    reaches the file. The others are read whole.
+    reaches the file. The others are read whole, and so are packed ones (netCDF's scale_factor, add_offset, _FillValue), which
+    come unpacked, missing values as NaN.
 
     Args:
         path: MATLAB .mat (v7.3 too, whose axes HDF5 has in reverse: they come as MATLAB shows them), NumPy .npy and .npz,
@@ -357,10 +368,30 @@ def _hdf5(path: Path) -> _Entries:
 def _read_hdf5(path: Path, name: str) -> np.ndarray:
     with h5py.File(path, "r") as file:
         data = file[name]
+        if packing := {key: data.attrs[key] for key in _PACKING if key in data.attrs}:
+            return _unpacked(data[()], packing)
         offset = data.id.get_offset()  # None if it is stored in chunks
         if offset is None or data.size == 0 or data.external:
             return data[()]
         return np.memmap(path, dtype=data.dtype, mode="c", offset=offset, shape=data.shape)
+
+
+_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+
+
+def _unpacked(values: np.ndarray, packing: Mapping[str, Any]) -> np.ndarray:
+    """What netCDF's conventions mean by stored values: scale_factor times them plus add_offset, NaN where missing."""
+    packing = {key: np.asarray(value).reshape(-1)[0] for key, value in packing.items()}
+    missing = np.zeros(values.shape, dtype=bool)
+    for key in ("_FillValue", "missing_value"):
+        if key in packing:
+            missing |= values == packing[key]
+    if not missing.any() and not {"scale_factor", "add_offset"} & set(packing):
+        return values
+    out = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
+    out = out * out.dtype.type(packing.get("scale_factor", 1)) + out.dtype.type(packing.get("add_offset", 0))
+    out[missing] = np.nan
+    return out
 
 
 def _torch(path: Path) -> _Entries:

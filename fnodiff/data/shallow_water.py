@@ -3,7 +3,7 @@
     d zeta/dt  = -div ((zeta + f) v),    d delta/dt = curl ((zeta + f) v) - Delta (Phi + |v|^2 / 2),    d Phi/dt = -div (Phi v)
 
 for vorticity zeta, divergence delta and geopotential Phi = g h, f = 2 Omega cos(colatitude), with hyperdiffusion (the highest
-degree in two hours, half of it in three weeks). Degrees below two thirds of the grid's are kept, so that products do not
+degree in two hours, three quarters of it in a week). Degrees below two thirds of the grid's are kept, so that products do not
 alias; third-order Adams-Bashforth in time, float64.
 
 A trajectory starts from a random vorticity, its height in balance with it (no divergence at first, nor a tendency to one), and
@@ -41,14 +41,15 @@ class ShallowWater(Solved):
 
     Trajectories are solved on fine x 2 fine points of a Legendre-Gauss grid and seen on `domain`'s grids, whose degrees they
     hold below two thirds of `fine`. Sample i is snapshot i % snapshots of trajectory i // snapshots: those of one trajectory
-    are half a day apart, and neither the same nor independent.
+    are half a day apart, and neither the same nor independent. The time stepping starts anew, with one step of lower order, at
+    each: other snapshots are slightly other flows.
 
     Args:
         count, seed: Number of samples, and what fixes all of them.
         first: Day of a trajectory's first snapshot.
         every: Days from one snapshot to the next.
         snapshots: How many each trajectory has.
-        wind: Root mean square of the wind that a trajectory starts with, in m/s.
+        wind: Root mean square, over trajectories, of the wind that they start with, in m/s; some have twice as much.
         depth: Mean depth, in metres.
         domain: The sphere, whose grids samples are seen on.
         fine: Latitudes of the solve, at least 16.
@@ -114,8 +115,11 @@ class ShallowWater(Solved):
                 state, before = flow.step(state, before)
             saved.append(flow.seen(state))
         out = torch.stack(saved, dim=1)
-        if not bool(out.isfinite().all()):
-            raise ValueError(f"ShallowWater: the flow blew up; lower the wind, {self.wind} m/s, or raise the depth.")
+        if not bool(out.isfinite().all()) or float(out[:, :, 0].min()) <= 0:
+            raise ValueError(
+                f"ShallowWater: the flow blew up or fell dry; lower the wind, {self.wind} m/s, or raise the depth, "
+                f"{self.depth} m."
+            )
         return out
 
     def view(self, solutions: Tensor, shape: Shape) -> dict[str, Tensor]:
@@ -190,6 +194,6 @@ def _solver(fine: int, dt: float, depth: float) -> ShallowWaterSolver:
         havg=depth,
     )
     solver = solver.double()
-    # torch-harmonics damps half the degrees within days, with a fourth power of the Laplacian; the eighth keeps them.
+    # torch-harmonics' fourth power of the Laplacian damps three quarters of the highest degree in a day; the eighth, in a week.
     solver.hyperdiff = (-dt / 7200 * (solver.lap / solver.lap[-1, 0]) ** 8).exp()
     return solver

@@ -17,7 +17,8 @@ from fnodiff.domain import Domain, Shape
 class Solved(abc.ABC):
     """A data set whose sample i, a fixed function of (seed, i), is solved once on a fine grid and then seen on coarser ones.
 
-    Samples of one data set never share random numbers; two data sets of different `seed` do with probability 2 count / 2^32.
+    Samples of one data set never share random numbers (snapshots of one trajectory do); two data sets of different `seed` do
+    with probability 2 count / 2^32.
 
     Args:
         count, seed: Number of samples, and what fixes all of them.

@@ -84,7 +84,8 @@ class Sphere(Domain):
         """Quadrature weights (*shape), which sum to 1: the share of the sphere's area that a point stands for."""
         latitudes, longitudes = self.check_shape(shape)
         weights = _quadrature(self.grid, latitudes)[1][:, None] / longitudes
-        return weights.expand(latitudes, longitudes).to(device=device, dtype=dtype or torch.get_default_dtype())
+        weights = weights.to(device=device, dtype=dtype or torch.get_default_dtype())
+        return weights.expand(latitudes, longitudes).contiguous()
 
     def coefficient_shape(self, shape: Sequence[int]) -> Shape:
         return (self.degrees(shape),) * 2
@@ -149,8 +150,11 @@ class Sphere(Domain):
             return torch.fft.irfft(torch.view_as_complex(waves), n=shape[1], norm="forward")
 
     def values(self, c: Tensor, points: Tensor, shape: Shape) -> Tensor:
-        """Without a gradient for the points."""
         count = c.shape[-1]
+        if points.requires_grad:
+            raise ValueError(f"{self}: expected points without a gradient, which is not known here; detach them.")
+        if points.shape[1] > (most := max(1, 2**24 // count**2)):  # the Legendre functions of each take count^2 numbers
+            return torch.cat([self.values(c, part, shape) for part in points.split(most, dim=1)], dim=-1)
         legendre = _legendre(count, points[0].double().cos()).to(c)  # (orders, degrees, P)
         phase = torch.arange(count, device=c.device, dtype=c.dtype)[:, None] * points[1]
         cosines = torch.einsum("bclm,mlp->bcmp", c.tril(), legendre)

@@ -124,12 +124,16 @@ class DFU(nn.Module):
         self.levels = count
         references = [None] * count
         if reference is not None:
-            references = [tuple(-(-n // 2**i) for n in domain.check_shape(reference)) for i in range(count)]
+            references = self._levels(domain.check_shape(reference))
         self.fixed = references if levels == "fixed" else None
         self.antialias, self.recompute = antialias, recompute
 
         widths = [hidden_channels * m for m in channel_mult]
         modes = [tuple(max(1, n >> i) for n in n_modes) if i < spectral_levels else None for i in range(count)]
+        if isinstance(domain, Sphere):
+            if n_modes[1] != 2 * n_modes[0]:
+                raise ValueError(f"DFU: expected n_modes (L, 2 L) for L degrees on {domain}, got {n_modes}.")
+            modes = [None if m is None else (m[0], 2 * m[0]) for m in modes]
         embedding = 4 * hidden_channels
         self.embed_noise = nn.Sequential(
             NoiseEmbedding(hidden_channels),
@@ -211,7 +215,7 @@ class DFU(nn.Module):
             places = _positions(self.domain, self.positional_modes, shape, x.dtype, x.device)
             x = torch.cat([x, places.expand(x.shape[0], *places.shape)], dim=1)
         emb = self._embedding(x, noise_level, label)
-        shapes = [tuple(-(-n // 2**i) for n in shape) for i in range(self.levels)]
+        shapes = self._levels(shape)
         if self.fixed is not None:
             shapes[1:] = self.fixed[1:]
 
@@ -230,6 +234,11 @@ class DFU(nn.Module):
                 else:
                     x = self._run(block, torch.cat([x, skips.pop()], dim=1), emb, shapes[level])
         return self.head(_silu(self.head_norm(x), self.domain, self.antialias))
+
+    def _levels(self, shape: Shape) -> list[Shape]:
+        """Half as many points at each level down, rounded up; on a sphere two latitudes or more."""
+        least = 2 if isinstance(self.domain, Sphere) else 1
+        return [tuple(max(least, -(-n // 2**i)) for n in shape) for i in range(self.levels)]
 
     def parameter_groups(self) -> dict[str, tuple[int | None, str]]:
         """Where each parameter belongs, by name: its level (0 the finest; None if to none) and its part.

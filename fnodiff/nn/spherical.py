@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import neuralop.layers.spherical_convolution as neuralop_spherical
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch_harmonics import DiscreteContinuousConvS2
 
 from fnodiff.domain import Shape, Sphere
+from fnodiff.domain.base import cached, full_precision
 
 KERNEL = (3, 4)
 """Rings and angles of the local filters: five functions, one at the centre and four around it."""
@@ -37,7 +36,7 @@ class SphericalConv(neuralop_spherical.SphericalConv):
         options: Everything else that neuralop's constructor takes (rank, bias, ...).
 
     Raises:
-        ValueError: If n_modes is not (L, 2 L).
+        ValueError: If n_modes is not (L, 2 L), or an option says what the domain or the input does.
 
     Source: Bonev et al. (2023), Spherical Fourier neural operators; neuraloperator 2.0.
     """
@@ -57,8 +56,17 @@ class SphericalConv(neuralop_spherical.SphericalConv):
             raise ValueError(
                 f"SphericalConv: expected n_modes (L, 2 L) for L degrees, got {n_modes}; pass such as (16, 32)."
             )
-        options = {"sht_grids": domain.grid, **options}
-        super().__init__(in_channels, out_channels, list(n_modes), factorization=factorization, **options)
+        given = {"resolution_scaling_factor", "sht_grids", "sht_norm", "fno_block_precision", "complex_data"} & set(
+            options
+        )
+        if given:
+            raise ValueError(
+                f"SphericalConv: expected neither of {sorted(given)}: the domain says the grid, the input its size and its "
+                f"precision; leave them out."
+            )
+        super().__init__(
+            in_channels, out_channels, list(n_modes), factorization=factorization, sht_grids=domain.grid, **options
+        )
         self.domain = domain
 
     def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
@@ -102,13 +110,17 @@ class SphericalLocalConv(nn.Module):
         (K f)(x) = sum_k w_k  integral of psi_k(R_x^-1 y) f(y) dy,
 
     filters psi_k turned to each point x and integrated by the grid's quadrature. They reach two rows of points of the
-    `reference`, whatever the grid (an operator on functions), or without one two rows of the grid at hand.
+    `reference`, whatever the grid (an operator on functions), or without one two rows of the grid at hand. A grid coarser than
+    the reference has too few points within reach: fields are brought to the reference and back.
+
+    The filters are torch-harmonics', their sums are taken here: over longitudes they are convolutions, products of Fourier
+    coefficients, on any device and differentiable any number of times.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         domain: Its grid.
-        reference: Shape of the grid that says how far the filters reach, 2 pi / latitudes radians; None for the grid at hand.
+        reference: Shape of the grid whose two rows the filters reach; None for the grid at hand.
         resize: How the input is brought to another grid; there is one way, `domain.resample`.
 
     Source: Ocampo, Price, McEwen (2023), Scalable and equivariant spherical CNNs by discrete-continuous convolutions.
@@ -126,33 +138,40 @@ class SphericalLocalConv(nn.Module):
         super().__init__()
         self.domain, self.resize = domain, getattr(domain, resize)
         self.reference = None if reference is None else domain.check_shape(reference)
-        plan = DiscreteContinuousConvS2(in_channels, out_channels, (4, 8), (4, 8), KERNEL, theta_cutoff=2.0, bias=True)
-        self.weight, self.bias = plan.weight, plan.bias  # (out, in, filters), (out,)
+        layer = DiscreteContinuousConvS2(in_channels, out_channels, (4, 8), (4, 8), KERNEL, theta_cutoff=2.0, bias=True)
+        self.weight, self.bias = layer.weight, layer.bias  # (out, in, filters), (out,)
 
     def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
         """(B, in_channels, *shape) -> (B, out_channels, *output_shape), the input brought to that grid first."""
         x = x if output_shape is None else self.resize(x, output_shape)
         shape = self.domain.check_field(x)
+        if self.reference is None:
+            return self._convolve(x, shape)
+        fine = tuple(max(n, m) for n, m in zip(shape, self.reference, strict=True))
+        return self.domain.resample(self._convolve(self.domain.resample(x, fine), self.reference), shape)
+
+    def _convolve(self, x: Tensor, reference: Shape) -> Tensor:
+        shape, rows = tuple(x.shape[2:]), reference[0] - (self.domain.grid == "equiangular")
         with torch.autocast(x.device.type, enabled=False):
-            full = x if x.dtype == torch.float64 else x.float()
-            reach = 2 * math.pi / (shape if self.reference is None else self.reference)[0]
-            plan = _plan(self.domain, *self.weight.shape[:2], shape, reach, full.device, full.dtype)
-            weights = {"weight": self.weight.to(full.dtype), "bias": self.bias.to(full.dtype)}
-            return functional_call(plan, weights, full).to(x.dtype)
+            full = full_precision(x)
+            filters = _filters(self.domain, shape, 2 * math.pi / rows, full.device, full.dtype)
+            waves = torch.fft.rfft(full).permute(3, 0, 1, 2)  # (orders, B, in, latitudes)
+            seen = (waves @ filters[:, None]).unflatten(3, (-1, shape[0])).flatten(2, 3)  # (.., in filters, latitudes)
+            weight = self.weight.flatten(1).to(full.dtype)
+            mixed = weight @ torch.view_as_real(seen).flatten(3)
+            waves = torch.view_as_complex(mixed.unflatten(3, (-1, 2))).permute(1, 2, 3, 0)
+            out = torch.fft.irfft(waves, n=shape[1]) + self.bias.to(full.dtype)[:, None, None]
+        return out.to(x.dtype)
 
 
-@lru_cache(maxsize=256)
-def _plan(
-    domain: Sphere,
-    out_channels: int,
-    in_channels: int,
-    shape: Shape,
-    reach: float,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> nn.Module:
-    """torch-harmonics' layer for one grid, with weights to be given: its filters' values at this grid's points."""
-    with torch.inference_mode(False):
+@cached
+def _filters(domain: Sphere, shape: Shape, reach: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """torch-harmonics' filters on a grid, over longitudes in Fourier coefficients: (orders, latitudes, filters latitudes)."""
+    with torch.random.fork_rng(devices=[]):  # the layer draws weights, which are not used
         grids = {"grid_in": domain.grid, "grid_out": domain.grid}
-        plan = DiscreteContinuousConvS2(in_channels, out_channels, shape, shape, KERNEL, theta_cutoff=reach, **grids)
-        return plan.to(device=device, dtype=dtype)
+        layer = DiscreteContinuousConvS2(1, 1, shape, shape, KERNEL, theta_cutoff=reach, bias=False, **grids)
+    psi = torch.zeros(layer.kernel_size, shape[0], math.prod(shape), dtype=torch.float64)
+    psi[layer.psi_ker_idx, layer.psi_row_idx, layer.psi_col_idx] = layer.psi_vals.double()
+    waves = torch.fft.rfft(psi.unflatten(2, shape)).conj()  # (filters, latitudes out, latitudes in, orders)
+    waves = waves.permute(3, 2, 0, 1).flatten(2).resolve_conj()
+    return waves.to(device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64).contiguous()

@@ -127,7 +127,7 @@ class PointObservation(Observation):
                 f"PointObservation: expected points within the box of sides {domain.lengths}, got coordinates from "
                 f"{float(self.points.min()):g} to {float(self.points.max()):g}; scale them, or give the Box its lengths."
             )
-        if isinstance(domain, Sphere) and not bool(((self.points[0] >= 0) & (self.points[0] <= math.pi)).all()):
+        if isinstance(domain, Sphere) and not bool(((self.points[0] - math.pi / 2).abs() <= math.pi / 2 + 1e-6).all()):
             raise ValueError(
                 f"PointObservation: expected colatitudes from 0, the north pole, to pi, got {float(self.points[0].min()):g} to "
                 f"{float(self.points[0].max()):g}; colatitude = (90 - latitude in degrees) * pi / 180, longitude second."
