@@ -15,7 +15,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from fnodiff.cost import measure
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.metrics import discretization_error
 from fnodiff.nn import DFU, DualConv, LocalConv, SpectralConv
 from fnodiff.nn.dfu import _positions, _silu
@@ -607,6 +607,20 @@ class TestTransforms:
             x = torch.randn(2, 1, n, n)
             torch.testing.assert_close(compiled(x, torch.zeros(())), net(x, torch.zeros(())))
         assert counter.frame_count == 2
+
+    @pytest.mark.parametrize("domain", [Box(2), Torus(2), Sphere(), Sphere("equiangular")], ids=str)
+    def test_operator_networks_compile_and_transform_from_the_first_call_on(self, domain):
+        shape = (10, 18)  # of no other test, so that what is cached is made inside of the transform
+        options = {"levels": "fixed", "reference": shape, "num_blocks": 0, "local": "both", "zero_init": False}
+        net, level = DFU.tiny(1, 1, domain=domain, **options).eval().double(), torch.full((), 0.3, dtype=torch.float64)
+        x = torch.randn(2, 1, *shape, dtype=torch.float64)
+        tangent = torch.func.jvp(lambda v: net(v, level), (x,), (x,))[1]
+        step = (net(x * (1 + 1e-5), level) - net(x * (1 - 1e-5), level)) / 2e-5
+        torch.testing.assert_close(tangent, step, rtol=1e-5, atol=1e-6)
+        torch._dynamo.reset()
+        finer = torch.randn(2, 1, shape[0] + 2, shape[1] + 4, dtype=torch.float64)
+        compiled = torch.compile(net, fullgraph=True, dynamic=False, backend="aot_eager")
+        torch.testing.assert_close(compiled(finer, level), net(finer, level))
 
 
 def test_recomputing_blocks_changes_no_gradient():

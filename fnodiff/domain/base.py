@@ -6,6 +6,7 @@ import abc
 import functools
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import torch
@@ -229,13 +230,26 @@ def along(a: Tensor, axis: int, dim: int) -> Tensor:
 
 
 def cached(make: Callable) -> Callable:
-    """Remember constant tensors; made outside inference mode, so that autograd may use them later."""
-    kept = functools.lru_cache(maxsize=128)(torch.inference_mode(False)(make))
+    """Remember constant tensors.
+
+    They are made in a thread of their own, where neither inference mode nor autocast, a function transform or a compiler's
+    tracing is on: whatever asked for them first, they serve all.
+    """
+
+    @functools.lru_cache(maxsize=128)
+    def kept(*args: Any) -> tuple[Any]:
+        with ThreadPoolExecutor(1) as thread:
+            return (thread.submit(make, *args).result(),)
+
+    def constant(*args: Any) -> tuple[Any]:
+        return kept(*args)
+
+    # What torch.compiler.assume_constant_result sets, without loading the compiler: constants for compiled code too. They are
+    # wrapped in a tuple, as dynamo gives all bare tensors from one such function one name, which its backends refuse.
+    constant._dynamo_marked_constant = True
 
     @functools.wraps(make)
     def get(*args: Any) -> Any:
-        return kept(*args)
+        return constant(*args)[0]
 
-    # What torch.compiler.assume_constant_result sets, without loading the compiler: constants for compiled code too.
-    get._dynamo_marked_constant = True
     return get
