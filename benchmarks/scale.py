@@ -69,6 +69,7 @@ class Row:
     network: dict[str, Any] = field(default_factory=dict)
     noise: str = "pixel"  # or "white": of the box
     preconditioning: str = "edm"  # or "spectral"
+    shown: bool = False  # the linear estimate, to the network
     progressive: bool = False
     octaves: float = 0.0
     start: str | None = None  # the row whose model this one samples, or with `finetune` goes on from
@@ -78,7 +79,8 @@ class Row:
 PAPER = Row("DFU, the paper's setting")
 FUNCTIONS = replace(PAPER, name="+ function-space noise", noise="white")
 SPECTRAL = replace(FUNCTIONS, name="+ spectral preconditioning", preconditioning="spectral")
-OURS = replace(SPECTRAL, name="+ progressive sampling", progressive=True, start=SPECTRAL.name)
+SHOWN = replace(SPECTRAL, name="+ estimate shown", shown=True)
+OURS = replace(SHOWN, name="+ progressive sampling", progressive=True, start=SHOWN.name)
 FIXED = {"levels": "fixed", "reference": REFERENCE}
 ROWS = [
     Row("UNet, one resolution", sizes=TRAIN[-1:], network={"spectral_levels": 0}),
@@ -88,6 +90,7 @@ ROWS = [
     replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True),
     FUNCTIONS,
     SPECTRAL,
+    SHOWN,
     OURS,
     replace(OURS, name="+ fixed levels", network=FIXED, start=None),
     replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}, start=None),
@@ -121,14 +124,14 @@ class Study:
 
     def build(self, row: Row) -> Denoiser:
         """An untrained model."""
-        net = DFU.small(3, 3, domain=DOMAIN, **row.network)
+        net = DFU.small(6 if row.shown else 3, 3, domain=DOMAIN, **row.network)
         units = measure_normalization(MultiResolution(self.pictures(), DOMAIN, TRAIN, batch_size=64), 0.5)
         noise = PixelNoise(DOMAIN) if row.noise == "pixel" else WhiteNoise(DOMAIN, REFERENCE)
         if row.preconditioning == "edm":
             return Preconditioned(net, FunctionSpaceSDE(noise, EDM()), 0.5, normalization=units)
         spectrum, finest = self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
         sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectrum, finest)))
-        return SpectralPreconditioned(net, sde, spectrum, REFERENCE, normalization=units)
+        return SpectralPreconditioned(net, sde, spectrum, REFERENCE, shown=row.shown, normalization=units)
 
     def spectrum(self, units: torch.nn.Module) -> Any:
         """S of the normalised portraits."""

@@ -56,7 +56,7 @@ add = parser.add_argument
 add("--train", action="store_true", help="solve the flows and train the model")
 add("--minutes", type=float, default=14.0, help="training time")
 add("--count", type=int, default=512, help="fields to train on, eight of each trajectory")
-add("--test", type=int, default=32, help="solved fields to compare with")
+add("--test", type=int, default=32, help="solved fields to compare with, two of each trajectory")
 add("--samples", type=int, default=16, help="on each grid")
 add("--stations", type=int, default=200)
 add("--noise", type=float, default=10.0, help="standard deviation of the stations' errors, in metres")
@@ -120,22 +120,22 @@ class Turned:
         return {"x": torch.stack(fields)}
 
 
-def solve(count: int, seed: int, name: str) -> torch.Tensor:
+def solve(count: int, seed: int, name: str, snapshots: int = 8) -> torch.Tensor:
     """Solved fields (count, 2, *finest)."""
-    flows = ShallowWater(count, seed, **solver)
+    flows = ShallowWater(count, seed, snapshots=snapshots, **solver)
     parts = tqdm(range(0, count, 64), desc=name, disable=args.quiet)
     return torch.cat([flows.batch(range(i, min(i + 64, count)), finest)["x"] for i in parts])
 
 
 # %%
 # Heights are smooth and vorticities rough: the noise of each is about as rough as the channel, and the preconditioner knows the
-# angular spectrum of each. The network is a DFU as on any other domain: its spectral branches are spherical convolutions, its
-# local ones filters that reach as far on every grid.
+# angular spectrum of each, and shows the network the best linear estimate beside the noisy fields. The network is a DFU as on
+# any other domain: its spectral branches are spherical convolutions, its local ones filters that reach as far on every grid.
 
 if args.train:
     noise = GaussianRandomField(domain, ChannelSpectra((Matern(2.0, 1.0), Matern(0.5, 0.2))))
     net = DFU(
-        2,
+        4,
         2,
         n_modes=(24, 48),
         hidden_channels=16,
@@ -154,13 +154,15 @@ if args.train:
     normalization = measure_normalization(data)
     spectra = fit_spectra(normalization(fields.fields[reference]), domain)
     sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectra, finest)))
-    denoiser = SpectralPreconditioned(net, sde, spectra, reference, cutoff=None, normalization=normalization)
+    denoiser = SpectralPreconditioned(
+        net, sde, spectra, reference, cutoff=None, shown=True, normalization=normalization
+    )
     options = {"lr": 3e-3, "decay": True, "progress": not args.quiet}
     trained = fit(denoiser, data, minutes=args.minutes, accelerator=accelerator, **options)
     save_pretrained(trained, args.model)
 model = from_pretrained(args.model).to(args.device).eval()
 start = time.perf_counter()
-true = solve(args.test, 2, "solving truths")
+true = solve(args.test, 2, "solving truths", snapshots=2)
 machine = f"{args.device}, {torch.get_num_threads()} threads, {platform.machine()}"
 print(f"\n{args.test} fields solved in {time.perf_counter() - start:.0f} s; torch {torch.__version__} on {machine}")
 
@@ -236,14 +238,14 @@ def draw(model, shape) -> torch.Tensor:
 
 
 def balance(x: torch.Tensor) -> float:
-    """The correlation of f zeta and g Laplacian h beyond 30 degrees from the equator, in degrees of 20 and below."""
+    """The fields' mean correlation of f zeta and g Laplacian h beyond 30 degrees from the equator, of degrees up to 20."""
     h, zeta = domain.filter(x, lambda e: (e <= 420).to(e.dtype)).split(1, dim=1)
     sine = domain.points(x.shape[2:])[0].cos()  # of the latitude
     weights = domain.weights(x.shape[2:]) * (sine.abs() > 0.5)
     pair = torch.cat([zeta * sine, -domain.filter(h, lambda e: e)], dim=1)
     pair = pair - (pair * weights).sum((2, 3), keepdim=True) / weights.sum()
-    covariance = torch.einsum("bchw,bdhw,hw->cd", pair, pair, weights)
-    return float(covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt())
+    covariance = torch.einsum("bchw,bdhw,hw->bcd", pair, pair, weights)
+    return float((covariance[:, 0, 1] / (covariance[:, 0, 0] * covariance[:, 1, 1]).sqrt()).mean())
 
 
 start = time.perf_counter()

@@ -165,7 +165,11 @@ def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module 
 
 
 def global_coherence(x: Tensor, y: Tensor, domain: Box, *, shape: Shape = (8, 8)) -> float:
-    """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?"""
+    """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?
+
+    Raises:
+        ValueError: If the domain is none that averages over cells, as the sphere.
+    """
     if not isinstance(domain, Box):
         raise ValueError(f"global_coherence: expected a Box, which averages over cells, got {domain}; compare spectra.")
     return frechet_distance(*(domain.average(v, shape).flatten(1) for v in (x, y)))
@@ -191,7 +195,7 @@ def new_band(x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size:
     the true detail's energy, and the ratio of energies. No detail at all is (1.0, 0.0); the truth is (0.0, 1.0).
 
     Raises:
-        ValueError: If `band` holds all that the fields' grid does.
+        ValueError: If `band` holds all that the fields' grid does, or on the sphere, whose patches are not alike.
     """
     if not domain.uniform:
         raise ValueError(f"new_band: expected a domain whose patches are alike, got {domain}; compare spectra.")

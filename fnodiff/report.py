@@ -33,7 +33,7 @@ from torch import Tensor
 from fnodiff import metrics
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, Fields, HDF5Fields, ImageFolder
-from fnodiff.domain import Box, Shape
+from fnodiff.domain import Box, Domain, Shape
 from fnodiff.sde import Denoiser, DPMSolver, Sampler
 
 NOISE_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
@@ -180,10 +180,10 @@ def invariance_report(
         rows[shape]["samples"] = float(domain.norm(x - first).square().mean().sqrt() / spread)
         rows[shape]["denoiser"] = error
         target = domain.resample(true[shape][:samples], coarsest) if true else first
-        rows[shape]["sliced"] = metrics.sliced_wasserstein(x, target) / float(target.std())
+        rows[shape]["sliced"] = _sliced(x, target, domain)
     for shape, fields in true.items():
         half, other = (domain.resample(part, coarsest) for part in fields.chunk(2))
-        truth[shape]["sliced"] = metrics.sliced_wasserstein(other, half) / float(half.std())
+        truth[shape]["sliced"] = _sliced(other, half, domain)
         for row, x in ((rows[shape], drawn[shape]), (truth[shape], fields[samples:])):
             row.update(_against(x, fields[:samples], domain, denoiser.training_shapes, inception))
     spectra: dict[Shape | None, Any] = {shape: metrics.radial_spectrum(x, domain) for shape, x in drawn.items()}
@@ -230,6 +230,15 @@ def _denoiser_errors(
             totals[shape][0] += float(domain.norm(torch.cat(parts) - first).square().mean())
             totals[shape][1] += float(domain.norm(first - first.mean(0)).square().mean())
     return {shape: math.sqrt(error / size) for shape, (error, size) in totals.items()}
+
+
+def _sliced(x: Tensor, target: Tensor, domain: Domain) -> float:
+    """Sliced Wasserstein distance, points weighed by their area, in spreads of the target."""
+    weights = domain.weights(target.shape[2:]).to(target)
+    root = (weights * weights.numel()).sqrt()
+    mean = (target * weights).flatten(2).sum(2).mean()
+    spread = (domain.norm(target - mean).square().mean() / target.shape[1]).sqrt()
+    return metrics.sliced_wasserstein(x * root, target * root) / float(spread)
 
 
 def _against(x: Tensor, y: Tensor, domain: Any, trained: Sequence[Shape], inception: bool) -> dict[str, float]:

@@ -18,13 +18,14 @@ from fnodiff import (
     Matern,
     PixelNoise,
     Preconditioned,
+    Sphere,
     Torus,
     metrics,
     report,
 )
 from fnodiff.checkpoint import save_pretrained
 from fnodiff.data import write_fields
-from fnodiff.report import invariance_report
+from fnodiff.report import _sliced, invariance_report
 from fnodiff.sde import GaussianDenoiser, Heun
 
 
@@ -132,6 +133,19 @@ def test_command(tmp_path, capsys, data):
     assert (tmp_path / "r.png").stat().st_size > 20_000
     with pytest.raises(SystemExit):
         report.main([str(tmp_path / "model"), "--shapes", "big"])
+
+
+def test_the_poles_count_by_their_area():
+    # Noise of variance one, and a difference at the poles alone, where many points share little area.
+    domain, shape = Sphere(), (16, 32)
+    x = torch.randn(64, 2, *shape, generator=torch.Generator().manual_seed(0))
+    there = torch.zeros(shape)
+    there[[0, -1]] = 1.0
+    share = float((domain.weights(shape) * there).sum())
+    assert share < 0.4 * float(there.mean())
+    found = _sliced(x + 3 * there, x, domain)
+    assert found == pytest.approx(3 * math.sqrt(share), rel=0.25)
+    assert _sliced(2 * x + 7, 2 * x, domain) == pytest.approx(3.5, rel=0.2), "in spreads, about the mean"
 
 
 def test_sliced_wasserstein():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fnodiff import DFU
 from fnodiff.domain import Box, Torus
 from fnodiff.sde import (
     EDM,
@@ -75,6 +76,29 @@ class TestSpectralPreconditioned:
         x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.5, 0.9])
         torch.testing.assert_close(spectral(x_t, t), scalar(x_t, t))
         torch.testing.assert_close(spectral.loss_weight(t, shape), scalar.loss_weight(t, shape))
+
+    def test_shows_the_linear_estimate_in_units_of_each_channel(self):
+        domain, shape, seen = Torus(2), (8, 8), []
+        fields = [GaussianRandomField(domain, Matern(0.5, 0.2)), GaussianRandomField(domain, Matern(3.0, 0.2))]
+        spectra = ChannelSpectra((lambda e, dim: 1e4 * law(fields[0])(e, dim), law(fields[1])))
+
+        class Watching(nn.Module):
+            def forward(self, x, noise_level):
+                seen.append(x)
+                return torch.zeros_like(x[:, :2])
+
+        sde = FunctionSpaceSDE(WhiteNoise(domain, shape), VP())
+        x_t, t = torch.randn(3, 2, 12, 12), torch.tensor([0.1, 0.4, 0.9])
+        model = SpectralPreconditioned(Watching(), sde, spectra, shape, shown=True)
+        found = model(x_t, t)
+        scale = torch.tensor([math.sqrt(1e4 * fields[0].variance(shape)), math.sqrt(fields[1].variance(shape))])
+        torch.testing.assert_close(seen[0][:, 2:], found / scale[:, None, None])
+        SpectralPreconditioned(Watching(), sde, spectra, shape)(x_t, t)
+        torch.testing.assert_close(seen[0][:, :2], seen[1])
+        assert model.config["shown"]
+        with pytest.raises(ValueError, match=r"of 4 to 2 channels.*got 2 to 2"):
+            SpectralPreconditioned(DFU.tiny(2, 2, domain=domain), sde, spectra, shape, shown=True)
+        SpectralPreconditioned(DFU.tiny(4, 2, domain=domain), sde, spectra, shape, shown=True)(x_t, t)
 
     @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
     def test_target_has_unit_variance_in_every_mode(self, t):

@@ -111,7 +111,7 @@ class DFU(nn.Module):
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
                 f"got {hidden_channels}, {channel_mult} and {positional_modes}."
             )
-        self.domain, self.in_channels = domain, in_channels
+        self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
         self.num_classes, self.condition_channels = num_classes, condition_channels
         self.positional_modes = positional_modes
         if levels not in ("moving", "fixed") or (

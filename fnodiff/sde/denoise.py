@@ -221,6 +221,9 @@ class SpectralPreconditioned(Denoiser):
     changes with the grid all over. What F gets wrong in modes it never trained on is damped by V. S may differ by channel
     (`fit_spectra`): each channel then has its own G and V, and the loss weighs its error by its own tr V.
 
+    At high noise the best estimate is far from the linear one, and F has to take G x_t back before it says anything better:
+    with `shown`, F's input has G x_t beside the whitened x_t, over the data's standard deviation.
+
     Args:
         backbone: F, called as `F(x, noise_level, **condition)`: (B, C, *spatial), (B,) -> (B, C, *spatial).
         sde: The process.
@@ -228,12 +231,13 @@ class SpectralPreconditioned(Denoiser):
             the dimension that gives (*modes) or (C, *modes).
         reference: Spatial shape of the grid on which F's input has unit variance per point: the largest trained on.
         cutoff: Of R, in cycles per unit length; None for R = 1.
+        shown: Whether F is given G x_t as well: it then maps 2 C channels to C.
         told: The noise level that F is given: per "point" or per "mode".
         normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
         field_normalization: Of the conditioning field, likewise.
 
     Raises:
-        ValueError: If the cutoff is not positive.
+        ValueError: If the cutoff is not positive, or with `shown` the network does not take twice as many channels as it gives.
     """
 
     def __init__(
@@ -244,6 +248,7 @@ class SpectralPreconditioned(Denoiser):
         reference: Shape,
         cutoff: float | None = 16.0,
         *,
+        shown: bool = False,
         told: str = "mode",
         normalization: Normalization | None = None,
         field_normalization: Normalization | None = None,
@@ -253,7 +258,13 @@ class SpectralPreconditioned(Denoiser):
         _check_backbone(backbone, sde)
         if cutoff is not None and not cutoff > 0:
             raise ValueError(f"SpectralPreconditioned: expected cutoff > 0 or None, got {cutoff!r}.")
-        self.backbone, self.spectrum, self.cutoff = backbone, spectrum, cutoff
+        taken, given = (getattr(backbone, name, None) for name in ("in_channels", "out_channels"))
+        if shown and None not in (taken, given) and taken != 2 * given:
+            raise ValueError(
+                f"SpectralPreconditioned: expected a network of {2 * given} to {given} channels, which is shown the linear "
+                f"estimate beside x_t, got {taken} to {given}; build it with twice as many input channels, or pass shown=False."
+            )
+        self.backbone, self.spectrum, self.cutoff, self.shown = backbone, spectrum, cutoff, shown
         self.reference = sde.domain.check_shape(reference)
         mult = sde.domain.multiplicity(self.reference, dtype=torch.float64)
         roughness = self._roughness(sde.domain.eigenvalues(self.reference, dtype=torch.float64))
@@ -262,8 +273,8 @@ class SpectralPreconditioned(Denoiser):
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        names = ("backbone", "sde", "spectrum", "reference", "cutoff", "told", "normalization", "field_normalization")
-        return {name: getattr(self, name) for name in names}
+        names = ("backbone", "sde", "spectrum", "reference", "cutoff", "shown", "told", "normalization")
+        return {name: getattr(self, name) for name in (*names, "field_normalization")}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         shape = self.sde.domain.check_field(x_t)
@@ -284,9 +295,20 @@ class SpectralPreconditioned(Denoiser):
             s, noise, n = spectra(eigenvalues)
             return (self._modes * s * noise / n).sqrt()
 
-        white, condition = self.sde.domain.filter(x_t, whiten), self._normalized(condition)
-        out = self.backbone(white, _told(self, x_t, t), **condition).to(x_t.dtype)
-        return self.sde.domain.filter(x_t, linear) + self.sde.domain.filter(out, colour)
+        domain, condition = self.sde.domain, self._normalized(condition)
+        seen, estimate = domain.filter(x_t, whiten), domain.filter(x_t, linear)
+        if self.shown:
+            seen = torch.cat([seen, estimate / self._spread.to(x_t)], dim=1)
+        out = self.backbone(seen, _told(self, x_t, t), **condition).to(x_t.dtype)
+        return estimate + domain.filter(out, colour)
+
+    @functools.cached_property
+    def _spread(self) -> Tensor:
+        """The data's standard deviation at a point of the reference grid, (C or 1, *ones)."""
+        domain = self.sde.domain
+        eigenvalues, mult = (f(self.reference, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity))
+        variance = (mult * self._spectra(eigenvalues, self.reference)[0]).flatten(-domain.dim).sum(-1)
+        return variance.sqrt().reshape(-1, *(1,) * domain.dim)
 
     @functools.cached_property
     def noise_law(self) -> tuple[float, float]:

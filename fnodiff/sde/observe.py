@@ -100,10 +100,13 @@ class PointObservation(Observation):
     """Values at arbitrary points: of the function itself, by `domain.evaluate`, not of the nearest grid point.
 
     Args:
-        points: (dim, P), in the units of the domain's `lengths`.
+        points: (dim, P), in the units of the domain's `lengths`; colatitudes and longitudes, in radians, on the sphere.
         values: (C, P) or (B, C, P), C the observed channels.
         noise_std: Standard deviation of the errors, in the values' units.
         channels: As for `Observation`.
+
+    Raises:
+        ValueError: If the points are not finite or do not fit the values; when used, if they lie outside of the domain.
     """
 
     def __init__(self, points: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
