@@ -194,7 +194,7 @@ def invariance_report(
 
 def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
     """How many channels the samples have."""
-    channels = getattr(getattr(denoiser, "backbone", None), "in_channels", None)
+    channels = getattr(getattr(denoiser, "backbone", None), "out_channels", None)
     if channels is not None and reference is not None and reference.channels != channels:
         raise ValueError(
             f"invariance_report: expected true fields of {channels} channels, as the model's, got {reference.channels}."

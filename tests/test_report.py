@@ -26,7 +26,7 @@ from fnodiff import (
 from fnodiff.checkpoint import save_pretrained
 from fnodiff.data import write_fields
 from fnodiff.report import _sliced, invariance_report
-from fnodiff.sde import GaussianDenoiser, Heun
+from fnodiff.sde import DPMSolver, GaussianDenoiser, Heun, SpectralPreconditioned
 
 
 class Draws:
@@ -70,7 +70,7 @@ def test_a_model_that_knows_the_grid_is_found_out():
     class Grid(nn.Module):
         """Adds its number of points."""
 
-        in_channels = 1
+        out_channels = 1
 
         def forward(self, x, noise_level):
             return x + x.shape[-1] / 16
@@ -133,6 +133,15 @@ def test_command(tmp_path, capsys, data):
     assert (tmp_path / "r.png").stat().st_size > 20_000
     with pytest.raises(SystemExit):
         report.main([str(tmp_path / "model"), "--shapes", "big"])
+
+
+def test_a_network_that_is_shown_the_estimate_draws_as_many_channels_as_it_gives():
+    sde = FunctionSpaceSDE(GaussianRandomField(Torus(2), Matern(1.0, 0.2)), EDM())
+    spectrum = lambda e, dim: DATA.std(e).square()  # noqa: E731
+    net = DFU.tiny(4, 2, domain=Torus(2))
+    model = SpectralPreconditioned(net, sde, spectrum, (12, 12), shown=True).eval()
+    found = invariance_report(model, [(12, 12), (16, 16)], samples=8, sampler=lambda d: DPMSolver(d, 3))
+    assert set(found.rows) == {(12, 12), (16, 16)}
 
 
 def test_the_poles_count_by_their_area():
