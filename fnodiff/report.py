@@ -185,7 +185,7 @@ def invariance_report(
         half, other = (domain.resample(part, coarsest) for part in fields.chunk(2))
         truth[shape]["sliced"] = _sliced(other, half, domain)
         for row, x in ((rows[shape], drawn[shape]), (truth[shape], fields[samples:])):
-            row.update(_against(x, fields[:samples], domain, denoiser.training_shapes, inception))
+            row.update(distances(x, fields[:samples], domain, denoiser.training_shapes, inception))
     spectra: dict[Shape | None, Any] = {shape: metrics.radial_spectrum(x, domain) for shape, x in drawn.items()}
     if true:
         spectra[None] = metrics.radial_spectrum(true[finest], domain)
@@ -241,8 +241,17 @@ def _sliced(x: Tensor, target: Tensor, domain: Domain) -> float:
     return metrics.sliced_wasserstein(x * root, target * root) / float(spread)
 
 
-def _against(x: Tensor, y: Tensor, domain: Any, trained: Sequence[Shape], inception: bool) -> dict[str, float]:
-    """The distances of two sets on one grid."""
+def distances(
+    x: Tensor, y: Tensor, domain: Domain, trained: Sequence[Shape] = (), inception: bool = False
+) -> dict[str, float]:
+    """The distances of fields (N, C, *shape) from true ones on the same grid, by the names of the report's columns.
+
+    Args:
+        x, y: The fields, and the true ones.
+        domain: Theirs.
+        trained: The training shapes: the new band is what the largest cannot hold.
+        inception: FID and KID too.
+    """
     found, shape = {"spectrum": metrics.spectrum_error(x, y, domain)}, tuple(x.shape[2:])
     if not isinstance(domain, Box) or domain.dim != 2:
         return found
@@ -253,6 +262,13 @@ def _against(x: Tensor, y: Tensor, domain: Any, trained: Sequence[Shape], incept
     if inception:
         found["FID"], found["KID"] = metrics.inception_distances(x, y)
     return found
+
+
+def open_fields(data: str, count: int) -> Fields:
+    """True fields by what names them: "faces" (`count` drawn portraits), an .h5 of fields, or a folder or zip of images."""
+    if data == "faces":
+        return Faces(count, seed=1)
+    return HDF5Fields(data) if data.endswith(".h5") else ImageFolder(data)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -278,9 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shapes = [model.sde.domain.shape_of(*shape) if len(shape) == 1 else shape for shape in shapes]
     reference: Fields | None = None
     if args.data is not None:
-        path = Path(args.data)
-        reference = Faces(2 * args.samples, seed=1) if args.data == "faces" else None
-        reference = reference or (HDF5Fields(path) if path.suffix == ".h5" else ImageFolder(path))
+        reference = open_fields(args.data, 2 * args.samples)
     report = invariance_report(
         model,
         shapes,

@@ -25,6 +25,7 @@ ALLOWED = {
     "checkpoint": {"domain", "sde", "nn"},
     "train": {"domain", "sde", "nn", "data", "checkpoint"},
     "report": {"domain", "sde", "data", "metrics", "checkpoint"},
+    "__main__": {"domain", "sde", "data", "checkpoint", "report"},
 }
 # Within sde: domain <- noise <- process <- denoise <- {loss, observe <- guidance, sample <- {stochastic, resolution}}.
 SDE = {
