@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from fnodiff.domain import Box, Torus, normals
+from fnodiff.domain import Box, Sphere, Torus, normals
+from fnodiff.sde import GaussianRandomField, Matern
 
 
 def test_grids_are_points_on_the_torus_and_cell_centres_on_the_box():
@@ -71,9 +72,23 @@ class TestNormals:
         assert float((z[0] - z[1]).abs().min()) > 0
 
 
-def test_isotropy_on_the_torus():
-    from fnodiff.sde import GaussianRandomField, Matern
+@pytest.mark.parametrize(
+    ("domain", "expected"),
+    [
+        (Torus(2), (0.363259, -0.390326, -0.07434)),
+        (Box(2), (0.708562, 0.077071, -1.641039)),
+        (Sphere(), (0.588374, -0.174868, -0.826253)),
+    ],
+    ids=str,
+)
+def test_a_seed_is_the_same_function_in_every_version(domain, expected):
+    # What docs/stability.md promises: recorded with version 0.1.
+    noise, generator = GaussianRandomField(domain, Matern(1.0, 0.3)), torch.Generator().manual_seed(7)
+    z = noise.sample((1, 2, 9, 17), generator=generator, dtype=torch.float64)
+    assert (float(z[0, 0, 0, 0]), float(z[0, 1, 4, 8]), float(z[0, 0, 8, 16])) == pytest.approx(expected, abs=1e-6)
 
+
+def test_isotropy_on_the_torus():
     x = GaussianRandomField(Torus(2), Matern(1.0, 0.15)).sample((4000, 1, 50, 50), dtype=torch.float64)
     products = torch.stack([(x * x.roll(shift, (2, 3))).mean((1, 2, 3)) for shift in [(5, 0), (0, 5), (3, 4), (4, -3)]])
     difference = products[1:] - products[:1]
