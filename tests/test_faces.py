@@ -297,7 +297,7 @@ def test_a_bad_data_set_says_what_was_expected(count, seed):
 
 @pytest.mark.parametrize("index", [10, -1])
 def test_an_index_outside_the_set_is_an_error(index):
-    with pytest.raises(IndexError, match=rf"expected indices in \[0, 10\), got {index}"):
+    with pytest.raises(ValueError, match=rf"expected indices in \[0, 10\), got {index}"):
         Faces(10).batch([0, index], (16, 16))
 
 

@@ -292,11 +292,13 @@ class Faces:
         return self.count
 
     def seeds(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """(B,) int64, what `faces` draws samples `indices` from. IndexError for an index outside 0 <= i < count."""
+        """(B,) int64, what `faces` draws samples `indices` from. ValueError for an index outside 0 <= i < count."""
         indices = as_seeds(indices)
         outside = indices[(indices < 0) | (indices >= self.count)]
         if len(outside):
-            raise IndexError(f"expected indices in [0, {self.count}), got {outside[0].item()}: make `count` larger")
+            raise ValueError(
+                f"Faces: expected indices in [0, {self.count}), got {outside[0].item()}; make `count` larger."
+            )
         return mix(self._base + indices)
 
     def batch(self, indices: Sequence[int] | Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:

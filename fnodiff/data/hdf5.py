@@ -58,7 +58,13 @@ class HDF5Fields:
             raise ValueError(f"HDF5Fields: {self.path} is not a file; pass one that write_fields wrote.")
         if not h5py.is_hdf5(self.path):
             raise ValueError(f"HDF5Fields: {self.path} is not an HDF5 file, or a damaged one; write it again.")
-        with h5py.File(self.path, "r") as file:
+        try:
+            opened = h5py.File(self.path, "r")
+        except OSError as error:
+            raise ValueError(
+                f"HDF5Fields: {self.path} cannot be opened ({error}); it may be cut short: write it again."
+            ) from error
+        with opened as file:
             self.shapes, self.channels, self.field_channels, rows = _check_layout(file, self.path)
             self._labelled = "label" in file
             self.attributes = dict(file.attrs)
