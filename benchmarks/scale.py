@@ -79,7 +79,7 @@ class Row:
 PAPER = Row("DFU, the paper's setting")
 FUNCTIONS = replace(PAPER, name="+ function-space noise", noise="white")
 SPECTRAL = replace(FUNCTIONS, name="+ spectral preconditioning", preconditioning="spectral")
-SHOWN = replace(SPECTRAL, name="+ estimate shown", shown=True)
+SHOWN = replace(FUNCTIONS, name="+ estimate shown", shown=True)
 OURS = replace(SHOWN, name="+ progressive sampling", progressive=True, start=SHOWN.name)
 FIXED = {"levels": "fixed", "reference": REFERENCE}
 ROWS = [
@@ -90,6 +90,7 @@ ROWS = [
     replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True),
     FUNCTIONS,
     SPECTRAL,
+    replace(SPECTRAL, name="+ spectral preconditioning, estimate shown", shown=True),
     SHOWN,
     OURS,
     replace(OURS, name="+ fixed levels", network=FIXED, start=None),
@@ -128,7 +129,8 @@ class Study:
         units = measure_normalization(MultiResolution(self.pictures(), DOMAIN, TRAIN, batch_size=64), 0.5)
         noise = PixelNoise(DOMAIN) if row.noise == "pixel" else WhiteNoise(DOMAIN, REFERENCE)
         if row.preconditioning == "edm":
-            return Preconditioned(net, FunctionSpaceSDE(noise, EDM()), 0.5, normalization=units)
+            shown = {"spectrum": self.spectrum(units)} if row.shown else {}
+            return Preconditioned(net, FunctionSpaceSDE(noise, EDM()), 0.5, normalization=units, **shown)
         spectrum, finest = self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
         sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectrum, finest)))
         return SpectralPreconditioned(net, sde, spectrum, REFERENCE, shown=row.shown, normalization=units)

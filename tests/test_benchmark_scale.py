@@ -38,7 +38,7 @@ def run(monkeypatch, capsys, out, *options):
 
 
 def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch, capsys):
-    rows = ["DFU, the paper's setting", "+ mixed fine-tuning", "+ spectral preconditioning", "+ progressive sampling"]
+    rows = ["DFU, the paper's setting", "+ mixed fine-tuning", "+ estimate shown", "+ progressive sampling"]
     assert "3 models for 1 seeds" in run(monkeypatch, capsys, tmp_path, "--dry", "--only", *rows)
     assert not any(tmp_path.iterdir()), "a dry run leaves nothing"
     first = run(monkeypatch, capsys, tmp_path, "--only", *rows)
@@ -55,6 +55,16 @@ def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch
     at_32 = {row[0].strip(): row[1:] for row in table[:5]}
     assert at_32[rows[2]] == at_32[rows[3]] and at_32[rows[0]] != at_32[rows[2]]
     assert float(table[-2][3]) < 0.5, "what is upsampled has little of the new band's energy"
+
+
+def test_every_row_builds_a_model_that_estimates(tmp_path):
+    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+    for row in scale.ROWS:
+        model = study.build(row).eval()
+        with torch.no_grad():
+            estimate = model(model.sde.prior((1, 3, 16, 16)), torch.ones(()))
+        assert estimate.shape == (1, 3, 16, 16) and bool(estimate.isfinite().all()), row.name
+        assert ("+" in row.name) == (row not in scale.ROWS[:4]), "one ingredient more in each row below the paper's"
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fnodiff import DFU
+from fnodiff.checkpoint import from_pretrained, save_pretrained
 from fnodiff.domain import Box, Torus
 from fnodiff.sde import (
     EDM,
@@ -23,6 +24,7 @@ from fnodiff.sde import (
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
+    Heun,
     Matern,
     PixelNoise,
     Preconditioned,
@@ -99,6 +101,39 @@ class TestSpectralPreconditioned:
         with pytest.raises(ValueError, match=r"of 4 to 2 channels.*got 2 to 2"):
             SpectralPreconditioned(DFU.tiny(2, 2, domain=domain), sde, spectra, shape, shown=True)
         SpectralPreconditioned(DFU.tiny(4, 2, domain=domain), sde, spectra, shape, shown=True)(x_t, t)
+
+    @pytest.mark.parametrize("shape", [(8, 8), (12, 12)])
+    def test_edms_scalars_may_show_the_estimate_too(self, shape):
+        domain, seen = Torus(2), []
+        fields = [GaussianRandomField(domain, Matern(0.5, 0.2)), GaussianRandomField(domain, Matern(3.0, 0.2))]
+        spectra = ChannelSpectra(tuple(law(field) for field in fields))
+
+        class Watching(nn.Module):
+            def forward(self, x, noise_level):
+                seen.append(x)
+                return x[:, :2]
+
+        sde = FunctionSpaceSDE(WhiteNoise(domain, (8, 8)), VP())
+        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.4, 0.9])
+        shown, plain = (Preconditioned(Watching(), sde, 0.5, spectrum=s) for s in (spectra, None))
+        torch.testing.assert_close(shown(x_t, t), plain(x_t, t))
+        torch.testing.assert_close(seen[0][:, :2], seen[1])
+        best = SpectralPreconditioned(Zero(), sde, spectra, (8, 8))(x_t, t)
+        torch.testing.assert_close(seen[0][:, 2:], best / 0.5, rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match=r"Preconditioned: expected a network of 4 to 2 channels.*got 2 to 2"):
+            Preconditioned(DFU.tiny(2, 2, domain=domain), sde, spectrum=spectra)
+
+    def test_a_shown_estimate_survives_saving(self, tmp_path):
+        data = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        spectrum = fit_spectrum(data.sample((64, 1, 16, 16)), Box(2))
+        sde, net = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()), DFU.tiny(2, 1, zero_init=False)
+        model = Preconditioned(net, sde, 0.5, spectrum=spectrum).eval()
+        again = from_pretrained(save_pretrained(model, tmp_path))
+        x_t, t = torch.randn(2, 1, 16, 16), torch.tensor([0.2, 0.7])
+        with torch.no_grad():
+            torch.testing.assert_close(again(x_t, t), model(x_t, t))
+            ladder = Progressive(Heun(again, 2), [(16, 16)])
+            assert ladder(again.sde.prior((1, 1, 24, 24))).shape == (1, 1, 24, 24)
 
     @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
     def test_target_has_unit_variance_in_every_mode(self, t):

@@ -129,6 +129,15 @@ def _check_backbone(backbone: nn.Module, sde: FunctionSpaceSDE) -> None:
         )
 
 
+def _check_shown(denoiser: Denoiser, backbone: nn.Module, without: str) -> None:
+    taken, given = (getattr(backbone, name, None) for name in ("in_channels", "out_channels"))
+    if None not in (taken, given) and taken != 2 * given:
+        raise ValueError(
+            f"{type(denoiser).__name__}: expected a network of {2 * given} to {given} channels, which is shown the linear "
+            f"estimate beside x_t, got {taken} to {given}; build it with twice as many input channels, or pass {without}."
+        )
+
+
 def _check_told(told: str) -> str:
     if told not in ("point", "mode"):
         raise ValueError(f'expected told="point" or "mode", the noise level that the network is given, got {told!r}.')
@@ -148,13 +157,26 @@ def _told(denoiser: Preconditioned | SpectralPreconditioned, x_t: Tensor, t: Ten
 class Preconditioned(Denoiser):
     """A network under EDM's preconditioning; see the head of this module.
 
+    With a spectrum S of the data, F is shown the best linear estimate beside the noisy field,
+
+        F(c_in y, S / (S + (sigma / alpha)^2 C) y / sd, c_noise),
+
+    C being the noise's: what of y is noise on the grid at hand is told apart before F sees it, on finer grids than it trained
+    on too, while at high noise F still says all of the picture anew (`SpectralPreconditioned` starts from the linear estimate).
+
     Args:
-        backbone: F, called as `F(x, noise_level, **condition)`: (B, C, *spatial), (B,) -> (B, C, *spatial).
+        backbone: F, called as `F(x, noise_level, **condition)`: (B, C, *spatial), (B,) -> (B, C, *spatial); with a spectrum
+            (B, 2 C, *spatial) comes in.
         sde: The process.
         sigma_data: Standard deviation of the (normalised) data.
+        spectrum: S, as for `SpectralPreconditioned`; None to show x_t alone.
         told: The noise level that F is given: per "point" or per "mode".
         normalization: Per-channel; `fnodiff.train.fit` measures it when asked to.
         field_normalization: Of the conditioning field, likewise.
+
+    Raises:
+        ValueError: If sigma_data is not positive, or with a spectrum the network does not take twice as many channels as it
+            gives.
     """
 
     noise_law = (-1.2, 1.2)
@@ -166,6 +188,7 @@ class Preconditioned(Denoiser):
         sde: FunctionSpaceSDE,
         sigma_data: float = 0.5,
         *,
+        spectrum: Spectrum | None = None,
         told: str = "point",
         normalization: Normalization | None = None,
         field_normalization: Normalization | None = None,
@@ -177,13 +200,15 @@ class Preconditioned(Denoiser):
             raise ValueError(
                 f"Preconditioned: expected sigma_data > 0, got {sigma_data!r}; pass the data's standard deviation."
             )
-        self.backbone = backbone
+        if spectrum is not None:
+            _check_shown(self, backbone, "spectrum=None")
+        self.backbone, self.spectrum = backbone, spectrum
         self.sigma_data = float(sigma_data)
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        names = ("backbone", "sde", "sigma_data", "told", "normalization", "field_normalization")
+        names = ("backbone", "sde", "sigma_data", "spectrum", "told", "normalization", "field_normalization")
         return {name: getattr(self, name) for name in names}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
@@ -194,7 +219,20 @@ class Preconditioned(Denoiser):
         c_in = 1 / (s.square() + sd**2).sqrt()
         c_out = s * sd * c_in
         c_noise = _told(self, x_t, t)
-        return c_skip * y + c_out * self.backbone(c_in * y, c_noise, **self._normalized(condition)).to(x_t.dtype)
+        seen = c_in * y
+        if self.spectrum is not None:
+            seen = torch.cat([seen, self._estimate(y, sigma_t / alpha_t, shape) / sd], dim=1)
+        return c_skip * y + c_out * self.backbone(seen, c_noise, **self._normalized(condition)).to(x_t.dtype)
+
+    def _estimate(self, y: Tensor, level: Tensor, shape: Shape) -> Tensor:
+        """The best linear estimate of x from y = x + level z."""
+        domain, noise, spectrum = self.sde.domain, self.sde.noise.on(shape), self.spectrum
+
+        def linear(eigenvalues: Tensor) -> Tensor:
+            s = spectrum(eigenvalues, domain.dim)
+            return s / (s + level.square() * noise.std(eigenvalues).square())
+
+        return domain.filter(y, linear)
 
     def target_variance(self, t: Tensor, shape: Shape) -> Tensor:
         """The error per mode that F starts from, c_out^2 shared among the modes: (*t.shape, *coefficient_shape)."""
@@ -258,12 +296,8 @@ class SpectralPreconditioned(Denoiser):
         _check_backbone(backbone, sde)
         if cutoff is not None and not cutoff > 0:
             raise ValueError(f"SpectralPreconditioned: expected cutoff > 0 or None, got {cutoff!r}.")
-        taken, given = (getattr(backbone, name, None) for name in ("in_channels", "out_channels"))
-        if shown and None not in (taken, given) and taken != 2 * given:
-            raise ValueError(
-                f"SpectralPreconditioned: expected a network of {2 * given} to {given} channels, which is shown the linear "
-                f"estimate beside x_t, got {taken} to {given}; build it with twice as many input channels, or pass shown=False."
-            )
+        if shown:
+            _check_shown(self, backbone, "shown=False")
         self.backbone, self.spectrum, self.cutoff, self.shown = backbone, spectrum, cutoff, shown
         self.reference = sde.domain.check_shape(reference)
         mult = sde.domain.multiplicity(self.reference, dtype=torch.float64)
