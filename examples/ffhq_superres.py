@@ -50,6 +50,7 @@ add(
 add("--schedule", choices=["edm", "ve", "vp", "subvp", "cosine"], default="edm")
 add("--told", choices=["point", "mode"], help="the noise level that the network is told (default: the denoiser's)")
 add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
+add("--shown", action="store_true", help="show the network the best linear estimate beside the noisy picture")
 add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's grid moves with the input's, or does not")
 add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
 add("--antialias", action="store_true", help="evaluate activations on a grid twice as fine")
@@ -123,20 +124,22 @@ if trained is None:
         options["reference"] = reference
     if guided:
         options["num_classes"] = int(some["label"].max()) + 1
-    net = (DFU.tiny if args.smoke else DFU.small)(3, 3, domain=domain, **options)
+    net = (DFU.tiny if args.smoke else DFU.small)(6 if args.shown else 3, 3, domain=domain, **options)
     data = MultiResolution(train, domain, resolutions, batch_size=args.batch, seed=args.seed)
     normalization = measure_normalization(data, 0.5)
     spectrum = fit_spectrum(normalization(some["x"]), domain, cell_averages=True)
     schedules = {name.lower(): getattr(fnodiff, name) for name in ("EDM", "VE", "VP", "SubVP", "Cosine")}
-    make_schedule, told = schedules[args.schedule], {} if args.told is None else {"told": args.told}
+    make_schedule, options = schedules[args.schedule], {} if args.told is None else {"told": args.told}
     if args.preconditioning == "spectral":
         spans = args.schedule in ("edm", "ve", "cosine")  # those are made from the noise levels at their ends
         schedule = make_schedule(*noise_levels(noise, spectrum, (finest, finest))) if spans else make_schedule()
         sde = FunctionSpaceSDE(noise, schedule)
-        denoiser = SpectralPreconditioned(net, sde, spectrum, reference, normalization=normalization, **told)
+        options["shown"] = args.shown
+        denoiser = SpectralPreconditioned(net, sde, spectrum, reference, normalization=normalization, **options)
     else:
         sde = FunctionSpaceSDE(noise, make_schedule())
-        denoiser = Preconditioned(net, sde, 0.5, normalization=normalization, **told)
+        options["spectrum"] = spectrum if args.shown else None
+        denoiser = Preconditioned(net, sde, 0.5, normalization=normalization, **options)
     loss = DenoisingLoss(denoiser, octaves=args.octaves, drop_condition=0.1 if guided else 0.0)
     minutes = args.minutes if args.steps is None else None
     options = {"lr": 2e-3, "folder": args.out / "ffhq_superres", "accelerator": accelerator, "progress": not args.quiet}

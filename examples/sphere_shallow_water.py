@@ -219,7 +219,8 @@ looks = [
 # %%
 # 1. and 2. One seed is one noise function, on every grid. Beside the samples are those of a network that says nothing: Gaussian
 # fields with the same spectra. What they lack is the flow: far from the equator winds are nearly in balance with the height,
-# zeta = g / f Laplacian h, and the correlation of both sides says whether samples know.
+# zeta = g / f Laplacian h, and the correlation of both sides says whether samples know. The model shipped knows that, and the
+# spectra; to the eye its vorticity is still blotches where the flow has rolled out filaments.
 
 
 class Nothing(torch.nn.Module):

@@ -57,6 +57,7 @@ def test_every_mechanism_has_an_option(tmp_path, run_here):
         "operator",
         "--preconditioning",
         "spectral",
+        "--shown",
         "--octaves",
         0.5,
         "--guidance",
@@ -72,7 +73,7 @@ def test_every_mechanism_has_an_option(tmp_path, run_here):
     )
     assert (tmp_path / "ffhq_upscaled.png").stat().st_size > 20_000
     model = from_pretrained(tmp_path / "ffhq_superres")
-    assert model.backbone.config["levels"] == "fixed" and model.backbone.num_classes == 7
+    assert model.backbone.config["levels"] == "fixed" and model.backbone.num_classes == 7 and model.shown
 
 
 @pytest.mark.parametrize(
