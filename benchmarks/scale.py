@@ -90,7 +90,7 @@ ROWS = [
     replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True),
     FUNCTIONS,
     SPECTRAL,
-    replace(SPECTRAL, name="+ spectral preconditioning, estimate shown", shown=True),
+    replace(SPECTRAL, name="+ spectral, estimate shown", shown=True),
     SHOWN,
     OURS,
     replace(OURS, name="+ fixed levels", network=FIXED, start=None),
