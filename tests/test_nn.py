@@ -608,10 +608,11 @@ class TestTransforms:
             torch.testing.assert_close(compiled(x, torch.zeros(())), net(x, torch.zeros(())))
         assert counter.frame_count == 2
 
-    @pytest.mark.parametrize("domain", [Box(2), Torus(2), Sphere(), Sphere("equiangular")], ids=str)
+    @pytest.mark.parametrize("domain", [Box(2), Sphere()], ids=str)
     def test_operator_networks_compile_and_transform_from_the_first_call_on(self, domain):
         shape = (10, 18)  # of no other test, so that what is cached is made inside of the transform
         options = {"levels": "fixed", "reference": shape, "num_blocks": 0, "local": "both", "zero_init": False}
+        options |= {"channel_mult": (1,), "attention_levels": (), "spectral_levels": 1}
         net, level = DFU.tiny(1, 1, domain=domain, **options).eval().double(), torch.full((), 0.3, dtype=torch.float64)
         x = torch.randn(2, 1, *shape, dtype=torch.float64)
         tangent = torch.func.jvp(lambda v: net(v, level), (x,), (x,))[1]
