@@ -6,8 +6,8 @@
 
 CHECKPOINT is a folder of `save_pretrained` or a hub id. Seed i is sample i, whatever else is drawn. Images (three channels on a
 Box, in [-1, 1]) become `SIZE/seed-000012.png`, all else, or with --format hdf5, a file of `fnodiff.data.HDF5Fields` in the
-data's units. A run that was stopped goes on where it was. `accelerate launch -m fnodiff sample ...` shares the seeds among
-processes.
+data's units. A run that was stopped goes on where it was. Several processes share the seeds: `accelerate launch -m fnodiff
+sample ...` on GPUs, `torchrun --nproc_per_node 2 -m fnodiff sample ...` on CPUs.
 
 `evaluate` draws what is missing and compares it with as many true fields on the same grid, and those with as many others;
 `report` is `python -m fnodiff.report`.

@@ -4,6 +4,9 @@ Adam with a linear ramp-up of the learning rate, gradient clipping, and an expon
 which is the model that comes out. Adam's average of squared gradients spans 100 steps, beta_2 = 0.99; the usual 0.999 comes to
 about the same (a row of `benchmarks.surrogate`). A checkpoint folder holds the model (EMA, as `save_pretrained` writes it) and
 beside it `training.pt`, the rest of the run's state, which loads with `weights_only=True`.
+
+With several processes (`accelerate launch` on GPUs, `torchrun` on CPUs) each takes its rows of every batch, and with
+accelerate's `gradient_accumulation_steps` these are gone through in that many parts: `batch_size` is that of the whole step.
 """
 
 from __future__ import annotations
@@ -19,14 +22,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from fnodiff import checkpoint
@@ -58,6 +62,7 @@ def fit(
     folder: str | os.PathLike[str] | None = None,
     save_every: int = 1000,
     resume: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
     workers: int = 0,
     compile: bool = False,
     progress: bool = True,
@@ -82,25 +87,27 @@ def fit(
         folder: Where checkpoints go, every `save_every` steps, at the end, and on SIGINT before leaving.
         save_every: Steps between checkpoints.
         resume: A checkpoint folder to continue from: with the same thread count, on one CPU process, to the bit.
+        seed: Draw the times and the noise of each sample by a generator of its own, from this seed, the step and its place in
+            the batch: the same run for any number of processes and parts of a batch, dropout aside. It draws on the CPU, which
+            takes time on large grids. By default they come from torch's generator, another one in each process.
         workers: Processes that prepare batches; the batches are the same for any number.
         compile: Compile the network, once for each resolution that comes up: minutes on a CPU, for long runs on a GPU.
         progress: Show a bar with the loss per resolution.
         callback: Called as callback(step, shape, loss) after each step.
-        accelerator: For mixed precision, on one device; by default a GPU where there is one.
+        accelerator: For mixed precision, and a batch in parts (`gradient_accumulation_steps`); by default a GPU where there is
+            one.
 
     Raises:
         ValueError: If neither steps nor minutes is given, the model cannot be saved though a folder is given, the checkpoint
-            does not belong to this model, or several processes run.
+            does not belong to this model, or a batch cannot be shared out evenly among processes and parts.
         FloatingPointError: If the loss is not finite, naming the step and the resolution.
     """
     if steps is None and minutes is None:
         raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
     accelerator = accelerator or Accelerator()
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"fit: expected one process, got {accelerator.num_processes}: batches are not shared out among processes yet; "
-            f"start it with python instead of accelerate launch."
-        )
+    share = _Share(
+        data, accelerator.process_index, accelerator.num_processes, accelerator.gradient_accumulation_steps, seed
+    )
     if folder is not None:
         checkpoint.describe(denoiser)  # what cannot be saved is known before it is trained
     loss = loss or DenoisingLoss(denoiser)
@@ -121,55 +128,109 @@ def fit(
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr, betas=(0.9, 0.99), fused=fused)
     model, optimizer = accelerator.prepare(loss, optimizer)
     step = _load(Path(resume), denoiser, ema, optimizer, data) if resume is not None else 0
+    if accelerator.num_processes > 1:
+        ema.load_state_dict(denoiser.state_dict() if resume is None else ema.state_dict())  # the first process' weights
+        if accelerator.process_index > 0:  # other noise than the first process', though the script seeds all alike
+            torch.manual_seed(torch.initial_seed() + accelerator.process_index + (step << 20))
 
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     last = step + 10**9 if steps is None else steps
     start = time.monotonic()
     order = range(step, last)
-    loader = DataLoader(data, batch_size=None, sampler=order, num_workers=workers, generator=torch.Generator())
+    loader = DataLoader(share, batch_size=None, sampler=order, num_workers=workers, generator=torch.Generator())
+    elapsed = 0.0
     recent: dict[Shape, float] = defaultdict(float)
     bar = tqdm(total=steps, initial=step, disable=not (progress and accelerator.is_main_process), desc="training")
     with _interruptible() as interrupted, bar:
         for batch in loader if step < last else ():
-            batch = {k: v.to(accelerator.device) for k, v in batch.items()}
             shape = tuple(batch["x"].shape[2:])
             rate = lr * min(1.0, (step + 1) / max(1, rampup))
             if decay:
-                done = (time.monotonic() - start) / (60 * minutes) if steps is None else step / steps
+                done = elapsed / (60 * minutes) if steps is None else step / steps
                 rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with accelerator.autocast():
-                value = model(**batch).mean()
-            if not bool(value.isfinite()):
+            optimizer.zero_grad(set_to_none=True)
+            value = _backward(model, share.parts(batch, step), accelerator)
+            stop = interrupted.is_set() or time.monotonic() >= deadline
+            elapsed = time.monotonic() - start
+            if accelerator.num_processes > 1:  # all go on, or none, at the same rate
+                agreed = torch.tensor([value, stop, elapsed], dtype=torch.float32, device=accelerator.device)
+                value, stop, elapsed = accelerator.reduce(agreed, "mean").tolist()
+            if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the loss is {value.item()} at step {step}, resolution {shape}; lower lr (now {lr:g}), or look for "
+                    f"the loss is {value} at step {step}, resolution {shape}; lower lr (now {lr:g}), or look for "
                     f"values in the data that are not finite: data[{step}]. Checkpoints written before are whole."
                 )
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(value)
             accelerator.clip_grad_norm_(denoiser.parameters(), clip)
             optimizer.step()
             step += 1
             seen = step * data.batch_size
             _average(ema, denoiser, 0.5 ** (data.batch_size / min(ema_halflife, max(1.0, seen / 20))))
 
-            value = value.item()
             recent[shape] = value if shape not in recent else 0.98 * recent[shape] + 0.02 * value
             bar.set_postfix({"x".join(map(str, s)): f"{v:.3f}" for s, v in sorted(recent.items())}, refresh=False)
             bar.update()
             if callback is not None:
                 callback(step, shape, value)
-            done = step >= last or time.monotonic() >= deadline or interrupted.is_set()
+            done = step >= last or bool(stop) or (accelerator.num_processes == 1 and interrupted.is_set())
             if folder is not None and accelerator.is_main_process and (done or step % save_every == 0):
                 _save(Path(folder), step, denoiser, ema, optimizer, data)
             if done:
                 break
+    accelerator.wait_for_everyone()  # what was written can be read by all of them
     if interrupted.is_set():
         raise KeyboardInterrupt(
             f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
         )
     return ema
+
+
+class _Share(Dataset):
+    """A process' rows of each batch: rank, rank + processes, ...; and these in equal parts."""
+
+    def __init__(self, data: MultiResolution, rank: int, processes: int, parts: int, seed: int | None) -> None:
+        if data.batch_size % (processes * parts):
+            raise ValueError(
+                f"fit: expected a batch_size that {processes} processes and {parts} parts share evenly, got "
+                f"{data.batch_size}; make it a multiple of {processes * parts}, as it is that of the whole step."
+            )
+        if seed is not None and seed < 0:
+            raise ValueError(f"fit: expected seed >= 0, got {seed}.")
+        self.data, self.rows, self.count, self.seed = data, range(rank, data.batch_size, processes), parts, seed
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        if len(self.rows) == self.data.batch_size:
+            return self.data[step]
+        indices = self.data.indices(step)
+        return self.data.fields.batch([indices[row] for row in self.rows], self.data.shape(step))
+
+    def parts(self, batch: dict[str, Tensor], step: int) -> list[dict[str, Any]]:
+        """The batch's parts, with a generator for each sample if they are seeded."""
+        size = len(self.rows) // self.count
+        cuts = [slice(size * i, size * (i + 1)) for i in range(self.count)]
+        parts: list[dict[str, Any]] = [{k: v[cut] for k, v in batch.items()} for cut in cuts]
+        if self.seed is not None:
+            for part, cut in zip(parts, cuts, strict=True):
+                part["generator"] = [self._generator(step, row) for row in self.rows[cut]]
+        return parts
+
+    def _generator(self, step: int, row: int) -> torch.Generator:
+        state = np.random.SeedSequence([self.seed, step, row]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0]))
+
+
+def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: Accelerator) -> float:
+    """Gradients of the mean loss over the parts, averaged over processes once; the mean of this process' loss."""
+    total = 0.0
+    for number, part in enumerate(parts):
+        inputs = {k: v.to(accelerator.device) if isinstance(v, Tensor) else v for k, v in part.items()}
+        with accelerator.no_sync(model) if number < len(parts) - 1 else nullcontext():
+            with accelerator.autocast():
+                value = model(**inputs).mean()
+            accelerator.backward(value)  # divides by the number of parts
+        total += value.item() / len(parts)
+    return total
 
 
 def freeze(
