@@ -18,6 +18,7 @@ import os
 import pickle
 import random
 import signal
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -98,8 +99,8 @@ def fit(
             one.
 
     Raises:
-        ValueError: If neither steps nor minutes is given, the model cannot be saved though a folder is given, the checkpoint
-            does not belong to this model, or a batch cannot be shared out evenly among processes and parts.
+        ValueError: If neither steps nor minutes is given, the folder cannot be written to or the model not be saved, the
+            checkpoint does not belong to this model, or a batch cannot be shared out evenly among processes and parts.
         FloatingPointError: If the loss is not finite, naming the step and the resolution.
     """
     if steps is None and minutes is None:
@@ -110,6 +111,7 @@ def fit(
     )
     if folder is not None:
         checkpoint.describe(denoiser)  # what cannot be saved is known before it is trained
+        _check_writable(Path(folder))
     loss = loss or DenoisingLoss(denoiser)
     if loss.denoiser is not denoiser:
         raise ValueError("fit: expected a loss of this denoiser, got one of another; build DenoisingLoss(denoiser).")
@@ -414,6 +416,17 @@ def _interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: expected a folder that can be written to, got {error}; name another folder=."
+        ) from error
 
 
 def _save(

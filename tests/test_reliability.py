@@ -1,0 +1,185 @@
+"""What may happen to a run: killed at any moment, a full disk, folders that vanish or are read-only; and long runs."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import multiprocessing
+import os
+import random
+import resource
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from fnodiff import checkpoint
+from fnodiff.domain import Box, Torus
+from fnodiff.nn import DFU
+from fnodiff.sde import EDM, DPMSolver, FunctionSpaceSDE, Preconditioned, WhiteNoise
+from fnodiff.train import STATE, fit
+from tests.test_scale_out import data
+
+KILLS, STEPS = 30, 400
+
+
+def model():
+    """A model whose training draws from torch's generator in the network too."""
+    torch.manual_seed(0)
+    net = DFU.tiny(1, 1, domain=Torus(1), hidden_channels=8, dropout=0.1)
+    return Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Torus(1), (16,)), EDM()))
+
+
+def train(folder, steps, **options):
+    """Start, or go on with, a run in this folder."""
+    torch.set_num_threads(1)
+    resume = folder if (Path(folder) / STATE).exists() else None
+    denoiser = model()
+    torch.manual_seed(5)
+    options = {"rampup": 4, "normalize": True, "progress": False, "accelerator": Accelerator(cpu=True)} | options
+    return fit(denoiser, data(), steps, folder=folder, resume=resume, **options)
+
+
+def readable(folder):
+    """Read all that is there; the step of the run, 0 before the first checkpoint."""
+    if (folder / checkpoint.MODEL).exists():
+        checkpoint.from_pretrained(folder)
+    return torch.load(folder / STATE, weights_only=True)["step"] if (folder / STATE).exists() else 0
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_in_the_same_bits(tmp_path):
+    draw, steps = random.Random(0), []
+    start = multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload(["tests.test_reliability"])  # a process a kill, and torch is loaded once
+    killed = tmp_path / "killed"
+    for _ in range(KILLS):
+        job = start.Process(target=train, args=(killed, STEPS), kwargs={"save_every": 1})
+        before, began = readable(killed), time.monotonic()
+        job.start()
+        while readable(killed) == before and time.monotonic() < began + 60:  # a step and its checkpoint at least
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.1))
+        assert job.is_alive(), f"the run ended with code {job.exitcode} after {steps}"
+        job.kill()
+        job.join()
+        steps.append(readable(killed))
+    assert steps == sorted(steps) and steps[-1] < STEPS, steps
+    for folder, options in ((killed, {}), (tmp_path / "whole", {"save_every": 10**6})):
+        job = start.Process(target=train, args=(folder, STEPS), kwargs=options)
+        job.start()
+        job.join()
+        assert job.exitcode == 0
+    ours, whole = (torch.load(f / STATE, weights_only=True) for f in (killed, tmp_path / "whole"))
+    assert ours["step"] == whole["step"] == STEPS
+    for part in ("denoiser", "ema"):
+        assert all(torch.equal(ours[part][key], value) for key, value in whole[part].items())
+    assert sorted(p.name for p in killed.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+
+
+@pytest.mark.parametrize("name", [STATE, checkpoint.MODEL])
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, name):
+    train(tmp_path, 2)
+    kept = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    real = os.fsync
+
+    def full(handle):
+        if name in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path, 4)
+    monkeypatch.undo()
+    now = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert now.keys() == kept.keys() and now[name] == kept[name]
+    assert readable(tmp_path) == (2 if name == STATE else 4)
+    whole = train(tmp_path / "whole", 6)
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in train(tmp_path, 6).state_dict().items())
+
+
+def test_a_folder_that_vanishes_is_made_again(tmp_path):
+    folder = tmp_path / "run"
+
+    def vanish(step, *_):
+        if step == 3:
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+
+    train(folder, 4, save_every=2, callback=vanish)
+    assert readable(folder) == 4
+
+
+def test_what_cannot_be_written_to_is_known_before_training(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ValueError, match=r"file: expected a folder that can be written to"):
+        train(tmp_path / "file", 2, callback=lambda *_: pytest.fail("trained before it was known"))
+    assert (tmp_path / "file").read_text() == "not a folder"
+    read_only = Path("/proc/fnodiff")  # whoever asks: root may write to a folder without permission
+    with pytest.raises(ValueError, match=r"another folder="):
+        train(read_only, 2, callback=lambda *_: pytest.fail("trained before it was known"))
+
+
+def resident():
+    """Mebibytes in use."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_a_long_run(tmp_path):
+    seen = []
+    train(tmp_path, 2000, callback=lambda step, *_: seen.append(resident()) if step % 100 == 0 else None)
+    assert max(seen[10:]) - max(seen[:5]) < 8, seen  # MiB
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_many_samples():
+    net = DFU.tiny(1, 1, hidden_channels=8)
+    run = DPMSolver(Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())).eval(), 3)
+    seen = []
+    for x in run.chunks((1, 16, 16), range(10_000), chunk=100):
+        assert x.shape == (100, 1, 16, 16)
+        seen.append(resident())
+    assert len(seen) == 100 and max(seen[50:]) - max(seen[:25]) < 8, seen
+
+
+def test_bf16_autocast_trains_as_float32_does(tmp_path):
+    means = {}
+    for precision in ("no", "bf16"):
+        losses = []
+        train(
+            tmp_path / precision,
+            150,
+            lr=3e-3,
+            seed=0,
+            accelerator=Accelerator(cpu=True, mixed_precision=precision),
+            callback=lambda *told, losses=losses: losses.append(told[2]),
+        )
+        means[precision] = sum(losses[-50:]) / 50
+        assert means[precision] < 0.9 * sum(losses[:10]) / 10
+        reset()
+    assert means["bf16"] == pytest.approx(means["no"], rel=0.03)
+    assert means["bf16"] != means["no"], "autocast did nothing"
+
+
+def reset():
+    """accelerate keeps its settings for the whole process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """Those of the other tests, and their accelerator."""
+    before = torch.get_num_threads()
+    reset()
+    yield
+    reset()
+    torch.set_num_threads(before)
