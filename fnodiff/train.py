@@ -96,7 +96,7 @@ def fit(
         progress: Show a bar with the loss per resolution.
         callback: Called as callback(step, shape, loss) after each step.
         accelerator: For mixed precision, and a batch in parts (`gradient_accumulation_steps`); by default a GPU where there is
-            one.
+            one. Trackers that it has (`init_trackers`) get each resolution's loss, as the bar, and the learning rate.
 
     Raises:
         ValueError: If neither steps nor minutes is given, the folder cannot be written to or the model not be saved, the
@@ -176,6 +176,9 @@ def fit(
             if callback is not None:
                 callback(step, shape, value)
             done = step >= last or bool(stop) or (accelerator.num_processes == 1 and interrupted.is_set())
+            if accelerator.trackers and (done or step % 10 == 0):
+                told = {f"loss/{'x'.join(map(str, s))}": v for s, v in sorted(recent.items())}
+                accelerator.log({**told, "lr": rate}, step=step)
             if folder is not None and accelerator.is_main_process and (done or step % save_every == 0):
                 _save(Path(folder), step, denoiser, ema, optimizer, data)
             if done:

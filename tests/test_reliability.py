@@ -23,6 +23,7 @@ from fnodiff.train import STATE, fit
 from tests.test_scale_out import data
 
 KILLS, STEPS = 30, 400
+MODELS = Path(__file__).parent.parent / "examples" / "models"
 
 
 def model():
@@ -183,3 +184,15 @@ def _threads():
     yield
     reset()
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("terrain_superres", (48, 48)), ("sphere_shallow_water", (32, 64))])
+def test_a_trained_models_sample_is_its_seeds_in_any_company(name, shape):
+    run = DPMSolver(checkpoint.from_pretrained(next((MODELS / name).rglob(checkpoint.CONFIG)).parent), 6)
+    channels, seeds = run.denoiser.backbone.out_channels, [3, 1, 4, 15]
+    together = run.draw((channels, *shape), seeds, chunk=4)
+    assert torch.equal(run.draw((channels, *shape), seeds, chunk=4), together)
+    for chunk in (1, 3):
+        apart = run.draw((channels, *shape), seeds, chunk=chunk)
+        worst = (apart - together).abs().amax((0, 2, 3)) / together.abs().amax((0, 2, 3))
+        assert float(worst.max()) < 1e-5, worst  # in float32

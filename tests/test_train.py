@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import pytest
 import safetensors.torch
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
 
 from fnodiff import checkpoint
 from fnodiff.data.loader import InMemory, MultiResolution, Part
@@ -215,6 +218,26 @@ class TestFit:
             quiet(model(), bad, 10, folder=tmp_path / "run2", save_every=1)
         assert torch.load(tmp_path / "run2" / STATE, weights_only=True)["step"] == 3
 
+    def test_trackers_get_each_resolutions_loss(self):
+        tracker = Kept()
+        AcceleratorState._reset_state(True)
+        accelerator = Accelerator(cpu=True, log_with=tracker)
+        accelerator.init_trackers("run")
+        losses = {}
+        quiet(
+            model(),
+            data(),
+            25,
+            lr=1e-3,
+            accelerator=accelerator,
+            callback=lambda step, shape, v: losses.setdefault(shape, []).append(v),
+        )
+        assert [step for step, _ in tracker.told] == [10, 20, 25]
+        last = tracker.told[-1][1]
+        assert set(last) == {"loss/8", "loss/12", "loss/16", "lr"} and last["lr"] == 1e-3
+        for (n,), seen in losses.items():
+            assert min(seen) <= last[f"loss/{n}"] <= max(seen)
+
     def test_minutes_stop_it(self):
         steps = []
         quiet(model(), data(), minutes=0.02, callback=lambda s, *_: steps.append(s))
@@ -240,6 +263,22 @@ class TestFit:
     def test_bad_input(self, tmp_path, call, message):
         with pytest.raises(ValueError, match=message):
             call(tmp_path)
+
+
+class Kept(GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name, requires_logging_directory, tracker = "kept", False, None
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def store_init_configuration(self, values):
+        pass
+
+    def log(self, values, step, **_):
+        self.told.append((step, values))
 
 
 class Constant(Waves):
