@@ -50,7 +50,12 @@ add(
 add("--schedule", choices=["edm", "ve", "vp", "subvp", "cosine"], default="edm")
 add("--told", choices=["point", "mode"], help="the noise level that the network is told (default: the denoiser's)")
 add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
-add("--shown", action="store_true", help="show the network the best linear estimate beside the noisy picture")
+add(
+    "--shown",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="show the network the best linear estimate beside the noisy picture",
+)
 add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's grid moves with the input's, or does not")
 add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
 add("--antialias", action="store_true", help="evaluate activations on a grid twice as fine")
