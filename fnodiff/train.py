@@ -88,9 +88,9 @@ def fit(
         folder: Where checkpoints go, every `save_every` steps, at the end, and on SIGINT before leaving.
         save_every: Steps between checkpoints.
         resume: A checkpoint folder to continue from: with the same thread count, on one CPU process, to the bit.
-        seed: Draw the times and the noise of each sample by a generator of its own, from this seed, the step and its place in
-            the batch: the same run for any number of processes and parts of a batch, dropout aside. It draws on the CPU, which
-            takes time on large grids. By default they come from torch's generator, another one in each process.
+        seed: Draw the times and the noise of each sample by a generator of its own, on the CPU, from this seed, the step and
+            its place in the batch: the same run for any number of processes and parts of a batch, dropout aside. By default
+            they come from torch's generator, another one in each process.
         workers: Processes that prepare batches; the batches are the same for any number.
         compile: Compile the network, once for each resolution that comes up: minutes on a CPU, for long runs on a GPU.
         progress: Show a bar with the loss per resolution.
@@ -111,10 +111,11 @@ def fit(
     )
     if folder is not None:
         checkpoint.describe(denoiser)  # what cannot be saved is known before it is trained
-        _check_writable(Path(folder))
     loss = loss or DenoisingLoss(denoiser)
     if loss.denoiser is not denoiser:
         raise ValueError("fit: expected a loss of this denoiser, got one of another; build DenoisingLoss(denoiser).")
+    if folder is not None:
+        _check_writable(Path(folder))
     if normalize and resume is None:
         denoiser.normalization = measure_normalization(data, getattr(denoiser, "sigma_data", 1.0))
         if "field" in data[0]:
@@ -131,7 +132,8 @@ def fit(
     model, optimizer = accelerator.prepare(loss, optimizer)
     step = _load(Path(resume), denoiser, ema, optimizer, data) if resume is not None else 0
     if accelerator.num_processes > 1:
-        ema.load_state_dict(denoiser.state_dict() if resume is None else ema.state_dict())  # the first process' weights
+        if resume is None:
+            ema.load_state_dict(denoiser.state_dict())  # by now those of the first process
         if accelerator.process_index > 0:  # other noise than the first process', though the script seeds all alike
             torch.manual_seed(torch.initial_seed() + accelerator.process_index + (step << 20))
 

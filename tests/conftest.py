@@ -6,9 +6,12 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -24,6 +27,19 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def accelerators() -> Iterator[Callable[..., Accelerator]]:
+    """Accelerators with other settings: accelerate keeps the first ones for the whole process."""
+
+    def make(**options: Any) -> Accelerator:
+        GradientState._reset_state()
+        AcceleratorState._reset_state(True)
+        return Accelerator(cpu=True, **options)
+
+    yield make
+    make()
 
 
 @pytest.fixture

@@ -14,33 +14,26 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from test_train import data, model, quiet
 
 from fnodiff import checkpoint
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box
 from fnodiff.nn import DFU
 from fnodiff.sde import EDM, DPMSolver, FunctionSpaceSDE, Preconditioned, WhiteNoise
-from fnodiff.train import STATE, fit
-from tests.test_scale_out import data
+from fnodiff.train import STATE
 
 KILLS, STEPS = 30, 400
 MODELS = Path(__file__).parent.parent / "examples" / "models"
-
-
-def model():
-    """A model whose training draws from torch's generator in the network too."""
-    torch.manual_seed(0)
-    net = DFU.tiny(1, 1, domain=Torus(1), hidden_channels=8, dropout=0.1)
-    return Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Torus(1), (16,)), EDM()))
 
 
 def train(folder, steps, **options):
     """Start, or go on with, a run in this folder."""
     torch.set_num_threads(1)
     resume = folder if (Path(folder) / STATE).exists() else None
-    denoiser = model()
+    denoiser = model(dropout=0.1)  # the network draws from torch's generator too
     torch.manual_seed(5)
-    options = {"rampup": 4, "normalize": True, "progress": False, "accelerator": Accelerator(cpu=True)} | options
-    return fit(denoiser, data(), steps, folder=folder, resume=resume, **options)
+    options = {"normalize": True, "accelerator": Accelerator(cpu=True)} | options
+    return quiet(denoiser, data(), steps, folder=folder, resume=resume, **options)
 
 
 def readable(folder):
@@ -54,7 +47,7 @@ def readable(folder):
 def test_a_run_killed_at_any_moment_ends_in_the_same_bits(tmp_path):
     draw, steps = random.Random(0), []
     start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["tests.test_reliability"])  # a process a kill, and torch is loaded once
+    start.set_forkserver_preload(["test_reliability"])  # a process a kill, and torch is loaded once
     killed = tmp_path / "killed"
     for _ in range(KILLS):
         job = start.Process(target=train, args=(killed, STEPS), kwargs={"save_every": 1})
@@ -150,7 +143,7 @@ def test_memory_is_flat_over_many_samples():
     assert len(seen) == 100 and max(seen[50:]) - max(seen[:25]) < 8, seen
 
 
-def test_bf16_autocast_trains_as_float32_does(tmp_path):
+def test_bf16_autocast_trains_as_float32_does(tmp_path, accelerators):
     means = {}
     for precision in ("no", "bf16"):
         losses = []
@@ -159,30 +152,20 @@ def test_bf16_autocast_trains_as_float32_does(tmp_path):
             150,
             lr=3e-3,
             seed=0,
-            accelerator=Accelerator(cpu=True, mixed_precision=precision),
+            accelerator=accelerators(mixed_precision=precision),
             callback=lambda *told, losses=losses: losses.append(told[2]),
         )
         means[precision] = sum(losses[-50:]) / 50
         assert means[precision] < 0.9 * sum(losses[:10]) / 10
-        reset()
     assert means["bf16"] == pytest.approx(means["no"], rel=0.03)
     assert means["bf16"] != means["no"], "autocast did nothing"
 
 
-def reset():
-    """accelerate keeps its settings for the whole process."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(True)
-
-
 @pytest.fixture(autouse=True)
 def _threads():
-    """Those of the other tests, and their accelerator."""
+    """Those of the other tests."""
     before = torch.get_num_threads()
-    reset()
     yield
-    reset()
     torch.set_num_threads(before)
 
 

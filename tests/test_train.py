@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import pytest
 import safetensors.torch
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
 
 from fnodiff import checkpoint
@@ -218,10 +216,9 @@ class TestFit:
             quiet(model(), bad, 10, folder=tmp_path / "run2", save_every=1)
         assert torch.load(tmp_path / "run2" / STATE, weights_only=True)["step"] == 3
 
-    def test_trackers_get_each_resolutions_loss(self):
+    def test_trackers_get_each_resolutions_loss(self, accelerators):
         tracker = Kept()
-        AcceleratorState._reset_state(True)
-        accelerator = Accelerator(cpu=True, log_with=tracker)
+        accelerator = accelerators(log_with=tracker)
         accelerator.init_trackers("run")
         losses = {}
         quiet(

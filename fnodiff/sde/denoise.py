@@ -154,6 +154,11 @@ def _told(denoiser: Preconditioned | SpectralPreconditioned, x_t: Tensor, t: Ten
     return (level.log() / 4).flatten().expand(x_t.shape[0])
 
 
+def _gain(s: Tensor, c: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What the best linear estimate of x from alpha x + sigma z multiplies each mode with, of variances S and C."""
+    return alpha * s / (alpha.square() * s + sigma.square() * c)
+
+
 class Preconditioned(Denoiser):
     """A network under EDM's preconditioning; see the head of this module.
 
@@ -221,18 +226,12 @@ class Preconditioned(Denoiser):
         c_noise = _told(self, x_t, t)
         seen = c_in * y
         if self.spectrum is not None:
-            seen = torch.cat([seen, self._estimate(y, sigma_t / alpha_t, shape) / sd], dim=1)
+            spectrum, noise, domain = self.spectrum, self.sde.noise.on(shape), self.sde.domain
+            estimate = domain.filter(
+                x_t, lambda e: _gain(spectrum(e, domain.dim), noise.std(e).square(), alpha_t, sigma_t)
+            )
+            seen = torch.cat([seen, estimate / sd], dim=1)
         return c_skip * y + c_out * self.backbone(seen, c_noise, **self._normalized(condition)).to(x_t.dtype)
-
-    def _estimate(self, y: Tensor, level: Tensor, shape: Shape) -> Tensor:
-        """The best linear estimate of x from y = x + level z."""
-        domain, noise, spectrum = self.sde.domain, self.sde.noise.on(shape), self.spectrum
-
-        def linear(eigenvalues: Tensor) -> Tensor:
-            s = spectrum(eigenvalues, domain.dim)
-            return s / (s + level.square() * noise.std(eigenvalues).square())
-
-        return domain.filter(y, linear)
 
     def target_variance(self, t: Tensor, shape: Shape) -> Tensor:
         """The error per mode that F starts from, c_out^2 shared among the modes: (*t.shape, *coefficient_shape)."""
@@ -319,8 +318,7 @@ class SpectralPreconditioned(Denoiser):
             return s, sigma_t.square() * c, alpha_t.square() * s + sigma_t.square() * c
 
         def linear(eigenvalues: Tensor) -> Tensor:
-            s, _, n = spectra(eigenvalues)
-            return alpha_t * s / n
+            return _gain(*self._spectra(eigenvalues, shape), alpha_t, sigma_t)
 
         def whiten(eigenvalues: Tensor) -> Tensor:
             return (self._roughness(eigenvalues) / (self._scale * self._modes * spectra(eigenvalues)[2])).sqrt()
@@ -418,9 +416,8 @@ class GaussianDenoiser(Denoiser):
         alpha_t, sigma_t = self.sde.marginal(x_t, t)
 
         def gain(eigenvalues: Tensor) -> Tensor:
-            s = self.data.std(eigenvalues).square()
-            c = self.sde.noise.on(shape).std(eigenvalues).square()
-            return alpha_t * s / (alpha_t.square() * s + sigma_t.square() * c)
+            data, noise = self.data.std(eigenvalues), self.sde.noise.on(shape).std(eigenvalues)
+            return _gain(data.square(), noise.square(), alpha_t, sigma_t)
 
         return self.sde.domain.filter(x_t, gain)
 
