@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from test_train import data, model, quiet
 
-folder, steps, accelerators, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), None if sys.argv[4] == "None" else 0
+folder, steps, parts, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), None if sys.argv[4] == "None" else 0
 torch.set_default_dtype(torch.float64)
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=parts)
 options = {"seed": seed, "folder": folder, "accelerator": accelerator, "save_every": 10**6}
