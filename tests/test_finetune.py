@@ -203,7 +203,7 @@ class TestMixedFinetune:
 
     def test_the_share_of_upsampled_batches(self, monkeypatch):
         given = []
-        monkeypatch.setattr("fnodiff.train.fit", lambda denoiser, data, *_, **__: given.append(data))
+        monkeypatch.setattr("fnodiff.train.finetune.fit", lambda denoiser, data, *_, **__: given.append(data))
         mixed_finetune(model(), Fields(), (24, 24), 1, weight=0.2)
         assert dict(zip(given[0].shapes, given[0].weights, strict=True)) == {(8, 8): 0.4, (12, 12): 0.4, (24, 24): 0.2}
         assert given[0].native_shapes == ((8, 8), (12, 12))

@@ -23,7 +23,8 @@ ALLOWED = {
     "data": {"domain", "data"},
     "metrics": {"domain"},
     "checkpoint": {"domain", "sde", "nn"},
-    "train": {"domain", "sde", "nn", "data", "checkpoint"},
+    "hub": {"sde", "checkpoint"},
+    "train": {"domain", "sde", "nn", "data", "checkpoint", "train"},
     "report": {"domain", "sde", "data", "metrics", "checkpoint"},
     "__main__": {"domain", "sde", "data", "checkpoint", "report"},
 }

@@ -105,6 +105,24 @@ def test_processes_share_a_step_out(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_share_the_weights_out(tmp_path):
+    steps, shard = 20, {"shard": True}
+    one = finish(*run(tmp_path, "one", 1, steps, 1, 0))
+    finish(*run(tmp_path, "shared", 2, steps // 2, 1, 0, shard))
+    resumed = {
+        **shard,
+        "resume": str(tmp_path / "shared"),
+    }  # what was written goes back into shares, and is read by one
+    assert_close(finish(*run(tmp_path, "shared", 2, steps, 1, 0, resumed)), one, 1e-9)
+    returned = [torch.load(f"{tmp_path / 'shared'}-{rank}.pt", weights_only=True)["ema"] for rank in range(2)]
+    for ema in returned:
+        assert_close(ema, one, 1e-9)
+    finish(*run(tmp_path, "back", 2, steps // 2, 2, 0, shard))
+    alone = finish(*run(tmp_path, "back", 1, steps, 1, 0, {"resume": str(tmp_path / "back")}))
+    assert_close(alone, one, 1e-9)
+
+
+@pytest.mark.slow
 def test_without_a_seed_processes_draw_other_noise_and_agree_on_the_end(tmp_path):
     finish(*run(tmp_path, "run", 2, 10**6, 1, None, {"minutes": 0.05, "decay": True}))
     returned = [torch.load(f"{tmp_path / 'run'}-{rank}.pt", weights_only=True) for rank in range(2)]

@@ -8,7 +8,9 @@ import os
 import signal
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -35,7 +37,7 @@ from fnodiff.sde import (
     WhiteNoise,
     fit_spectrum,
 )
-from fnodiff.train import STATE, fit, measure_normalization
+from fnodiff.train import STATE, Preview, fit, measure_normalization
 
 
 class Waves:
@@ -235,6 +237,50 @@ class TestFit:
         for (n,), seen in losses.items():
             assert min(seen) <= last[f"loss/{n}"] <= max(seen)
 
+    @pytest.mark.parametrize("channels", [2, 3])
+    def test_previews_show_the_same_seeds_and_change_nothing(self, accelerators, channels):
+        def trained(**options):
+            torch.manual_seed(1)
+            net = DFU.tiny(channels, channels, domain=Torus(2), hidden_channels=8, num_blocks=0)
+            denoiser = Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Torus(2), (16, 16)), EDM()))
+            data = MultiResolution(Flat(channels), Torus(2), [8, 12], batch_size=4)
+            return quiet(denoiser, data, 5, accelerator=accelerator, **options)
+
+        tracker = Album()
+        accelerator = accelerators(log_with=tracker)
+        accelerator.init_trackers("run")
+        shapes = [(channels, 8, 8), (channels, 16, 12)]
+        ema = trained(preview=Preview(shapes, seeds=[3, 4, 5], every=2, sampler=partial(Heun, steps=3)))
+        assert [step for step, _ in tracker.shown] == [2, 4, 5]
+        rows = 1 if channels == 3 else channels
+        for n, m in ((8, 8), (16, 12)):
+            pictures = [pictures[f"samples/{n}x{m}"] for _, pictures in tracker.shown]
+            assert all(p.shape == (1, rows * n, 3 * m, 3) and p.dtype == np.uint8 for p in pictures)
+            assert (pictures[0] != pictures[1]).any(), "the model has moved on"
+            x = Heun(ema, 3).draw((channels, n, m), [3, 4, 5])
+            if channels == 3:
+                expected = ((x.clamp(-1, 1) + 1) * 127.5).round()
+                found = torch.from_numpy(pictures[-1][0]).unflatten(1, (3, m)).permute(1, 3, 0, 2)
+                assert float((found - expected).abs().max()) <= 1
+            else:
+                assert pictures[-1][0, :n].reshape(-1, 3).sum(1).argmax() == int(x[:, 0].permute(1, 0, 2).argmax())
+        plain = trained()
+        assert all(torch.equal(v, plain.state_dict()[k]) for k, v in ema.state_dict().items())
+
+    def test_previews_in_tensorboards_files(self, tmp_path, accelerators):
+        pytest.importorskip("tensorboard")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        accelerator = accelerators(log_with="tensorboard", project_dir=tmp_path)
+        accelerator.init_trackers("run")
+        Preview([(3, 8, 12)], seeds=range(2), sampler=partial(Heun, steps=2)).show(
+            colours(), accelerator.trackers, step=7
+        )
+        accelerator.end_training()
+        events = EventAccumulator(str(tmp_path / "run")).Reload()
+        (image,) = events.Images("samples/8x12")
+        assert (image.step, image.height, image.width) == (7, 8, 24)
+
     def test_minutes_stop_it(self):
         steps = []
         quiet(model(), data(), minutes=0.02, callback=lambda s, *_: steps.append(s))
@@ -254,6 +300,13 @@ class TestFit:
                 lambda p: quiet(model(), data(), 2, folder=p) and quiet(model(), data(seed=1), 3, resume=p),
                 "resume data",
             ),
+            (lambda p: quiet(model(), data(), 1, preview=Preview([(2, 8, 8)])), "a tracker that shows"),
+            (lambda p: quiet(model(), data(), 1, shard=True), "several processes"),
+            (lambda p: quiet(model(), data(), 1, shard=True, compile=True), "leave one out"),
+            (lambda p: Preview([(2, 8)]), r"\(C, height, width\)"),
+            (lambda p: Preview([]), r"\(C, height, width\)"),
+            (lambda p: Preview([(2, 8, 8)], seeds=[]), "0 seeds"),
+            (lambda p: Preview([(2, 8, 8)], every=0), "every >= 1"),
             (lambda p: measure_normalization(MultiResolution(Constant(), Torus(1), [8])), "vary"),
         ],
     )
@@ -276,6 +329,39 @@ class Kept(GeneralTracker):
 
     def log(self, values, step, **_):
         self.told.append((step, values))
+
+
+class Album(Kept):
+    """A tracker that also keeps pictures."""
+
+    name = "album"
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def log_images(self, values, step, **_):
+        self.shown.append((step, values))
+
+
+class Flat:
+    """Random fields in two dimensions."""
+
+    def __init__(self, channels):
+        self.channels = channels
+
+    def __len__(self):
+        return 16
+
+    def batch(self, indices, shape):
+        noise = GaussianRandomField(Torus(2), RBF(0.3))
+        generators = [torch.Generator().manual_seed(i) for i in indices]
+        return {"x": noise.sample((len(indices), self.channels, *shape), generator=generators)}
+
+
+def colours():
+    net = DFU.tiny(3, 3, domain=Torus(2), hidden_channels=8, num_blocks=0)
+    return Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Torus(2), (16, 16)), EDM())).eval()
 
 
 class Constant(Waves):

@@ -50,9 +50,21 @@ class ModeMajorDense(ComplexDenseTensor, name="ModeMajorComplexDense"):
             self._parameters["tensor"].normal_(mean, std * math.sqrt(0.5))
         return self
 
-    def __getattr__(self, key: str) -> Any:
-        value = nn.Module.__getattr__(self, key)
-        return torch.view_as_complex(value.contiguous()) if torch.is_tensor(value) else value
+    # tltorch's show every parameter as complex, and take every new one for complex; FSDP reads and sets real ones.
+    __getattr__ = nn.Module.__getattr__
+    __setattr__ = nn.Module.__setattr__
+
+    def to_tensor(self) -> Tensor:
+        """The complex weight (in, out, *modes)."""
+        return torch.view_as_complex(self._parameters["tensor"].contiguous())
+
+    @property
+    def decomposition(self) -> Tensor:
+        """The same."""
+        return self.to_tensor()
+
+    def __getitem__(self, indices: Any) -> Tensor:
+        return self.to_tensor()[indices]
 
 
 def by_factors(weight: FactorizedTensor, batch: int) -> bool:

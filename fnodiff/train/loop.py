@@ -11,18 +11,14 @@ accelerate's `gradient_accumulation_steps` these are gone through in that many p
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 import os
-import pickle
-import random
 import signal
-import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,16 +31,14 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from fnodiff import checkpoint
-from fnodiff.data.loader import Fields, MultiResolution, Upsampled
+from fnodiff.data.loader import MultiResolution
 from fnodiff.domain import Shape
-from fnodiff.sde import Denoiser, DenoisingLoss, Normalization
+from fnodiff.sde import Denoiser, DenoisingLoss
 from fnodiff.sde.denoise import compile_networks
-
-_MEASURED = ("normalization", "field_normalization")
-PARTS = ("spectral", "local", "norm", "attention", "embedding")
-"""What a network's parameters are part of: see `freeze`."""
-STATE = "training.pt"
-"""The file with the run's state, beside the model."""
+from fnodiff.train.measure import measure_normalization
+from fnodiff.train.preview import Preview, can_show
+from fnodiff.train.state import check_writable, load, save
+from fnodiff.train.weights import MovingAverage, share_out
 
 
 def fit(
@@ -68,6 +62,8 @@ def fit(
     compile: bool = False,
     progress: bool = True,
     callback: Callable[[int, Shape, float], None] | None = None,
+    preview: Preview | None = None,
+    shard: bool = False,
     accelerator: Accelerator | None = None,
 ) -> Denoiser:
     """Train a denoiser; returns its exponential moving average, in evaluation mode.
@@ -95,12 +91,16 @@ def fit(
         compile: Compile the network, once for each resolution that comes up: minutes on a CPU, for long runs on a GPU.
         progress: Show a bar with the loss per resolution.
         callback: Called as callback(step, shape, loss) after each step.
+        preview: Samples of the averaged model for the accelerator's trackers, every some steps.
+        shard: Leave each of several processes its share of the weights, of Adam's averages and of the moving average (FSDP2),
+            for models that one device does not hold. The denoiser stays shared out; what is returned, and written, is whole.
         accelerator: For mixed precision, and a batch in parts (`gradient_accumulation_steps`); by default a GPU where there is
             one. Trackers that it has (`init_trackers`) get each resolution's loss, as the bar, and the learning rate.
 
     Raises:
         ValueError: If neither steps nor minutes is given, the folder cannot be written to or the model not be saved, the
-            checkpoint does not belong to this model, or a batch cannot be shared out evenly among processes and parts.
+            checkpoint does not belong to this model, a batch cannot be shared out evenly among processes and parts, weights are
+            to be shared out in one process or compiled, or no tracker shows previews.
         FloatingPointError: If the loss is not finite, naming the step and the resolution.
     """
     if steps is None and minutes is None:
@@ -109,13 +109,20 @@ def fit(
     share = _Share(
         data, accelerator.process_index, accelerator.num_processes, accelerator.gradient_accumulation_steps, seed
     )
+    if shard and compile:
+        raise ValueError("fit: expected shard or compile, got both; leave one out.")
+    if preview is not None and not can_show(accelerator.trackers):
+        raise ValueError(
+            f"fit: expected a tracker that shows the preview's pictures, got {[t.name for t in accelerator.trackers]}; take "
+            f'Accelerator(log_with="tensorboard", project_dir=...) and call its init_trackers.'
+        )
     if folder is not None:
         checkpoint.describe(denoiser)  # what cannot be saved is known before it is trained
     loss = loss or DenoisingLoss(denoiser)
     if loss.denoiser is not denoiser:
         raise ValueError("fit: expected a loss of this denoiser, got one of another; build DenoisingLoss(denoiser).")
     if folder is not None:
-        _check_writable(Path(folder))
+        check_writable(Path(folder))
     if normalize and resume is None:
         denoiser.normalization = measure_normalization(data, getattr(denoiser, "sigma_data", 1.0))
         if "field" in data[0]:
@@ -124,16 +131,18 @@ def fit(
 
     keep_freed_memory()
     denoiser.train()
-    ema = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device)
+    average = MovingAverage(denoiser, accelerator.device)
+    if shard:
+        share_out(loss, accelerator)
     if compile:
         compile_networks(denoiser)
     fused = not any(p.is_complex() for p in denoiser.parameters())  # a step for all parameters at once; real ones only
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr, betas=(0.9, 0.99), fused=fused)
-    model, optimizer = accelerator.prepare(loss, optimizer)
-    step = _load(Path(resume), denoiser, ema, optimizer, data) if resume is not None else 0
+    model, optimizer = (loss, accelerator.prepare(optimizer)) if shard else accelerator.prepare(loss, optimizer)
     if accelerator.num_processes > 1:
-        if resume is None:
-            ema.load_state_dict(denoiser.state_dict())  # by now those of the first process
+        average.follow(denoiser)  # by now all have the first process' weights
+    step = load(Path(resume), denoiser, average, optimizer, data) if resume is not None else 0
+    if accelerator.num_processes > 1:
         if accelerator.process_index > 0:  # other noise than the first process', though the script seeds all alike
             torch.manual_seed(torch.initial_seed() + accelerator.process_index + (step << 20))
 
@@ -170,7 +179,7 @@ def fit(
             optimizer.step()
             step += 1
             seen = step * data.batch_size
-            _average(ema, denoiser, 0.5 ** (data.batch_size / min(ema_halflife, max(1.0, seen / 20))))
+            average.update(denoiser, 0.5 ** (data.batch_size / min(ema_halflife, max(1.0, seen / 20))))
 
             recent[shape] = value if shape not in recent else 0.98 * recent[shape] + 0.02 * value
             bar.set_postfix({"x".join(map(str, s)): f"{v:.3f}" for s, v in sorted(recent.items())}, refresh=False)
@@ -181,8 +190,13 @@ def fit(
             if accelerator.trackers and (done or step % 10 == 0):
                 told = {f"loss/{'x'.join(map(str, s))}": v for s, v in sorted(recent.items())}
                 accelerator.log({**told, "lr": rate}, step=step)
-            if folder is not None and accelerator.is_main_process and (done or step % save_every == 0):
-                _save(Path(folder), step, denoiser, ema, optimizer, data)
+            saving = folder is not None and (done or step % save_every == 0)
+            if saving and (accelerator.is_main_process or shard):
+                save(Path(folder), step, denoiser, average, optimizer, data, write=accelerator.is_main_process)
+            if preview is not None and (done or step % preview.every == 0):
+                ema = average.model()
+                if accelerator.is_main_process:
+                    preview.show(ema, accelerator.trackers, step)
             if done:
                 break
     accelerator.wait_for_everyone()  # what was written can be read by all of them
@@ -190,7 +204,7 @@ def fit(
         raise KeyboardInterrupt(
             f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
         )
-    return ema
+    return average.model()
 
 
 class _Share(Dataset):
@@ -240,108 +254,6 @@ def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: 
     return total
 
 
-def freeze(
-    denoiser: torch.nn.Module, levels: Sequence[int | None] | None = None, parts: Sequence[str] | None = None
-) -> list[str]:
-    """Stop the training of some of a DFU's parameters (requires_grad); the others stay as they are.
-
-    Args:
-        denoiser: A DFU, or a model with one in it: any network with `parameter_groups()` as DFU's.
-        levels: Which levels, 0 the finest; None among them stands for what belongs to none (the embeddings of noise level
-            and label). By default all of them and None.
-        parts: Which parts of those, among "spectral", "local", "norm", "attention" and "embedding"; by default all.
-
-    Returns:
-        The names of the frozen parameters; `denoiser.requires_grad_(True)` undoes it.
-
-    Raises:
-        ValueError: If there is no DFU in it, or a level or part is named that it does not have.
-    """
-    groups = {
-        f"{prefix}.{name}" if prefix else name: group
-        for prefix, network in _networks(denoiser)
-        for name, group in network.parameter_groups().items()
-    }
-    known = {level for level, _ in groups.values()}
-    if not groups or not set(levels or ()) <= known or not set(parts or ()) <= set(PARTS):
-        raise ValueError(
-            f"freeze: expected a model with a DFU in it, levels among {sorted(known - {None})} and None, and parts among "
-            f"{PARTS}, got {levels} and {parts}."
-        )
-    frozen = [
-        name
-        for name, (level, part) in groups.items()
-        if (levels is None or level in levels) and (parts is None or part in parts)
-    ]
-    parameters = dict(denoiser.named_parameters())
-    for name in frozen:
-        parameters[name].requires_grad_(False)
-    return frozen
-
-
-def _networks(denoiser: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    return [(name, m) for name, m in denoiser.named_modules() if hasattr(m, "parameter_groups")]
-
-
-def mixed_finetune(
-    denoiser: Denoiser,
-    fields: Fields,
-    shape: Sequence[int],
-    steps: int | None = None,
-    *,
-    weight: float = 0.3,
-    lr: float = 1e-4,
-    batch_size: int = 32,
-    seed: int = 0,
-    **options: Any,
-) -> Denoiser:
-    """Mixed fine-tuning: go on training, with some batches upsampled to a grid for which there is no data.
-
-    Upsampled fields teach coherence there, the native ones keep the detail. Frozen, as in the paper: the first level, and
-    norms and spectral weights of the second and third.
-
-    Args:
-        denoiser: A trained model with a DFU, as `fit` or `from_pretrained` returned it. It is trained in place.
-        fields: What it was trained on.
-        shape: The finer grid.
-        steps: As of `fit`; or pass minutes=.
-        weight: The share of upsampled batches; the rest is shared evenly among the shapes that the model was trained on.
-        lr: Learning rate.
-        batch_size: Samples per batch.
-        seed: Of the order of samples and shapes.
-        options: Of `fit`.
-
-    Returns:
-        As `fit`; its `training_shapes` are those of the native fields, as it has seen no detail at the finer grid.
-
-    Raises:
-        ValueError: As `fit`, `freeze` and `Upsampled`; or if the model has no training shapes, or none that `shape` holds.
-
-    Source: Havrilla, Rojas, Liao, Tao (2024), DFU.
-    """
-    shape = denoiser.sde.domain.check_shape(shape)
-    native = list(denoiser.training_shapes)
-    largest = max(native, key=math.prod, default=None)
-    if largest is None or shape == largest or not all(n >= m for n, m in zip(shape, largest, strict=True)):
-        raise ValueError(
-            f"mixed_finetune: expected a trained model and a grid finer than those it was trained on, got {native} and "
-            f"{shape}; train it with fit first."
-        )
-    if not 0 < weight < 1:
-        raise ValueError(f"mixed_finetune: expected a weight between 0 and 1, got {weight!r}.")
-    shares = [(1 - weight) / len(native)] * len(native) + [weight]
-    mixed = Upsampled(fields, largest, denoiser.sde.domain)
-    data = MultiResolution(mixed, mixed.domain, [*native, shape], shares, batch_size=batch_size, seed=seed)
-    trained = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
-    try:
-        freeze(denoiser, [0])
-        freeze(denoiser, range(1, min(3, max(net.levels for _, net in _networks(denoiser)))), ["norm", "spectral"])
-        return fit(denoiser, data, steps, lr=lr, **options)
-    finally:
-        for name, parameter in denoiser.named_parameters():
-            parameter.requires_grad_(trained[name])
-
-
 def keep_freed_memory() -> None:
     """Tell glibc to keep what a step frees for the next step, in this process, rather than return it page by page.
 
@@ -354,53 +266,6 @@ def keep_freed_memory() -> None:
         return
     for option, value in ((-1, 2**31 - 1), (-3, 2**30)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         keep(option, value)
-
-
-def measure_normalization(
-    data: MultiResolution, std: float = 1.0, *, key: str = "x", batches: int = 16
-) -> Normalization:
-    """The per-channel normalisation under which the first batches, by area, have mean 0 and standard deviation `std`.
-
-    Args:
-        data: What is trained on; missing values (those outside a batch's "mask") do not count.
-        std: Of the normalised data.
-        key: "x" or "field".
-        batches: How many.
-
-    Raises:
-        ValueError: If a channel is constant.
-    """
-    moments = []
-    for step in range(batches):
-        batch = data[step]
-        x = batch[key].double()
-        weight = torch.ones_like(x)
-        if key == "x" and "mask" in batch:
-            weight = (batch["mask"] > 0).expand_as(x).double()
-            x = torch.where(weight > 0, x, 0.0)
-        if not data.domain.uniform:  # points stand for areas of different size
-            weight = weight * data.domain.weights(x.shape[2:], dtype=x.dtype) * x.shape[2:].numel()
-        moments.append(torch.stack([(weight * x**power).transpose(0, 1).flatten(1).mean(1) for power in range(3)]))
-    measured, first, second = torch.stack(moments).mean(0)
-    if not bool((measured > 0).all()):
-        raise ValueError(
-            f"expected measured values in every channel of {key}, got shares {measured.tolist()} of them; drop the others."
-        )
-    mean = first / measured
-    spread = (second / measured - mean.square()).clamp(min=0).sqrt()
-    if not bool((spread > 1e-7 * mean.abs()).all()):
-        raise ValueError(
-            f"expected every channel of {key} to vary, got standard deviations {spread.tolist()}; drop the constant ones."
-        )
-    return Normalization(mean.float(), (spread / std).float())
-
-
-@torch.no_grad()
-def _average(ema: Denoiser, denoiser: Denoiser, decay: float) -> None:
-    """ema <- decay ema + (1 - decay) denoiser."""
-    torch._foreach_lerp_(list(ema.parameters()), list(denoiser.parameters()), 1 - decay)
-    for average, buffer in zip(ema.buffers(), denoiser.buffers(), strict=True):
-        average.copy_(buffer)
 
 
 @contextmanager
@@ -421,96 +286,3 @@ def _interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"{folder}: expected a folder that can be written to, got {error}; name another folder=."
-        ) from error
-
-
-def _save(
-    folder: Path, step: int, denoiser: Denoiser, ema: Denoiser, optimizer: torch.optim.Optimizer, data: MultiResolution
-) -> None:
-    state = {
-        "step": step,
-        "model": checkpoint.describe(denoiser),
-        "data": _data_state(data),
-        "denoiser": denoiser.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "random": _random_state(),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_file(folder / STATE, lambda new: torch.save(state, new))
-    checkpoint.save_pretrained(ema, folder)
-
-
-def _load(
-    folder: Path, denoiser: Denoiser, ema: Denoiser, optimizer: torch.optim.Optimizer, data: MultiResolution
-) -> int:
-    if not (folder / STATE).is_file():
-        raise ValueError(
-            f"{folder}: expected {STATE} in it, found none; a model saved without its run cannot be resumed."
-        )
-    try:
-        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{folder / STATE}: not a readable training state ({error}).") from error
-    for name, ours in (("model", checkpoint.describe(denoiser)), ("data", _data_state(data))):
-        if _without(state[name]) != _without(ours):
-            raise ValueError(
-                f"{folder}: expected to resume {name} {_without(state[name])}, got {_without(ours)}; use the same."
-            )
-    for module, tensors in ((denoiser, state["denoiser"]), (ema, state["ema"])):
-        for name in _MEASURED:
-            saved = state["model"][name]
-            setattr(module, name, Normalization(saved["mean"], saved["std"]).to(tensors[f"{name}.mean"].device))
-        module.load_state_dict(tensors)
-    optimizer.load_state_dict(state["optimizer"])
-    _set_random_state(state["random"])
-    return state["step"]
-
-
-def _without(description: dict[str, Any]) -> dict[str, Any]:
-    """A description but for what a run measures for itself."""
-    return {k: v for k, v in description.items() if k not in _MEASURED}
-
-
-def _data_state(data: MultiResolution) -> dict[str, Any]:
-    return {
-        "samples": len(data.fields),
-        "shapes": [list(s) for s in data.shapes],
-        "weights": data.weights,
-        "batch_size": data.batch_size,
-        "warmup": data.warmup,
-        "seed": data.seed,
-    }
-
-
-def _random_state() -> dict[str, Any]:
-    """The state of every random number generator that training may use, in types that load with weights_only=True."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what is meant)
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(name), torch.from_numpy(keys.astype("int64")), *rest],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    """Undo `_random_state`."""
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype("uint32"), *rest))  # noqa: NPY002
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,93 @@
+"""Samples to look at while a model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from fnodiff.sde import Denoiser, DPMSolver, Sampler
+
+_DEFAULT = partial(DPMSolver, steps=12)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The same seeds, sampled on several grids every some steps, as pictures for accelerate's trackers.
+
+    Args:
+        shapes: (C, height, width) of each picture's samples; those of a grid that the model has not seen as well.
+        seeds: A column of each picture.
+        every: Steps between two; the last step of a run has one too.
+        sampler: Makes a sampler from the averaged model; DPM-Solver++ of 12 steps by default.
+        condition: What its call needs beside x, a row for each seed: label=..., field=....
+        chunk: Samples at a time.
+
+    Raises:
+        ValueError: If a shape is not (C, height, width), or there is nothing to draw.
+    """
+
+    shapes: Sequence[Sequence[int]]
+    seeds: Sequence[int] = range(8)
+    every: int = 1000
+    sampler: Callable[[Denoiser], Sampler] = _DEFAULT
+    condition: dict[str, Tensor] = field(default_factory=dict)
+    chunk: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.shapes or any(len(shape) != 3 or min(shape) < 1 for shape in self.shapes):
+            raise ValueError(
+                f"Preview: expected shapes (C, height, width), got {list(self.shapes)}; trackers show pictures of 2-D fields."
+            )
+        if not len(self.seeds) or self.every < 1 or self.chunk < 1:
+            raise ValueError(
+                f"Preview: expected seeds, every >= 1 and chunk >= 1, got {len(self.seeds)} seeds, {self.every} and "
+                f"{self.chunk}."
+            )
+
+    def draw(self, denoiser: Denoiser) -> dict[str, np.ndarray]:
+        """ "samples/32x32" and so on: one picture each, (height, columns * width, 3) in uint8; C rows unless C = 3."""
+        device = next(denoiser.parameters()).device
+        pictures = {}
+        for channels, *grid in self.shapes:
+            x = self.sampler(denoiser).draw(
+                (channels, *grid), self.seeds, chunk=self.chunk, device=device, **self.condition
+            )
+            pictures["samples/" + "x".join(map(str, grid))] = montage(x)
+        return pictures
+
+    def show(self, denoiser: Denoiser, trackers: Sequence[Any], step: int) -> None:
+        """Draw, and hand the pictures to those trackers that take some."""
+        pictures = {name: picture[None] for name, picture in self.draw(denoiser).items()}
+        for tracker in can_show(trackers):
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images(pictures, step=step, **options)
+
+
+def can_show(trackers: Sequence[Any]) -> list[Any]:
+    """Those of accelerate's trackers that take pictures: TensorBoard and wandb."""
+    return [tracker for tracker in trackers if hasattr(tracker, "log_images")]
+
+
+def montage(x: Tensor) -> np.ndarray:
+    """Fields (B, C, height, width) side by side, (rows * height, B * width, 3) in uint8.
+
+    Three channels are an image in [-1, 1], clipped to it; of others each is a row, in colours from its least to its largest
+    value.
+    """
+    x = x.detach().float().cpu()
+    if x.shape[1] == 3:
+        rows = [(x.clamp(-1, 1) / 2 + 0.5).permute(2, 0, 3, 1).flatten(1, 2).numpy()]
+    else:
+        rows = []
+        for channel in x.permute(1, 2, 0, 3).flatten(2):
+            low, high = channel.min(), channel.max()
+            scaled = (channel - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+            rows.append(matplotlib.colormaps["viridis"](scaled.numpy())[..., :3])
+    return (255 * np.concatenate(rows)).round().astype(np.uint8)

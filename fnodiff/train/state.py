@@ -1,0 +1,140 @@
+"""A run's state in a folder: beside the model (the moving average), all that training needs to go on to the bit."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fnodiff import checkpoint
+from fnodiff.data.loader import MultiResolution
+from fnodiff.sde import Denoiser, Normalization
+from fnodiff.train.weights import MovingAverage, placed, whole
+
+_MEASURED = ("normalization", "field_normalization")
+STATE = "training.pt"
+"""The file with the run's state, beside the model."""
+
+
+def check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: expected a folder that can be written to, got {error}; name another folder=."
+        ) from error
+
+
+def save(
+    folder: Path,
+    step: int,
+    denoiser: Denoiser,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
+    data: MultiResolution,
+    write: bool = True,
+) -> None:
+    """Write the model and the run's state; of weights that are shared out, by one process, but all have to call."""
+    ema = average.model()
+    state = {
+        "step": step,
+        "model": checkpoint.describe(denoiser),
+        "data": _data_state(data),
+        "denoiser": whole(denoiser.state_dict()),
+        "ema": ema.state_dict(),
+        "optimizer": whole(optimizer.state_dict()),
+        "random": _random_state(),
+    }
+    if not write:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.replace_file(folder / STATE, lambda new: torch.save(state, new))
+    checkpoint.save_pretrained(ema, folder)
+
+
+def load(
+    folder: Path,
+    denoiser: Denoiser,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
+    data: MultiResolution,
+) -> int:
+    """Go on from what `save` wrote, by any number of processes, with weights whole or shared out; returns the step.
+
+    Raises:
+        ValueError: If there is nothing, it cannot be read, or the run was one of another model or other data.
+    """
+    if not (folder / STATE).is_file():
+        raise ValueError(
+            f"{folder}: expected {STATE} in it, found none; a model saved without its run cannot be resumed."
+        )
+    try:
+        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{folder / STATE}: not a readable training state ({error}).") from error
+    for name, ours in (("model", checkpoint.describe(denoiser)), ("data", _data_state(data))):
+        if _without(state[name]) != _without(ours):
+            raise ValueError(
+                f"{folder}: expected to resume {name} {_without(state[name])}, got {_without(ours)}; use the same."
+            )
+    ema = average.model()
+    for module, tensors in ((denoiser, state["denoiser"]), (ema, state["ema"])):
+        for name in _MEASURED:
+            saved = state["model"][name]
+            setattr(module, name, Normalization(saved["mean"], saved["std"]).to(tensors[f"{name}.mean"].device))
+    own = denoiser.state_dict()
+    denoiser.load_state_dict({name: placed(value, own[name]) for name, value in state["denoiser"].items()})
+    average.load_state_dict(state["ema"])
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, moments in state["optimizer"]["state"].items():
+        like = weights[index]
+        moments |= {k: placed(v, like) for k, v in moments.items() if v.shape == like.shape}
+    optimizer.load_state_dict(state["optimizer"])
+    _set_random_state(state["random"])
+    return state["step"]
+
+
+def _without(description: dict[str, Any]) -> dict[str, Any]:
+    """A description but for what a run measures for itself."""
+    return {k: v for k, v in description.items() if k not in _MEASURED}
+
+
+def _data_state(data: MultiResolution) -> dict[str, Any]:
+    return {
+        "samples": len(data.fields),
+        "shapes": [list(s) for s in data.shapes],
+        "weights": data.weights,
+        "batch_size": data.batch_size,
+        "warmup": data.warmup,
+        "seed": data.seed,
+    }
+
+
+def _random_state() -> dict[str, Any]:
+    """The state of every random number generator that training may use, in types that load with weights_only=True."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what is meant)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(keys.astype("int64")), *rest],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    """Undo `_random_state`."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype("uint32"), *rest))  # noqa: NPY002
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,117 @@
+"""Weights: their moving average, and how processes share them out (FSDP)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
+
+from fnodiff.sde import Denoiser
+
+
+class MovingAverage:
+    """An exponential moving average of a denoiser's weights; of weights that are shared out, each process keeps its share.
+
+    Args:
+        denoiser: Whose; before its weights are shared out.
+        device: Of the average.
+    """
+
+    def __init__(self, denoiser: Denoiser, device: torch.device) -> None:
+        self._model = copy.deepcopy(denoiser).eval().requires_grad_(False).to(device)
+        self._weights = list(self._model.parameters())
+
+    def follow(self, denoiser: Denoiser) -> None:
+        """Begin anew from these weights, which may be shared out by now."""
+        if is_shared_out(denoiser):
+            self._weights = [p.detach().clone() for p in denoiser.parameters()]
+            self._model.cpu()
+        else:
+            self._model.load_state_dict(denoiser.state_dict())
+
+    @torch.no_grad()
+    def update(self, denoiser: Denoiser, decay: float) -> None:
+        """ema <- decay ema + (1 - decay) denoiser; buffers are copied."""
+        torch._foreach_lerp_(self._weights, list(denoiser.parameters()), 1 - decay)
+        for average, buffer in zip(self._model.buffers(), denoiser.buffers(), strict=True):
+            average.copy_(buffer)
+
+    @torch.no_grad()
+    def model(self) -> Denoiser:
+        """The averaged model, whole: the same object at each call, and all processes have to call."""
+        for whole, weight in zip(self._model.parameters(), self._weights, strict=True):
+            if isinstance(weight, DTensor):
+                whole.copy_(weight.full_tensor())
+        return self._model
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from a whole average."""
+        self._model.load_state_dict(tensors)
+        for whole, weight in zip(self._model.parameters(), self._weights, strict=True):
+            if isinstance(weight, DTensor):
+                weight.copy_(placed(whole, weight))
+
+
+def share_out(loss: nn.Module, accelerator: Accelerator) -> None:
+    """Leave each process its share of every weight, by torch's FSDP2: a block's are gathered when it runs.
+
+    All begin with the first process' weights. Spectral weights are stored in the order of their indices then, as FSDP asks,
+    rather than with the modes outermost, which is faster.
+
+    Args:
+        loss: With the denoiser in it; what is called.
+        accelerator: Of several processes.
+
+    Raises:
+        ValueError: If there is one process, or weights are factorised or those of the sphere.
+    """
+    if accelerator.num_processes < 2:
+        raise ValueError(
+            "fit: expected several processes to share the weights out among, got one; start the program with torchrun or "
+            "accelerate launch, or leave shard=True out."
+        )
+    own = [
+        f"{name} ({type(m).__name__})"
+        for name, m in loss.named_modules()
+        if m._parameters and type(m).__setattr__ is not nn.Module.__setattr__
+    ]
+    if own:
+        raise ValueError(
+            f"fit: expected weights that FSDP can share out, got {', '.join(own[:3])} ({len(own)} in all), which set their "
+            f"own; leave the factorization dense, or shard=True out."
+        )
+    loss.to(accelerator.device)
+    for tensor in (*loss.parameters(), *loss.buffers()):
+        tensor.data = broadcast(tensor.data.contiguous())
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    lists = [m for m in loss.modules() if isinstance(m, nn.ModuleList)]
+    for block in (block for blocks in reversed(lists) for block in blocks):  # inner ones first
+        if not isinstance(block, nn.ModuleList) and any(True for _ in block.parameters()):
+            fully_shard(block, mesh=mesh)
+    fully_shard(loss, mesh=mesh)
+
+
+def is_shared_out(module: nn.Module) -> bool:
+    """Whether processes share a module's weights."""
+    return any(isinstance(p, DTensor) for p in module.parameters())
+
+
+def whole(tree: Any) -> Any:
+    """Tensors in any container, each put together from its shares; all processes have to call."""
+    return tree_map(lambda v: v.full_tensor() if isinstance(v, DTensor) else v, tree)
+
+
+def placed(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, shared out and with strides as another one of its shape; fused Adam looks at memory, not at strides."""
+    if not isinstance(like, DTensor):
+        return torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
