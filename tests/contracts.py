@@ -19,6 +19,7 @@ from fnodiff.sde import (
     VE,
     VP,
     AnnealedLangevin,
+    Cascade,
     Cosine,
     DPMSolver,
     EulerMaruyama,
@@ -491,6 +492,30 @@ class TestProgressive:
             sampler.solve(sde.prior((2, 1, *n), generator=torch.Generator().manual_seed(0))) for n in (shape, finer)
         )
         torch.testing.assert_close(domain.resample(fine, shapes[0]), domain.resample(coarse, shapes[0]))
+
+    def test_a_cascade_is_exact_in_law_and_keeps_what_it_has_drawn(self, domain, kind, schedule):
+        if isinstance(schedule, VP) and isinstance(domain, Sphere):
+            return  # a minute for what the others show
+        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
+        eigenvalues, (_, sigma_1) = domain.eigenvalues(shape), schedule(torch.ones(()))
+        noise = sde.noise.on(shape).std(eigenvalues)
+        start = domain.synthesize((sigma_1 * noise)[None, None].to(domain.white((1, 1), shape).dtype), shape)
+        run = partial(Cascade, Heun(denoiser, 300, spacing="log_snr"), spectrum=spectrum, cell_averages=False)
+        seen, switches = [], (0.8, 0.5)
+        denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        end = run(shapes, switch_times=switches)(start)
+        assert seen[-1] == shape and seen.count(shapes[0]) > 500, "the first grid to its end"
+        # The last step on each grid gives the estimate there, from what noise is left in a mode.
+        low, data = float(schedule.ratio(torch.zeros(()))), denoiser.data.std(eigenvalues).square()
+        left = noise
+        for grid in reversed(shapes):
+            held = domain.analyze(domain.resample(domain.resample(start, grid), shape))[0, 0].abs() > 1e-9
+            left = torch.where(held, sde.noise.on(grid).std(eigenvalues), left)
+        ratio = domain.analyze(end)[0, 0].abs() ** 2 * (data + (low * left).square()) / data.square()
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-2)
+        if kind != "pixel":  # whose levels are those of the finest grid
+            middle = run(shapes[:1], switch_times=switches[:1])(domain.resample(start, shapes[1]))
+            torch.testing.assert_close(domain.resample(end, shapes[1]), middle)
 
     def test_switches_when_the_new_modes_reach_the_budget(self, domain, kind, schedule):
         sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)

@@ -7,7 +7,7 @@ from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, 
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.observe import Linear, Masked, Nonlinear, Observation, PointObservation, Restriction
 from fnodiff.sde.process import FunctionSpaceSDE, noise_levels
-from fnodiff.sde.resolution import KnownModes, Progressive, Rung, upscale
+from fnodiff.sde.resolution import Cascade, KnownModes, Progressive, Rung, upscale
 from fnodiff.sde.sample import DDIM, DPMSolver, Heun, Sampler
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
 from fnodiff.sde.spectrum import DataSpectrum, fit_spectra, fit_spectrum
@@ -21,6 +21,7 @@ __all__ = [
     "VE",
     "VP",
     "AnnealedLangevin",
+    "Cascade",
     "ChannelSpectra",
     "ClassifierFree",
     "Cosine",
