@@ -42,6 +42,7 @@ from fnodiff import (
     DFU,
     EDM,
     Box,
+    Cascade,
     DPMSolver,
     FunctionSpaceSDE,
     PixelNoise,
@@ -52,11 +53,12 @@ from fnodiff import (
 )
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, InMemory, MultiResolution
-from fnodiff.sde import Denoiser, DenoisingLoss, SpectralPreconditioned, fit_spectrum, noise_levels
+from fnodiff.sde import Denoiser, DenoisingLoss, Sampler, SpectralPreconditioned, fit_spectrum, noise_levels
+from fnodiff.sde.noise import Spectrum
 from fnodiff.train import fit, keep_freed_memory, measure_normalization, mixed_finetune
 
 DOMAIN, TRAIN = Box(2), (16, 24, 32)
-REFERENCE = (max(TRAIN), max(TRAIN))
+SMALLEST, REFERENCE = (min(TRAIN), min(TRAIN)), (max(TRAIN), max(TRAIN))
 SIZES = {32: 512, 48: 512, 53: 512, 64: 512, 96: 128, 128: 128}  # samples at each
 
 
@@ -70,7 +72,7 @@ class Row:
     noise: str = "pixel"  # or "white": of the box
     preconditioning: str = "edm"  # or "spectral"
     shown: bool = False  # the linear estimate, to the network
-    progressive: bool = False
+    sampling: str = "plain"  # or "progressive", or "cascade": by way of training grids
     octaves: float = 0.0
     start: str | None = None  # the row whose model this one samples, or with `finetune` goes on from
     finetune: bool = False
@@ -80,8 +82,9 @@ PAPER = Row("DFU, the paper's setting")
 FUNCTIONS = replace(PAPER, name="+ function-space noise", noise="white")
 SPECTRAL = replace(FUNCTIONS, name="+ spectral preconditioning", preconditioning="spectral")
 SHOWN = replace(FUNCTIONS, name="+ estimate shown", shown=True)
-OURS = replace(SHOWN, name="+ progressive sampling", progressive=True, start=SHOWN.name)
 FIXED = {"levels": "fixed", "reference": REFERENCE}
+OURS = replace(SHOWN, name="+ fixed levels", network=FIXED)
+BEST = replace(OURS, name="+ cascade", sampling="cascade", start=OURS.name)
 ROWS = [
     Row("UNet, one resolution", sizes=TRAIN[-1:], network={"spectral_levels": 0}),
     Row("UNet", network={"spectral_levels": 0}),
@@ -93,13 +96,12 @@ ROWS = [
     replace(SPECTRAL, name="+ spectral, estimate shown", shown=True),
     SHOWN,
     OURS,
-    replace(OURS, name="+ fixed levels", network=FIXED, start=None),
-    replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}, start=None),
-    replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}, start=None),
-    replace(OURS, name="+ octaves alike", octaves=0.5, start=None),
-    replace(
-        OURS, name="+ more sizes", sizes=(12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32), start=None
-    ),  # kernels at more scales
+    replace(OURS, name="+ progressive sampling", sampling="progressive", start=OURS.name),
+    BEST,
+    replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}),
+    replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}),
+    replace(OURS, name="+ octaves alike", octaves=0.5),
+    replace(OURS, name="+ more sizes", sizes=(12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32)),  # kernels at more scales
 ]
 
 
@@ -199,8 +201,8 @@ class Study:
         if len(kept) < count:
             denoiser = self.model(row, seed)
             run = DPMSolver(denoiser, self.evaluations)
-            if row.progressive and size > REFERENCE[0]:
-                run = Progressive(run, [REFERENCE], self.spectrum(denoiser.normalization))
+            if row.sampling != "plain":
+                run = climb(run, row.sampling, size, self.spectrum(denoiser.normalization))
             new = run.draw((3, size, size), range(10_000 + len(kept), 10_000 + count), chunk=16, progress=self.progress)
             kept = torch.cat([kept, new])
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +216,13 @@ class Study:
         return Faces(2 * max(SIZES.values()), seed=1).batch(range(count * other, count * (1 + other)), (size, size))[
             "x"
         ]
+
+
+def climb(run: Sampler, how: str, size: int, spectrum: Spectrum) -> Sampler:
+    """Sampling by way of the smallest and the largest training grids: passing through both, or finishing on the largest."""
+    if size > REFERENCE[0] and how == "cascade":
+        return Cascade(run, [REFERENCE], spectrum, first=[SMALLEST])
+    return Progressive(run, [grid for grid in (SMALLEST, REFERENCE) if grid[0] < size], spectrum)
 
 
 def measure(net: attributes.Reader, x: Tensor, true: Tensor) -> list[float]:
@@ -335,7 +344,7 @@ def main() -> None:
         true = study.truth(size)
         here = {"other true portraits": study.truth(size, other=True)} | {k: v[size] for k, v in pictures.items()}
         if size > REFERENCE[0] and 32 in study.samples:
-            last = next((name for name in pictures if name.startswith(OURS.name)), list(pictures)[-1])
+            last = next((name for name in pictures if name.startswith(BEST.name)), list(pictures)[-1])
             for way, x in upsampled(pictures[last][32][:count], size).items():
                 here[f"{way} of {last}"] = x
         heads = zip(("features", "new band", "energy", "patches", "global"), (9, 10, 8, 9, 8), strict=True)

@@ -517,6 +517,23 @@ class TestProgressive:
             middle = run(shapes[:1], switch_times=switches[:1])(domain.resample(start, shapes[1]))
             torch.testing.assert_close(domain.resample(end, shapes[1]), middle)
 
+    def test_a_cascade_reaches_its_first_grid_through_coarser_ones(self, domain, kind, schedule):
+        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
+        inner, seed = Heun(denoiser, 30), lambda: torch.Generator().manual_seed(0)
+        run = Cascade(inner, shapes[1:], spectrum, first=shapes[:1], cell_averages=False)
+        x = sde.prior((2, 1, *shape), generator=seed())
+        seen = []
+        denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        end = run(x)
+        assert [grid for grid, _ in itertools.groupby(seen)] == [*shapes, shape]
+        planned = [(grid, sum(n for _, n in same)) for grid, same in itertools.groupby(run.grids(x), lambda g: g[0])]
+        assert planned == [(grid, len(list(same))) for grid, same in itertools.groupby(seen)]
+        if kind != "pixel":
+            coarse = sde.prior((2, 1, *shapes[1]), generator=seed())
+            torch.testing.assert_close(
+                domain.resample(end, shapes[1]), Progressive(inner, shapes[:1], spectrum)(coarse)
+            )
+
     def test_switches_when_the_new_modes_reach_the_budget(self, domain, kind, schedule):
         sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
         sampler, x = Progressive(Heun(denoiser, 200), shapes, spectrum, budget=0.1), sde.prior((1, 1, *shape))

@@ -214,6 +214,7 @@ class Cascade(Progressive):
 
     Args:
         sampler: As for `Progressive`, like shapes, spectrum, budget and switch_times.
+        first: Grids coarser still, which the first of `shapes` is reached through as by `Progressive`, none of them to its end.
         cell_averages: As for `upscale`: fields are averages over the cells of their grids, as images are.
 
     Raises:
@@ -229,12 +230,14 @@ class Cascade(Progressive):
         shapes: Sequence[Shape],
         spectrum: Spectrum | None = None,
         *,
+        first: Sequence[Shape] = (),
         cell_averages: bool = True,
         budget: float = 1.0,
         switch_times: Sequence[float] | None = None,
     ) -> None:
         super().__init__(sampler, shapes, spectrum, budget=budget, switch_times=switch_times)
         self.cell_averages = cell_averages
+        self.first = Progressive(sampler, first, self.spectrum, budget=budget) if first else sampler
 
     def plan(self, x: Tensor) -> list[Rung]:
         """The grids that a run from the state `x` goes through, coarsest first, each to its end."""
@@ -242,46 +245,47 @@ class Cascade(Progressive):
         return [replace(rung, steps=sum(r.steps for r in rungs[i:])) for i, rung in enumerate(rungs)]
 
     def grids(self, x: Tensor) -> list[tuple[Shape, int]]:
-        each = (self.evaluations - 1) // max(1, self.steps - 1)
-        return [(rung.shape, rung.steps * each + 1) for rung in self.plan(x)]
+        each, rungs = (self.evaluations - 1) // max(1, self.steps - 1), self.plan(x)
+        start = self.first.grids(self._start(x, rungs[0].shape))
+        return start + [(rung.shape, rung.steps * each + 1) for rung in rungs[1:]]
 
     @torch.no_grad()
     def __call__(
         self, x: Tensor, *, generator: Generators = None, progress: bool = False, **condition: Tensor
     ) -> Tensor:
-        times, drawn = self.times(x), None
-        for rung in self.plan(x):
-            part = times[len(times) - 1 - rung.steps :]
-            run = {"generator": generator, "progress": progress}
-            drawn = self._draw(x, part, rung.shape, drawn, run, condition)
+        rungs, times = self.plan(x), self.times(x)
+        run = {"generator": generator, "progress": progress, **condition}
+        drawn = self.first(self._start(x, rungs[0].shape), **run)
+        for rung in rungs[1:]:
+            drawn = self._add(x, times[len(times) - 1 - rung.steps :], rung.shape, drawn, run, condition)
         return drawn
 
-    def _draw(
+    def _start(self, x: Tensor, grid: Shape) -> Tensor:
+        """The state at t = 1 on a coarser grid."""
+        return self.sde.domain.resample(x, grid) / self._share(grid, tuple(x.shape[2:]))
+
+    def _add(
         self,
         start: Tensor,
         times: Tensor,
         grid: Shape,
-        drawn: Tensor | None,
+        drawn: Tensor,
         run: dict[str, Any],
         condition: dict[str, Tensor],
     ) -> Tensor:
         """Samples on a grid, given those on the one before."""
         domain, shape = self.sde.domain, tuple(start.shape[2:])
-        sampler, alpha, sigma = copy.copy(self.sampler), *self.sde.marginal(start, torch.ones_like(times[0]))
-        if drawn is None:
-            y = domain.resample(start / alpha, grid)
-        else:
-            low = _on_cells(domain, drawn, grid) if self.cell_averages else drawn
-            small = domain.check_field(low)
-            sampler.denoiser = KnownModes(self.denoiser, low).to(start.device)
-            y = domain.resample(self._emerged(start, times[0]), grid)
-            level = self.sde.schedule.ratio(times[0]).to(start)
-            noisy = self.denoiser.normalization(low) + level * domain.resample(start / sigma, small)
-            y = y + domain.resample(noisy - domain.resample(y, small), grid)
-        segment = torch.unique_consecutive(
-            self._translate(times, grid, shape)
-        )  # PixelNoise's may end before the finest's
-        state = sampler.solve(self.sde.marginal(y, segment[0])[0] * y, times=segment, **run, **condition)
+        sampler, sigma = copy.copy(self.sampler), self.sde.marginal(start, torch.ones_like(times[0]))[1]
+        low = _on_cells(domain, drawn, grid) if self.cell_averages else drawn
+        small = domain.check_field(low)
+        sampler.denoiser = KnownModes(self.denoiser, low).to(start.device)
+        y = domain.resample(self._emerged(start, times[0]), grid)
+        level = self.sde.schedule.ratio(times[0]).to(start)
+        noisy = self.denoiser.normalization(low) + level * domain.resample(start / sigma, small)
+        y = y + domain.resample(noisy - domain.resample(y, small), grid)
+        segment = self._translate(times, grid, shape)
+        segment = torch.unique_consecutive(segment)  # PixelNoise's may end before the finest's
+        state = sampler.solve(self.sde.marginal(y, segment[0])[0] * y, times=segment, **run)
         return self.denoiser.normalization.inverse(sampler.denoiser(state, segment[-1], **condition))
 
     def _solve(
