@@ -88,6 +88,17 @@ def from_pretrained(
     Raises:
         ValueError: If files are missing or broken, config.json names a class that is not allowed or arguments that it does
             not take, or tensors are missing, left over or of the wrong shape.
+
+    Examples:
+        >>> import tempfile
+        >>> from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
+        >>> from fnodiff.checkpoint import from_pretrained, save_pretrained
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> save_pretrained(Preconditioned(DFU.tiny(1, 1), sde), folder.name).is_dir()
+        True
+        >>> from_pretrained(folder.name).sde == sde
+        True
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -186,6 +186,12 @@ class Darcy(Solved):
 
     Raises:
         ValueError: For arguments out of their range; from `batch`, for an index that is none of the samples' or a finer grid.
+
+    Examples:
+        >>> from fnodiff.data import Darcy
+        >>> a, u = Darcy(1, fine=32).batch([0], (16, 16))["x"][0]
+        >>> round(float(a.max())), bool(u.min() > 0)
+        (12, True)
     """
 
     domain = _SQUARE

@@ -222,6 +222,12 @@ def faces(seeds: Sequence[int] | Tensor, shape: tuple[int, int], *, oversample: 
 
     Raises:
         ValueError: seeds that are not integers, a shape that is not two sizes of at least 8, oversample < 1.
+
+    Examples:
+        >>> from fnodiff.data import faces
+        >>> x = faces([1, 2], (32, 32))
+        >>> x.shape, bool((x.abs() <= 1).all())
+        (torch.Size([2, 3, 32, 32]), True)
     """
     shape = _check_shape(shape, oversample)
     drawn = _arrange(parameters(as_seeds(seeds)))
@@ -258,6 +264,11 @@ def face_attributes(seeds: Sequence[int] | Tensor) -> dict[str, Tensor]:
     ============== ========== ===============================================================================
 
     Raises ValueError for seeds that are not integers.
+
+    Examples:
+        >>> from fnodiff.data import face_attributes
+        >>> face_attributes(range(6))["glasses"]
+        tensor([False, False, False, False,  True, False])
     """
     drawn = parameters(as_seeds(seeds))
     return {name: drawn[name].float() if drawn[name].is_floating_point() else drawn[name] for name in _ATTRIBUTES}
@@ -272,6 +283,12 @@ class Faces:
     With `label`, one of "hair_style" (7 classes), "glasses" and "beard" (2 each), batches have that attribute as labels.
 
     Raises ValueError for a negative count, a seed that is not an integer, or a label that is none of these.
+
+    Examples:
+        >>> from fnodiff.data import Faces
+        >>> batch = Faces(100, label="glasses").batch([3, 5], (16, 24))
+        >>> batch["x"].shape, batch["label"]
+        (torch.Size([2, 3, 16, 24]), tensor([0, 1]))
     """
 
     channels = 3

@@ -169,6 +169,17 @@ def write_fields(
     Raises:
         ValueError: If the file is something else, or the source hands out something that would be lost: another shape,
             an unknown key, values that are not finite, or for "uint8" beyond [-1, 1] by more than 1e-3.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from fnodiff.data import Faces, HDF5Fields, write_fields
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = pathlib.Path(folder.name, "faces.h5")
+        >>> about = {"source": "fnodiff.data.Faces", "licence": "MIT", "grid": "cell averages"}
+        >>> write_fields(path, Faces(3), [(16, 16), (24, 24)], attributes=about, progress=False)
+        >>> fields = HDF5Fields(path)
+        >>> len(fields), fields.shapes, fields.attributes["licence"]
+        (3, [(16, 16), (24, 24)], 'MIT')
     """
     path = Path(path)
     shapes = _check_shapes(shapes)

@@ -61,6 +61,16 @@ class ImageFolder:
 
     Raises:
         ValueError: If there is no image at `path`, or it is neither a directory nor a zip, or the labels do not match.
+
+    Examples:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from fnodiff.data import ImageFolder
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> Image.new("RGB", (48, 48), "red").save(folder.name + "/red.png")
+        >>> images = ImageFolder(folder.name)
+        >>> images.names, images.batch([0], (16, 16))["x"].mean((2, 3))
+        (['red.png'], tensor([[ 1., -1., -1.]]))
     """
 
     channels = 3

@@ -29,6 +29,15 @@ class LatLon:
 
     Raises:
         ValueError: If the coordinates are not those of such a grid.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff.data import LatLon
+        >>> globe = LatLon(latitudes=[-90, 0, 90], longitudes=[-180, -90, 0, 90])
+        >>> globe(torch.arange(12.0).reshape(3, 4))  # from the north, from longitude 0
+        tensor([[10., 11.,  8.,  9.],
+                [ 6.,  7.,  4.,  5.],
+                [ 2.,  3.,  0.,  1.]])
     """
 
     def __init__(self, latitudes: Sequence[float] | Tensor, longitudes: Sequence[float] | Tensor) -> None:

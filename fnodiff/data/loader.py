@@ -50,6 +50,13 @@ class MultiResolution(Dataset):
 
     Raises:
         ValueError: If shapes, weights or sizes do not fit each other or the domain.
+
+    Examples:
+        >>> from fnodiff import Box
+        >>> from fnodiff.data import Faces, MultiResolution
+        >>> data = MultiResolution(Faces(100), Box(2), shapes=[16, (24, 24)], batch_size=4)
+        >>> [tuple(data[step]["x"].shape) for step in range(4)]
+        [(4, 3, 24, 24), (4, 3, 16, 16), (4, 3, 24, 24), (4, 3, 24, 24)]
     """
 
     def __init__(
@@ -128,6 +135,12 @@ class InMemory:
 
     Raises:
         ValueError: If a batch is asked for on a shape that was not prepared.
+
+    Examples:
+        >>> from fnodiff.data import Faces, InMemory
+        >>> kept = InMemory(Faces(3), [(16, 16), (24, 24)])
+        >>> kept.batch([2, 0], (24, 24))["x"].shape
+        torch.Size([2, 3, 24, 24])
     """
 
     def __init__(
@@ -175,6 +188,13 @@ class Upsampled:
     Raises:
         ValueError: If a batch is asked for on a grid that is finer along one axis and coarser along another, or if a batch has
             a mask, which cannot be upsampled.
+
+    Examples:
+        >>> from fnodiff import Box
+        >>> from fnodiff.data import Faces, Upsampled
+        >>> source = Upsampled(Faces(3), (16, 16), Box(2))
+        >>> source.batch([0], (32, 32))["x"].shape, source.holds((32, 32))
+        (torch.Size([1, 3, 32, 32]), False)
     """
 
     def __init__(self, fields: Fields, shape: Sequence[int], domain: Domain) -> None:
@@ -215,6 +235,12 @@ class Part:
 
     Raises:
         ValueError: If an index is not one of the source's, or of the part's.
+
+    Examples:
+        >>> from fnodiff.data import Faces, Part
+        >>> held_out = Part(Faces(100), range(90, 100))
+        >>> len(held_out), bool((held_out.batch([0], (16, 16))["x"] == Faces(100).batch([90], (16, 16))["x"]).all())
+        (10, True)
     """
 
     def __init__(self, fields: Fields, indices: Sequence[int], names: Sequence[str] | None = None) -> None:

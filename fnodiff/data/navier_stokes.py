@@ -212,6 +212,12 @@ class NavierStokes(Solved):
 
     Raises:
         ValueError: For arguments out of their range; from `batch`, for an index that is none of the samples' or a finer grid.
+
+    Examples:
+        >>> from fnodiff.data import NavierStokes
+        >>> batch = NavierStokes(1, time=0.1, fine=16).batch([0], (16, 16))
+        >>> batch["field"].shape, bool((batch["x"] - batch["field"]).abs().max() < 0.1)
+        (torch.Size([1, 1, 16, 16]), True)
     """
 
     domain, channels, smallest = _TORUS, 1, 4

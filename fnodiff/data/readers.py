@@ -65,6 +65,17 @@ class ArrayFields:
 
     Raises:
         ValueError: If the arrays do not fit the domain or each other, or x holds infinite values.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.data import ArrayFields
+        >>> x = torch.arange(32.0).reshape(2, 4, 4)
+        >>> x[0, 0, 0] = torch.nan
+        >>> batch = ArrayFields(x, domain=Box(2)).batch([0], (2, 2))
+        >>> batch["x"], batch["mask"].min()
+        (tensor([[[[ 3.3333,  4.5000],
+                  [10.5000, 12.5000]]]]), tensor(1.))
     """
 
     def __init__(

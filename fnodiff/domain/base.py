@@ -130,6 +130,13 @@ class Domain(abc.ABC):
 
         Raises:
             ValueError: If the multiplier does not fit, as one for other channels.
+
+        Examples:
+            >>> import torch
+            >>> from fnodiff import Torus
+            >>> x = (2 * torch.pi * Torus(1).points((4,))[None]).cos()
+            >>> Torus(1).filter(x, lambda eigenvalues: (-0.01 * eigenvalues).exp())[0, 0, 0]  # heat, after a while
+            tensor(0.6738)
         """
         shape = self.check_field(x)
         c = self.analyze(x)
@@ -145,6 +152,13 @@ class Domain(abc.ABC):
         """The same function on a grid of another shape; exact where both grids hold its modes, else truncated.
 
         For states, noise and comparisons. Images to train on are cell averages: see `Box.average`.
+
+        Examples:
+            >>> import torch
+            >>> from fnodiff import Torus
+            >>> coarse, fine = ((2 * torch.pi * Torus(1).points((n,))[None]).sin() for n in (5, 12))
+            >>> bool((Torus(1).resample(coarse, (12,)) - fine).abs().max() < 1e-5)
+            True
         """
         if tuple(shape) == self.check_field(x):
             return x
@@ -163,6 +177,13 @@ class Domain(abc.ABC):
 
         Returns:
             (B, C, *P).
+
+        Examples:
+            >>> import torch
+            >>> from fnodiff import Torus
+            >>> x = (2 * torch.pi * Torus(1).points((5,))[None]).sin()
+            >>> Torus(1).evaluate(x, torch.tensor([[0.25, 0.75]])).round(decimals=3)
+            tensor([[[ 1., -1.]]])
         """
         shape = self.check_field(x)
         if points.ndim < 1 or points.shape[0] != self.dim:

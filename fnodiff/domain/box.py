@@ -25,6 +25,14 @@ class Box(Product):
 
     Coefficients are real, k = 0 .. n - 1 on each axis (the type II cosine transform of the field, which is the Fourier
     transform of the field reflected at its edges with the edge repeated).
+
+    Examples:
+        >>> from fnodiff import Box
+        >>> Box(2).points((2, 3))[1]
+        tensor([[0.1667, 0.5000, 0.8333],
+                [0.1667, 0.5000, 0.8333]])
+        >>> Box(1, lengths=(2.0,)).points((4,))
+        tensor([[0.2500, 0.7500, 1.2500, 1.7500]])
     """
 
     def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:

@@ -44,6 +44,11 @@ class Sphere(Domain):
         ValueError: If the grid is another one.
 
     Source: torch-harmonics (Bonev et al., 2023, Spherical Fourier neural operators) for nodes, weights and Legendre functions.
+
+    Examples:
+        >>> from fnodiff import Sphere
+        >>> Sphere().weights((4, 8)).sum(1)  # rows near the poles stand for less area
+        tensor([0.1739, 0.3261, 0.3261, 0.1739])
     """
 
     grid: str = "legendre-gauss"

@@ -21,6 +21,14 @@ class Torus(Product):
 
     Coefficients are `rfftn(norm="forward")` without an even grid's Nyquist frequency: complex, in FFT order
     (0, 1, .., K, -K, .., -1) with K = (n - 1) // 2 on all axes but the last, which holds 0 .. K.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Torus
+        >>> torus = Torus(1)
+        >>> x = (2 * torch.pi * torus.points((8,))[None]).cos()
+        >>> torus.analyze(x).abs().round(decimals=3)
+        tensor([[[0.0000, 0.5000, 0.0000, 0.0000]]])
     """
 
     def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:

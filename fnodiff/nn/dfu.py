@@ -68,6 +68,15 @@ class DFU(nn.Module):
 
     Raises:
         ValueError: If a level is named that does not exist, or n_modes does not fit the domain.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import DFU
+        >>> net = DFU.tiny(in_channels=3, out_channels=3)
+        >>> net(torch.randn(1, 3, 33, 48), noise_level=torch.zeros(())).shape
+        torch.Size([1, 3, 33, 48])
+        >>> round(sum(p.numel() for p in DFU.small(3, 3).parameters()) / 1e6, 1)  # millions
+        2.6
     """
 
     def __init__(

@@ -19,6 +19,14 @@ class GroupNorm(nn.GroupNorm):
         domain: Its quadrature weights; where they are all equal this is torch's GroupNorm.
 
     Source: Wu, He (2018), Group normalization.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Sphere
+        >>> from fnodiff.nn import GroupNorm
+        >>> x = GroupNorm(8, Sphere())(torch.rand(1, 8, 6, 12))
+        >>> round(Sphere().norm(x).square().item() / 8, 3)  # the mean square over the sphere
+        1.0
     """
 
     def __init__(self, channels: int, domain: Domain) -> None:

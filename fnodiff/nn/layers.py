@@ -56,6 +56,15 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         ValueError: If n_modes does not fit the domain, or for complex data or reduced precision inside the layer.
 
     Source: Li et al. (2021), Fourier neural operator for parametric partial differential equations; neuraloperator 2.0.
+
+    Examples:
+        >>> from fnodiff import Torus, WhiteNoise
+        >>> from fnodiff.nn import SpectralConv
+        >>> torus, layer = Torus(1), SpectralConv(1, 1, (6,), domain=Torus(1))
+        >>> x = WhiteNoise(torus, (9,)).sample((1, 1, 9))
+        >>> here, there = layer(x), layer(torus.resample(x, (32,)))
+        >>> bool((torus.resample(there, (9,)) - here).abs().max() < 1e-5)
+        True
     """
 
     def __init__(
@@ -219,6 +228,15 @@ class LocalConv(nn.Module):
         kernel_size: 1 or 3.
         reference: Spatial shape n_ref of the grid whose spacing the taps keep; None for the grid at hand.
         resize: How the input is brought to another grid: "pool" (cell averages on Box) or "resample" (exact on functions).
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Torus
+        >>> from fnodiff.nn import LocalConv
+        >>> layer = LocalConv(1, 1, domain=Torus(1), reference=(8,))  # taps an eighth of the circle apart
+        >>> x = [(2 * torch.pi * Torus(1).points((n,))[None]).sin() for n in (8, 16)]
+        >>> bool((layer(x[1])[..., ::2] - layer(x[0])).abs().max() < 1e-5)
+        True
     """
 
     def __init__(
@@ -317,6 +335,14 @@ class DualConv(nn.Module):
         ValueError: If both branches are left out, or `local` is unknown.
 
     Source: Havrilla, Rojas, Liao, Tao (2024), DFU: scale-robust diffusion model for zero-shot super-resolution.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.nn import DualConv
+        >>> layer = DualConv(2, 4, domain=Box(2), n_modes=(6, 6))
+        >>> layer(torch.randn(1, 2, 15, 20), (8, 10)).shape  # any grid to any
+        torch.Size([1, 4, 8, 10])
     """
 
     def __init__(

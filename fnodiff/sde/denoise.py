@@ -182,6 +182,14 @@ class Preconditioned(Denoiser):
     Raises:
         ValueError: If sigma_data is not positive, or with a spectrum the network does not take twice as many channels as it
             gives.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), reference=(32, 32)), EDM())
+        >>> denoiser = Preconditioned(DFU.tiny(3, 3), sde, sigma_data=0.5)
+        >>> denoiser(sde.prior((1, 3, 24, 40)), torch.ones(())).shape  # any grid
+        torch.Size([1, 3, 24, 40])
     """
 
     noise_law = (-1.2, 1.2)
@@ -275,6 +283,15 @@ class SpectralPreconditioned(Denoiser):
 
     Raises:
         ValueError: If the cutoff is not positive, or with `shown` the network does not take twice as many channels as it gives.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Matern, WhiteNoise
+        >>> from fnodiff.sde import SpectralPreconditioned
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (32, 32)), EDM())
+        >>> denoiser = SpectralPreconditioned(DFU.tiny(1, 1), sde, Matern(1.0, 0.3), reference=(32, 32))
+        >>> denoiser(sde.prior((1, 1, 24, 40)), torch.ones(())).shape
+        torch.Size([1, 1, 24, 40])
     """
 
     def __init__(
@@ -399,6 +416,17 @@ class GaussianDenoiser(Denoiser):
 
     Raises:
         ValueError: If the two domains differ.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()))
+        >>> x, t = field.sample((1, 1, 16, 16), generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
+        >>> x_t, _ = denoiser.sde.perturb(x, t, generator=torch.Generator().manual_seed(1))
+        >>> [round(float(Box(2).norm(v - x) / Box(2).norm(x)), 2) for v in (x_t, denoiser(x_t, t))]
+        [0.33, 0.17]
     """
 
     def __init__(self, data: GaussianRandomField, sde: FunctionSpaceSDE) -> None:

@@ -47,6 +47,16 @@ class ClassifierFree(Wrapper):
             given in both. By default all.
 
     Source: Ho, Salimans (2022), Classifier-free diffusion guidance.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import DFU, EDM, Box, DPMSolver, FunctionSpaceSDE, Preconditioned, WhiteNoise
+        >>> from fnodiff.sde import ClassifierFree
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+        >>> denoiser = Preconditioned(DFU.tiny(1, 1, num_classes=2), sde).eval()
+        >>> label = torch.tensor([0, 1, 1])
+        >>> DPMSolver(ClassifierFree(denoiser, scale=2.0), 3).draw((1, 16, 16), seeds=range(3), label=label).shape
+        torch.Size([3, 1, 16, 16])
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, drop: Sequence[str] | str | None = None) -> None:
@@ -234,6 +244,17 @@ class MomentMatching(Guided):
 
     Source: Rozet, Andry, Lanusse, Louppe (2024), Learning diffusion priors from observations by expectation maximization; Boys,
     Girolami, Pidstrigach, Reich, Mosca, Akyildiz (2023), Tweedie moment projected diffusions for inverse problems.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
+        >>> from fnodiff.sde import GaussianDenoiser, MomentMatching, PointObservation
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()))
+        >>> seen = PointObservation(points=torch.tensor([[0.5], [0.5]]), values=torch.tensor([[2.0]]), noise_std=0.1)
+        >>> x = DPMSolver(MomentMatching(denoiser, seen), 12).draw((1, 16, 16), seeds=range(8))
+        >>> round(float(Box(2).evaluate(x, torch.tensor([[0.5], [0.5]])).mean()), 1)
+        2.0
     """
 
     def __init__(

@@ -39,6 +39,16 @@ class DenoisingLoss(nn.Module):
 
     Raises:
         ValueError: If p_std is not positive, or octaves or drop_condition is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
+        >>> from fnodiff.sde import DenoisingLoss
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+        >>> loss = DenoisingLoss(Preconditioned(DFU.tiny(1, 1), sde, sigma_data=0.5))
+        >>> x = 0.5 * sde.noise.sample((16, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+        >>> round(loss(x, generator=torch.Generator().manual_seed(1)).mean().item(), 1)  # of an untrained network
+        1.0
     """
 
     def __init__(

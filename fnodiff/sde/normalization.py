@@ -18,6 +18,15 @@ class Normalization(nn.Module):
 
     Raises:
         ValueError: If the shapes differ, have more than one axis, or a std is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff.sde import Normalization
+        >>> units = Normalization(mean=[10.0], std=[2.0])
+        >>> units(torch.tensor([[[8.0, 10.0, 14.0]]]))
+        tensor([[[-1.,  0.,  2.]]])
+        >>> units.inverse(torch.tensor([[[-1.0, 0.0, 2.0]]]))
+        tensor([[[ 8., 10., 14.]]])
     """
 
     def __init__(

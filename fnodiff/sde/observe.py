@@ -107,6 +107,15 @@ class PointObservation(Observation):
 
     Raises:
         ValueError: If the points are not finite or do not fit the values; when used, if they lie outside of the domain.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.sde import PointObservation
+        >>> seen = PointObservation(points=torch.tensor([[0.25, 0.75]]), values=torch.zeros(1, 2), noise_std=0.1)
+        >>> x = (torch.pi * Box(1).points((16,))[None]).cos()
+        >>> seen(x, Box(1)).round(decimals=3)
+        tensor([[[ 0.7070, -0.7070]]])
     """
 
     def __init__(self, points: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
@@ -146,6 +155,14 @@ class Restriction(Observation):
         values: (C, *shape) or (B, C, *shape).
         noise_std: Standard deviation of each coarse value's error.
         channels: As for `Observation`.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.sde import Restriction
+        >>> seen = Restriction((2,), values=torch.zeros(1, 2), noise_std=0.1)
+        >>> seen(torch.tensor([[[1.0, 2.0, 3.0, 5.0]]]), Box(1))
+        tensor([[[1.5000, 4.0000]]])
     """
 
     def __init__(self, shape: Sequence[int], values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
@@ -172,6 +189,15 @@ class Masked(Observation):
         values: (C, *shape) or (B, C, *shape); what is not measured may be anything, NaN included.
         noise_std: Standard deviation of the errors: one number, or a tensor that broadcasts to the values.
         channels: As for `Observation`.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.sde import Masked
+        >>> x = torch.tensor([[[1.0, 2.0, 3.0, 5.0]]])
+        >>> seen = Masked(x[0, 0] > 2.5, values=x[0], noise_std=0.1)
+        >>> seen(x, Box(1))
+        tensor([[[3., 5.]]])
     """
 
     def __init__(self, mask: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:

@@ -50,6 +50,14 @@ class FunctionSpaceSDE:
     Args:
         noise: The law of z.
         schedule: t -> (alpha_t, sigma_t).
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, WhiteNoise
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), reference=(32, 32)), EDM())
+        >>> x_t, z = sde.perturb(torch.zeros(4, 3, 24, 24), torch.tensor([0.0, 0.2, 0.5, 1.0]))
+        >>> [round(float((a / b).mean()), 3) for a, b in zip(x_t, z)]  # sigma_t
+        [0.002, 0.085, 2.515, 80.0]
     """
 
     noise: Noise
@@ -195,6 +203,13 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
 
     Raises:
         ValueError: If eps is not in (0, 1), or a mode has no noise or no data.
+
+    Examples:
+        >>> from fnodiff import Box, Matern, WhiteNoise
+        >>> from fnodiff.sde import noise_levels
+        >>> low, high = noise_levels(WhiteNoise(Box(2), (32, 32)), Matern(1.0, 0.3), (32, 32))
+        >>> round(low, 4), round(high)
+        (0.0037, 320)
     """
     if not 0 < eps < 1:
         raise ValueError(f"noise_levels: expected eps in (0, 1), got {eps!r}; 0.01 is usual.")

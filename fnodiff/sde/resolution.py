@@ -65,6 +65,15 @@ class Progressive(Sampler):
 
     Raises:
         ValueError: If no spectrum is known, the shapes are not nested, or the budget or the times are out of range.
+
+    Examples:
+        >>> from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, Progressive, WhiteNoise
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (32, 32)), EDM())
+        >>> denoiser = GaussianDenoiser(GaussianRandomField(Box(2), Matern(1.0, 0.3)), sde)
+        >>> sampler = Progressive(DPMSolver(denoiser, 12), [(8, 8), (16, 16)], Matern(1.0, 0.3))
+        >>> sampler.grids(sde.prior((1, 1, 32, 32)))  # and the evaluations on each
+        [((8, 8), 4), ((16, 16), 1), ((32, 32), 7)]
     """
 
     def __init__(
@@ -222,6 +231,16 @@ class Cascade(Progressive):
 
     Source: Ho, Saharia et al. (2022), Cascaded diffusion models for high fidelity image generation (which train a model for
     each grid).
+
+    Examples:
+        >>> from fnodiff import EDM, Box, Cascade, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+        >>> denoiser = GaussianDenoiser(GaussianRandomField(Box(2), Matern(1.0, 0.3)), sde)
+        >>> sampler = Cascade(DPMSolver(denoiser, 12), [(16, 16)], Matern(1.0, 0.3), cell_averages=False)
+        >>> coarse = DPMSolver(denoiser, 12).draw((1, 16, 16), seeds=[0])
+        >>> bool((Box(2).resample(sampler.draw((1, 32, 32), seeds=[0]), (16, 16)) - coarse).abs().max() < 0.01)
+        True
     """
 
     def __init__(
@@ -359,6 +378,17 @@ def upscale(
 
     Raises:
         ValueError: If the finer grid does not hold the modes of the coarse one.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
+        >>> from fnodiff.sde import GaussianDenoiser, upscale
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()))
+        >>> low = field.sample((1, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+        >>> high = upscale(denoiser, low, (32, 32), cell_averages=False)
+        >>> bool((Box(2).resample(high, (16, 16)) - low).abs().max() < 0.01)
+        True
     """
     domain: Domain = denoiser.sde.domain
     small, shape = domain.check_field(low_res), domain.check_shape(shape)

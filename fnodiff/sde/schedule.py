@@ -53,6 +53,13 @@ class EDM(Schedule):
         rho: How strongly steps crowd towards small noise.
 
     Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM
+        >>> alpha, sigma = EDM()(torch.linspace(0, 1, 5))
+        >>> [round(float(s), 3) for s in sigma]
+        [0.002, 0.17, 2.515, 17.528, 80.0]
     """
 
     sigma_min: float = 0.002
@@ -81,6 +88,13 @@ class VE(Schedule):
         sigma_max: Noise level at t = 1.
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import VE
+        >>> alpha, sigma = VE()(torch.linspace(0, 1, 5))
+        >>> [round(float(s), 3) for s in sigma]
+        [0.01, 0.084, 0.707, 5.946, 50.0]
     """
 
     sigma_min: float = 0.01
@@ -130,6 +144,13 @@ class VP(_Linear):
         t_min: Where on the time axis s of the source t = 0 lies; it sets sigma(0) = sqrt(1 - exp(-B(t_min))).
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import VP
+        >>> alpha, sigma = VP()(torch.linspace(0, 1, 5))
+        >>> [round(float(s), 3) for s in sigma]
+        [0.01, 0.692, 0.96, 0.998, 1.0]
     """
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +171,13 @@ class SubVP(_Linear):
         t_min: Where on the time axis s of the source t = 0 lies; it sets sigma(0) = 1 - exp(-B(t_min)).
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import SubVP
+        >>> alpha, sigma = SubVP()(torch.linspace(0, 1, 5))
+        >>> [round(float(s), 3) for s in sigma]
+        [0.002, 0.496, 0.925, 0.997, 1.0]
     """
 
     t_min: float = 0.01  # sigma, not its square, grows like s here: VP's t_min would start ten times cleaner
@@ -172,6 +200,13 @@ class Cosine(Schedule):
 
     Source: Nichol, Dhariwal (2021), Improved denoising diffusion probabilistic models; their offset 0.008 at the clean
     end is sigma_min = 0.0125 here.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Cosine
+        >>> alpha, sigma = Cosine()(torch.linspace(0, 1, 5))
+        >>> [round(float(s), 3) for s in sigma]
+        [0.012, 0.388, 0.707, 0.921, 1.0]
     """
 
     sigma_min: float = 0.0125

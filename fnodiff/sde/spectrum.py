@@ -91,6 +91,15 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
 
     Raises:
         ValueError: If the fields are not finite, are all zero, or the grid is too small to fit a tail.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import GaussianRandomField, Matern, Torus
+        >>> from fnodiff.sde import fit_spectrum
+        >>> field = GaussianRandomField(Torus(2), Matern(smoothness=1.0, length_scale=1.0))
+        >>> x = field.sample((64, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+        >>> round(fit_spectrum(x, Torus(2)).exponent, 1)  # 2 smoothness + dim
+        4.1
     """
     shape = domain.check_field(fields)
     (shell, wavenumber), mult = _shells(domain, shape), domain.multiplicity(shape, dtype=torch.float64)

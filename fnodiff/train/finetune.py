@@ -32,6 +32,14 @@ def freeze(
 
     Raises:
         ValueError: If there is no DFU in it, or a level or part is named that it does not have.
+
+    Examples:
+        >>> from fnodiff import DFU
+        >>> from fnodiff.train import freeze
+        >>> net = DFU.tiny(1, 1)
+        >>> frozen = freeze(net, parts=["spectral"])
+        >>> len(frozen), frozen[0]
+        (22, 'stem.spectral.weight.tensor')
     """
     groups = {
         f"{prefix}.{name}" if prefix else name: group

@@ -102,6 +102,17 @@ def fit(
             checkpoint does not belong to this model, a batch cannot be shared out evenly among processes and parts, weights are
             to be shared out in one process or compiled, or no tracker shows previews.
         FloatingPointError: If the loss is not finite, naming the step and the resolution.
+
+    Examples:
+        >>> from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
+        >>> from fnodiff.data import Faces, MultiResolution
+        >>> from fnodiff.train import fit
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+        >>> denoiser = Preconditioned(DFU.tiny(3, 3), sde, sigma_data=0.5)
+        >>> data = MultiResolution(Faces(20), Box(2), shapes=[8, 16], batch_size=2)
+        >>> model = fit(denoiser, data, steps=2, progress=False)
+        >>> model.training_shapes, model.training
+        (((8, 8), (16, 16)), False)
     """
     if steps is None and minutes is None:
         raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")

@@ -31,6 +31,15 @@ class Preview:
 
     Raises:
         ValueError: If a shape is not (C, height, width), or there is nothing to draw.
+
+    Examples:
+        >>> from fnodiff import DFU, EDM, Box, DPMSolver, FunctionSpaceSDE, Preconditioned, WhiteNoise
+        >>> from fnodiff.train import Preview
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+        >>> preview = Preview([(3, 8, 8), (3, 16, 16)], seeds=range(4), sampler=lambda denoiser: DPMSolver(denoiser, 2))
+        >>> pictures = preview.draw(Preconditioned(DFU.tiny(3, 3), sde).eval())
+        >>> {name: picture.shape for name, picture in pictures.items()}
+        {'samples/8x8': (8, 32, 3), 'samples/16x16': (16, 64, 3)}
     """
 
     shapes: Sequence[Sequence[int]]
