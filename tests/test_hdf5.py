@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fnodiff.data import HDF5Fields, ImageFolder, write_fields
+from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder, write_fields
+from fnodiff.domain import Box
 
 ATTRIBUTES = {"source": "waves", "licence": "none", "grid": "points", "seed": 3}
 GRIDS = [(4, 6), (3, 3)]
@@ -67,6 +68,30 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 # ---- there and back -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_masks_come_back_with_their_samples(channels: int, dtype: str, tmp_path: Path) -> None:
+    source = Waves(change=lambda batch: {**batch, "mask": (batch["x"][:, :channels] > 0).float()})
+    fields = HDF5Fields(write(tmp_path / "a.h5", source, dtype=dtype))
+    assert fields.masked and not HDF5Fields(write(tmp_path / "b.h5")).masked
+    for shape in GRIDS:
+        expected = source.batch([7, 2, 2], shape)["mask"]
+        assert 0 < float(expected.mean()) < 1
+        assert torch.equal(fields.batch([7, 2, 2], shape)["mask"], expected)
+
+
+def test_arrays_with_missing_values_are_stored_with_their_mask(tmp_path: Path) -> None:
+    x = torch.rand(4, 1, 6, 6)
+    x[1, 0, :3] = torch.nan
+    source = ArrayFields(x, domain=Box(2))
+    write(tmp_path / "a.h5", source, [(6, 6), (3, 3)], dtype="float32")
+    for shape in ((6, 6), (3, 3)):
+        stored, given = HDF5Fields(tmp_path / "a.h5").batch([3, 1], shape), source.batch([3, 1], shape)
+        assert stored.keys() == given.keys()
+        assert all(torch.equal(stored[key], value) for key, value in given.items())
+
 
 INDICES = [7, 2, 2, 9, 0, 7]
 
@@ -286,7 +311,10 @@ def spoil(value: float) -> Callable[[Tensor], Tensor]:
         (put("label", Tensor.double), "uint8", "expected labels as integers"),
         (put("label", lambda n: n[:, None] * torch.nan), "uint8", "finite floats"),
         (put("label", lambda n: n.repeat(2)), "uint8", r"expected label of shape \(1,\), got \(2,\)"),
-        (put("mask", torch.ones_like), "uint8", r"got \['field', 'label', 'mask', 'x'\]"),
+        (put("time", torch.ones_like), "uint8", r"got \['field', 'label', 'time', 'x'\]"),
+        (put("mask", lambda x: x * 0.5), "uint8", "expected mask/4x6 of 1 and 0 alone"),
+        (put("mask", lambda x: (x > 0).repeat(1, 3, 1, 1)), "uint8", "expected mask/4x6 of 1 or 2 channels, got 6"),
+        (put("mask", lambda x: x[..., :2] > 0), "uint8", r"expected mask/4x6 of shape \(1, 2, 4, 6\)"),
         (
             put("field", lambda x: x.repeat(1, 2, 1, 1), 5),
             "uint8",
@@ -363,7 +391,11 @@ def test_a_file_of_this_layout_made_by_hand_is_read(tmp_path: Path) -> None:
         ({}, {}, "found no dataset"),
         ({"images": np.zeros((5, 3))}, {}, r'named "x/32x32".* found images \(5, 3\) float64'),
         ({"label": np.arange(5)}, {}, 'at least one dataset "x/<shape>"'),
-        ({**GOOD, "mask/3x3": GOOD["x/3x3"]}, {}, "found .*mask/3x3"),
+        ({**GOOD, "time/3x3": GOOD["x/3x3"]}, {}, "found .*time/3x3"),
+        ({**GOOD, "mask/3x3": GOOD["x/3x3"]}, {}, "a mask, on every grid"),
+        ({"x/3x3": GOOD["x/3x3"], "mask/3x3": GOOD["x/3x3"][:4]}, {}, "as many samples in x, field, mask"),
+        ({"x/3x3": GOOD["x/3x3"], "mask/3x3": np.ones((5, 3, 3, 3), np.uint8)}, {}, "a mask of 1 or 2 channels"),
+        ({"x/3x3": GOOD["x/3x3"], "mask/3x3": np.ones((5, 1, 3, 3), np.float32)}, {}, r"mask/3x3 as uint8 \(N"),
         (
             {"x/3x4": GOOD["x/3x3"]},
             {},
@@ -373,9 +405,9 @@ def test_a_file_of_this_layout_made_by_hand_is_read(tmp_path: Path) -> None:
         ({**GOOD, "x/5x5": np.zeros((4, 2, 5, 5), np.uint8)}, {}, "as many samples, channels"),
         ({**GOOD, "x/5x5": np.zeros((5, 3, 5, 5), np.uint8)}, {}, "as many samples, channels"),
         ({**GOOD, "x/5": np.zeros((5, 2, 5), np.uint8)}, {}, "axes on every grid"),
-        ({**GOOD, "field/3x3": GOOD["x/3x3"]}, {}, "a field on every grid"),
+        ({**GOOD, "field/3x3": GOOD["x/3x3"]}, {}, "a field, and a mask, on every grid"),
         ({"x/3x3": GOOD["x/3x3"], "field/3x3": GOOD["x/3x3"][:4]}, {}, "as many samples in x, field"),
-        ({**GOOD, "label": np.arange(4)}, {}, "as many samples in x, field and label"),
+        ({**GOOD, "label": np.arange(4)}, {}, "as many samples in x, field, mask and label"),
         ({**GOOD, "label": np.zeros(5)}, {}, "labels as integers"),
         ({**GOOD, "label": np.zeros((5, 2), np.int64)}, {}, "labels as integers"),
         (GOOD, {"grid": "pixels"}, "grid one of"),

@@ -4,11 +4,12 @@ The layout, for N samples with C channels on grids of 1 to 3 axes:
 
     x/32x32, x/48x48, ...    (N, C, *shape), uint8 or float32
     field/32x32, ...         (N, K, *shape), uint8 or float32: what the samples are conditioned on; optional
+    mask/32x32, ...          (N, 1 or C, *shape), uint8: 1 where x was measured, 0 where it is missing; optional
     label                    (N,) integers, or (N, K) floats; optional
     attributes               source, licence, grid ("cell averages" or "points"), version (of this layout: 1), and
                              complete: how many of the N samples have been written (all, in a file without it)
 
-    uint8 stands for value / 127.5 - 1,    float32 for itself.
+    uint8 stands for value / 127.5 - 1 (a mask's for itself),    float32 for itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fnodiff.data.loader import Fields
 
 VERSION = 1
 GRIDS = ("cell averages", "points")
-_GROUPS = ("x", "field")
+_GROUPS = ("x", "field", "mask")
 
 
 class HDF5Fields:
@@ -44,6 +45,7 @@ class HDF5Fields:
     Attributes:
         channels: C.
         field_channels: K of the conditioning field, 0 without one.
+        masked: Whether batches have a mask.
         shapes: The grids, coarsest first.
         attributes: The file's attributes, such as source, licence and grid.
 
@@ -66,7 +68,7 @@ class HDF5Fields:
             ) from error
         with opened as file:
             self.shapes, self.channels, self.field_channels, rows = _check_layout(file, self.path)
-            self._labelled = "label" in file
+            self._labelled, self.masked = "label" in file, "mask" in file
             self.attributes = dict(file.attrs)
         self._length = int(self.attributes.get("complete", rows))
         if self._length < rows and not allow_incomplete:
@@ -101,8 +103,8 @@ class HDF5Fields:
             shape: One of `shapes`.
 
         Returns:
-            "x", float32 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), and "field",
-            float32 (B, field_channels, *shape).
+            "x", float32 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), "field",
+            float32 (B, field_channels, *shape), and "mask", float32 (B, 1 or C, *shape).
 
         Raises:
             ValueError: If the file lacks this grid, or an index is out of range.
@@ -127,6 +129,8 @@ class HDF5Fields:
             out["label"] = torch.from_numpy(label.astype(np.int64 if label.ndim == 1 else np.float32))
         if self.field_channels:
             out["field"] = _decode(file[f"field/{name}"][rows][inverse])
+        if self.masked:
+            out["mask"] = torch.from_numpy(file[f"mask/{name}"][rows][inverse]).float()
         return out
 
     def _file(self) -> h5py.File:
@@ -168,7 +172,8 @@ def write_fields(
 
     Raises:
         ValueError: If the file is something else, or the source hands out something that would be lost: another shape,
-            an unknown key, values that are not finite, or for "uint8" beyond [-1, 1] by more than 1e-3.
+            an unknown key, values that are not finite, a mask of numbers other than 1 and 0, or for "uint8" values
+            beyond [-1, 1] by more than 1e-3.
 
     Examples:
         >>> import pathlib, tempfile
@@ -228,10 +233,10 @@ def _read(source: Fields, rows: range, shapes: list[tuple[int, ...]], dtype: str
     together = getattr(source, "batches", None)
     batches = together(indices, shapes) if together else (source.batch(indices, shape) for shape in shapes)
     for shape, batch in zip(shapes, batches, strict=True):
-        unknown = sorted(set(batch) - {"x", "field", "label"})
+        unknown = sorted(set(batch) - {"x", "field", "label", "mask"})
         if unknown or "x" not in batch:
             raise ValueError(
-                f'write_fields: expected batches with "x" and perhaps "label" and "field", got {sorted(batch)}; '
+                f'write_fields: expected batches with "x" and perhaps "label", "field" and "mask", got {sorted(batch)}; '
                 f"wrap the source in one that renames or drops the others."
             )
         for key in sorted(batch):
@@ -242,6 +247,11 @@ def _read(source: Fields, rows: range, shapes: list[tuple[int, ...]], dtype: str
             if values.shape != expected:
                 raise ValueError(
                     f"write_fields: expected {name} of shape {expected}, got {values.shape}; mend the source's batch()."
+                )
+            if key == "mask" and channels not in (1, source.channels):
+                raise ValueError(
+                    f"write_fields: expected {name} of 1 or {source.channels} channels, got {channels}; mend the source's "
+                    f"batch()."
                 )
             encoded = _encode(values, name, rows, dtype)
             if not np.array_equal(out.setdefault(name, encoded), encoded):
@@ -262,6 +272,10 @@ def _encode(values: np.ndarray, name: str, rows: range, dtype: str) -> np.ndarra
             f"write_fields: expected labels as integers (B,) or finite floats (B, K), got {values.dtype} "
             f"{values.shape}; convert them in the source."
         )
+    if name.startswith("mask/"):
+        if not ((values == 0) | (values == 1)).all():
+            raise ValueError(f"write_fields: expected {name} of 1 and 0 alone, got other values; use a threshold.")
+        return values.astype(np.uint8)
     if values.dtype.kind != "f":
         raise ValueError(f"write_fields: expected {name} as floats, got {values.dtype}; convert it in the source.")
     limit = 1 + 1e-3 if dtype == "uint8" else np.finfo(np.float32).max
@@ -375,24 +389,28 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
     for name, (shape, dtype) in found.items():
         if name == "label":
             continue
-        match = re.fullmatch(r"(x|field)/([1-9]\d*(?:x[1-9]\d*){0,2})", name)
+        match = re.fullmatch(r"(x|field|mask)/([1-9]\d*(?:x[1-9]\d*){0,2})", name)
         if match is None:
-            raise wrong('datasets named "x/32x32", "field/32x32" (any sizes) and "label" only')
+            raise wrong('datasets named "x/32x32", "field/32x32", "mask/32x32" (any sizes) and "label" only')
         grid = tuple(int(n) for n in match[2].split("x"))
-        if shape[2:] != grid or len(shape) != 2 + len(grid) or dtype not in (np.uint8, np.float32):
-            raise wrong(f"{name} as uint8 or float32 (N, C, {', '.join(map(str, grid))})")
+        kinds = ["uint8"] if match[1] == "mask" else ["uint8", "float32"]
+        if shape[2:] != grid or len(shape) != 2 + len(grid) or dtype not in map(np.dtype, kinds):
+            raise wrong(f"{name} as {' or '.join(kinds)} (N, C, {', '.join(map(str, grid))})")
         sizes[match[1]][grid] = shape[:2]
     if not sizes["x"]:
         raise wrong('at least one dataset "x/<shape>"')
-    if sizes["field"] and set(sizes["field"]) != set(sizes["x"]):
-        raise wrong("a field on every grid of x and on no other")
+    if any(sizes[key] and set(sizes[key]) != set(sizes["x"]) for key in ("field", "mask")):
+        raise wrong("a field, and a mask, on every grid of x and on no other")
     if len({len(grid) for grid in sizes["x"]}) > 1 or any(len(set(s.values())) > 1 for s in sizes.values()):
         raise wrong("as many samples, channels and axes on every grid")
     rows, channels = next(iter(sizes["x"].values()))
     field_rows, field_channels = next(iter(sizes["field"].values()), (rows, 0))
+    mask_rows, mask_channels = next(iter(sizes["mask"].values()), (rows, 1))
     label_shape, label_type = found.get("label", ((rows,), np.dtype(np.int64)))
-    if field_rows != rows or label_shape[:1] != (rows,):
-        raise wrong("as many samples in x, field and label")
+    if not field_rows == mask_rows == rows or label_shape[:1] != (rows,):
+        raise wrong("as many samples in x, field, mask and label")
+    if mask_channels not in (1, channels):
+        raise wrong(f"a mask of 1 or {channels} channels")
     if (len(label_shape), label_type.kind) not in ((1, "i"), (1, "u"), (2, "f")):
         raise wrong("labels as integers (N,) or floats (N, K)")
     attributes = file.attrs
