@@ -16,7 +16,7 @@ import torch
 
 from fnodiff.data.loader import MultiResolution
 from fnodiff.data.readers import ArrayFields, list_arrays, read_arrays
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Sphere, Torus
 
 rng = np.random.default_rng(0)
 COEFF, SOL = rng.integers(3, 13, (5, 8, 6)).astype(float), rng.normal(size=(5, 8, 6))
@@ -249,6 +249,18 @@ def test_a_mask_joins_the_missing_values(per_sample: bool) -> None:
     torch.testing.assert_close(coarse["x"], coarse["mask"])
 
 
+@pytest.mark.parametrize("grid", [(8, 16), (9, 16), (8, 15)])
+def test_channels_behind_the_globe_are_told_apart(grid: tuple[int, int]) -> None:
+    """Read as (N, C, *grid) these were 8 channels on a grid of 16 x 3."""
+    x = torch.rand(2, *grid, 3)
+    with pytest.raises(ValueError, match=r"channel_axis=-1 for 3 channels on a grid \(\d+, 1\d\)"):
+        ArrayFields(x, domain=Sphere())
+    fields = ArrayFields(x, domain=Sphere(), channel_axis=-1)
+    assert (fields.channels, fields.shape) == (3, grid)
+    assert ArrayFields(x, domain=Sphere(), channel_axis=1).shape == (grid[1], 3)
+    assert ArrayFields(x.movedim(-1, 1), domain=Sphere()).shape == grid
+
+
 def test_masks_of_samples_go_with_their_samples() -> None:
     mask = torch.arange(3)[:, None, None] == torch.arange(4)[:, None].expand(4, 4)
     batch = ArrayFields(torch.ones(3, 4, 4), domain=Box(2), mask=mask).batch([2, 0], (4, 4))
@@ -270,7 +282,10 @@ def test_missing_values_on_a_torus_stay_on_their_grid() -> None:
     [
         ({"x": SOL[0]}, r"expected x as real numbers .*got torch.float64 \(8, 6\)"),
         ({"x": SOL + 1j}, "real numbers"),
-        ({"x": np.zeros((2, 6, 6, 4))}, r"square only with its channels last; pass channel_axis=-1 for 4 channels"),
+        (
+            {"x": np.zeros((2, 6, 6, 4))},
+            r"a usual grid only with its channels last; pass channel_axis=-1 for 4 channels",
+        ),
         ({"x": SOL, "field": COEFF[:4]}, r"as many samples in each array, got \[5, 4\]"),
         ({"x": SOL, "label": LABEL[:4]}, r"got \[5, 4\]"),
         ({"x": SOL, "label": LABEL / 2}, r"integers \(N,\) or finite floats \(N, K\), got torch.float64 \(5,\)"),

@@ -34,8 +34,8 @@ class ArrayFields:
     """Samples from arrays, on any grid no finer than theirs.
 
     Arrays of d + 1 axes, d = domain.dim, are (N, *grid). Arrays of d + 2 axes are (N, C, *grid), or with channel_axis=-1
-    (N, *grid, C), such as the frames (N, n, n, T) of a flow; one that is square only when read the other way is refused
-    until `channel_axis` says what is meant.
+    (N, *grid, C), such as the frames (N, n, n, T) of a flow; one whose grid is square, or on the globe twice as long as high,
+    only when read the other way is refused until `channel_axis` says what is meant.
 
     On `Sphere` arrays come with their latitudes and longitudes, and are read from north to south and east from longitude 0,
     however they lie (`LatLon`); what the grid's degrees do not hold is projected out, on the stored grid too.
@@ -101,7 +101,7 @@ class ArrayFields:
             )
         domain = domain if self._place is None else self._place.domain
         if domain is None:
-            raise ValueError("ArrayFields: expected a domain, or latitudes and longitudes, got neither.")
+            raise ValueError("ArrayFields: expected a domain, or latitudes and longitudes, got neither; pass domain=.")
         self.domain = domain
         known = self._place is not None
         self._x = _as_fields("x", x, domain, channel_axis, known)
@@ -247,12 +247,17 @@ def _as_fields(
     if out.ndim == dim + 1:
         return out.unsqueeze(1)
     sides = tuple(out.shape[1:])
-    if channel_axis is None and dim > 1 and not known and len(set(sides[:-1])) == 1 and sides[0] != sides[-1]:
+    if channel_axis is None and dim > 1 and not known and _usual(sides[:-1], domain) and not _usual(sides[1:], domain):
         raise ValueError(
-            f"ArrayFields: {name} {tuple(out.shape)} is square only with its channels last; pass channel_axis=-1 for "
+            f"ArrayFields: {name} {tuple(out.shape)} has a usual grid only with its channels last; pass channel_axis=-1 for "
             f"{sides[-1]} channels on a grid {sides[:-1]}, or channel_axis=1 for {sides[0]} channels on {sides[1:]}."
         )
     return out.movedim(-1, 1) if channel_axis == -1 else out
+
+
+def _usual(grid: Shape, domain: Domain) -> bool:
+    """As many points on each side; on the globe twice as many longitudes as latitudes, but for those of the poles."""
+    return abs(grid[1] - 2 * grid[0]) <= 2 if isinstance(domain, Sphere) else len(set(grid)) == 1
 
 
 def _as_label(values: Tensor | np.ndarray) -> Tensor:
