@@ -1,4 +1,4 @@
-"""What the pages show: snippets run, or name what is there. Examples in docstrings are tests of their own (--doctest-modules)."""
+"""What the pages show: snippets run, or name what is there (examples in docstrings are tests of their own)."""
 
 from __future__ import annotations
 
