@@ -137,7 +137,7 @@ if args.train:
     net = DFU(
         4,
         2,
-        n_modes=(24, 48),
+        n_modes=(12, 24) if args.smoke else (24, 48),
         hidden_channels=16,
         channel_mult=(1, 2, 2),
         num_blocks=1,

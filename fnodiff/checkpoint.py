@@ -106,18 +106,29 @@ def from_pretrained(
     for name in (CONFIG, MODEL):
         if not (folder / name).is_file():
             raise ValueError(
-                f"{folder}: expected {CONFIG} and {MODEL}, found {sorted(p.name for p in folder.iterdir())}."
+                f"{folder}: expected {CONFIG} and {MODEL}, found {sorted(p.name for p in folder.iterdir())}; "
+                f"name the folder that save_pretrained or fit wrote."
             )
     try:
         config = json.loads((folder / CONFIG).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); save the model again.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
-        raise ValueError(f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got {str(config)[:80]}.")
+        raise ValueError(
+            f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got {str(config)[:80]}; "
+            f"read it with the version of fnodiff that wrote it, and save it again."
+        )
     denoiser = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, _dfu(), *classes)})
     if not isinstance(denoiser, sde.Denoiser):
-        raise ValueError(f"{folder / CONFIG}: expected a Denoiser as the model, got {type(denoiser).__name__}.")
-    denoiser.training_shapes = tuple(tuple(shape) for shape in config.get("training_shapes", []))
+        raise ValueError(
+            f"{folder / CONFIG}: expected a Denoiser as the model, got {type(denoiser).__name__}; save the whole model."
+        )
+    shapes = config.get("training_shapes", [])
+    if not isinstance(shapes, list):
+        raise ValueError(
+            f"{folder / CONFIG}: expected a list as training_shapes, got {shapes!r}; save the model again."
+        )
+    denoiser.training_shapes = tuple(denoiser.sde.domain.check_shape(shape) for shape in shapes)
     load_tensors(denoiser, folder / MODEL)
     return denoiser.eval()
 
@@ -138,7 +149,10 @@ def load_tensors(module: nn.Module, path: Path) -> None:
         if k in tensors and tensors[k].shape != v.shape
     ]
     if problems:
-        raise ValueError(f"{path} does not fit {CONFIG}: {'; '.join(problems[:10])} ({len(problems)} in all).")
+        raise ValueError(
+            f"{path} does not fit {CONFIG}: {'; '.join(problems[:10])} ({len(problems)} in all); "
+            f"save the model again, or restore the {CONFIG} that belongs to it."
+        )
     module.load_state_dict(tensors)
 
 
@@ -191,15 +205,20 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
     arguments = {k: _decode(v, classes) for k, v in value.items() if k != "class"}
     if "class" not in value:
         return arguments
-    if value["class"] not in classes:
+    if not isinstance(value["class"], str) or value["class"] not in classes:
         raise ValueError(
             f"{CONFIG}: class {value['class']!r} is not allowed; allowed are {', '.join(sorted(classes))}. If you trust it, "
             f"pass it: from_pretrained(..., classes=[{value['class']}])."
         )
     try:
         return classes[value["class"]](**arguments)
-    except TypeError as error:
-        raise ValueError(f"{CONFIG}: {value['class']} does not take these arguments: {error}.") from error
+    except ValueError:
+        raise
+    except Exception as error:  # arguments of other types make constructors raise errors of nearly every kind
+        raise ValueError(
+            f"{CONFIG}: {value['class']} does not take these arguments ({type(error).__name__}: {error}); save the model "
+            f"again, or read it with the version of fnodiff that wrote it."
+        ) from error
 
 
 def _dfu() -> type:

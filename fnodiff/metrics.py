@@ -115,7 +115,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(
-            f"frechet_distance: expected two sets (N, D) with the same D and N >= 2, got {tuple(x.shape)} and {tuple(y.shape)}."
+            f"frechet_distance: expected two sets (N, D) with the same D and N >= 2, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}; flatten each member to a row, and draw more."
         )
     if not bool(x.isfinite().all() and y.isfinite().all()):
         raise ValueError(
@@ -218,7 +219,10 @@ def global_coherence(x: Tensor, y: Tensor, domain: Box, *, shape: Shape = (8, 8)
 def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) -> Tensor:
     """Square patches of images (B, C, H, W) as rows (N, C size^2), evenly thinned to at most `limit`."""
     if x.ndim != 4 or min(x.shape[2:]) < size:
-        raise ValueError(f"patches: expected images (B, C, H, W) of {size} x {size} or more, got {tuple(x.shape)}.")
+        raise ValueError(
+            f"patches: expected images (B, C, H, W) of {size} x {size} or more, got {tuple(x.shape)}; "
+            f"take smaller patches."
+        )
     rows = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
     return rows[:: -(-len(rows) // limit)]
 

@@ -40,6 +40,22 @@ def test_one_seed_is_one_function_on_either_device(domain, make):
     torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("home", ["cpu", "cuda"])
+def test_generators_of_either_device_draw_alike_on_both(home):
+    noise = WhiteNoise(Box(2), (16, 16))
+    cpu, gpu = (
+        noise.sample((2, 1, 16, 16), generator=torch.Generator(home).manual_seed(3), device=d) for d in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-5, atol=1e-6)
+    assert gpu.device.type == "cuda"
+
+
+def test_a_field_on_another_device_is_refused():
+    net = DFU.tiny(1, 1, num_blocks=0).cuda()
+    with pytest.raises(ValueError, match=r"on cuda:0, as the weights are, got one on cpu"):
+        net(torch.zeros(1, 1, 16, 16), torch.zeros(()))
+
+
 @pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
 def test_layers_and_networks(domain):
     layer, net = SpectralConv(3, 2, (8, 8), domain=domain), DFU.tiny(3, 3, domain=domain, zero_init=False).eval()

@@ -79,11 +79,14 @@ class MultiResolution(Dataset):
                 f"{self.shapes} and {len(self.weights)} weights; name each shape once."
             )
         if min(self.weights) < 0 or not 0 < sum(self.weights) < math.inf:
-            raise ValueError(f"MultiResolution: expected weights >= 0 with a positive sum, got {self.weights}.")
+            raise ValueError(
+                f"MultiResolution: expected weights >= 0 with a positive sum, got {self.weights}; "
+                f"a shape that is never drawn has weight 0."
+            )
         if len(fields) == 0 or batch_size < 1 or warmup < 0 or seed < 0:
             raise ValueError(
                 f"MultiResolution: expected samples, batch_size >= 1, warmup >= 0 and seed >= 0, got {len(fields)} samples, "
-                f"batch_size={batch_size}, warmup={warmup}, seed={seed}."
+                f"batch_size={batch_size}, warmup={warmup}, seed={seed}; change those."
             )
         self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
         self._epoch: tuple[int, np.ndarray] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -215,7 +215,7 @@ class Domain(abc.ABC):
 
     def check_shape(self, shape: Sequence[int]) -> Shape:
         """`shape` as a tuple, or a ValueError unless it is `dim` positive integers."""
-        out = tuple(shape)
+        out = tuple(shape) if isinstance(shape, Iterable) else (shape,)
         if len(out) != self.dim or not all(isinstance(n, int) and n > 0 for n in out):
             raise ValueError(
                 f"{self._name}(dim={self.dim}): expected a grid of {self.dim} positive sizes, got {out}; "
@@ -225,6 +225,10 @@ class Domain(abc.ABC):
 
     def check_field(self, x: Tensor) -> Shape:
         """The spatial shape of a field (B, C, *shape), or a ValueError if `x` is not a real one of this dimension."""
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"{self._name}: expected a tensor, got {type(x).__name__}; convert it: torch.as_tensor(x)."
+            )
         if x.ndim != self.dim + 2:
             raise ValueError(
                 f"{self._name}(dim={self.dim}): expected a field (B, C, *spatial) with {self.dim} spatial axes, got shape "

@@ -14,6 +14,11 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 def seeds(batch: int, generator: torch.Generator | Sequence[torch.Generator]) -> list[int]:
     """One integer per sample, drawn from the generator, or from each sample's own."""
+    given = [generator] if isinstance(generator, torch.Generator) else generator
+    if not isinstance(given, Sequence) or not all(isinstance(one, torch.Generator) for one in given):
+        raise ValueError(
+            f"expected a torch.Generator, or a sequence of them, got {generator!r}; pass torch.Generator().manual_seed(seed)."
+        )
     if isinstance(generator, torch.Generator):
         generator = [generator] * batch
     if len(generator) != batch:

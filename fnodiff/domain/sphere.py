@@ -75,7 +75,7 @@ class Sphere(Domain):
         """`shape` as a tuple, or a ValueError unless it is two positive integers, two latitudes or more if equiangular."""
         out = super().check_shape(shape)
         if self.grid == "equiangular" and out[0] < 2:
-            raise ValueError(f"{self}: expected 2 latitudes or more, both poles, got a grid of {out}.")
+            raise ValueError(f"{self}: expected 2 latitudes or more, both poles, got a grid of {out}; add rows.")
         return out
 
     def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:

@@ -38,7 +38,8 @@ class DFU(nn.Module):
         in_channels: Channels of the field, without those of a conditioning field.
         out_channels: Channels of the result.
         n_modes: Modes per axis at the finest level, in neuralop's convention (both signs), halved at each level down; on
-            Sphere (L, 2 L) for L degrees. Modes that the smallest training grid cannot hold learn nothing from it.
+            Sphere (L, 2 L) for L degrees. Modes that the smallest training grid cannot hold learn nothing from it; `fit`
+            refuses those that no training grid holds.
         hidden_channels: Width of the first level.
         channel_mult: Width of each level, in units of `hidden_channels`; one entry per level.
         num_blocks: Residual blocks per level on the way down; one more on the way up.
@@ -111,16 +112,22 @@ class DFU(nn.Module):
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
                 f"DFU: expected spectral_levels from 0 to {count} and attention_levels among {list(range(count))}, as "
-                f"channel_mult={channel_mult} has {count} levels, got {spectral_levels} and {tuple(attention_levels)}."
+                f"channel_mult={channel_mult} has {count} levels, got {spectral_levels} and {tuple(attention_levels)}; "
+                f"count levels from 0, the finest."
             )
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
         if positional_modes < 0 or hidden_channels % 4 or not all(isinstance(m, int) and m > 0 for m in channel_mult):
             raise ValueError(
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
-                f"got {hidden_channels}, {channel_mult} and {positional_modes}."
+                f"got {hidden_channels}, {channel_mult} and {positional_modes}; round them up."
+            )
+        if not all(isinstance(n, int) and n > 0 for n in (in_channels, out_channels)):
+            raise ValueError(
+                f"DFU: expected positive numbers of channels, got {in_channels!r} and {out_channels!r}; 3 and 3 for images."
             )
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
+        self.n_modes = n_modes
         self.num_classes, self.condition_channels = num_classes, condition_channels
         self.positional_modes = positional_modes
         if levels not in ("moving", "fixed") or (
@@ -141,7 +148,10 @@ class DFU(nn.Module):
         modes = [tuple(max(1, n >> i) for n in n_modes) if i < spectral_levels else None for i in range(count)]
         if isinstance(domain, Sphere):
             if n_modes[1] != 2 * n_modes[0]:
-                raise ValueError(f"DFU: expected n_modes (L, 2 L) for L degrees on {domain}, got {n_modes}.")
+                raise ValueError(
+                    f"DFU: expected n_modes (L, 2 L) for L degrees on {domain}, got {n_modes}; pass "
+                    f"{(n_modes[0], 2 * n_modes[0])}."
+                )
             modes = [None if m is None else (m[0], 2 * m[0]) for m in modes]
         embedding = 4 * hidden_channels
         self.embed_noise = nn.Sequential(
@@ -211,13 +221,18 @@ class DFU(nn.Module):
             field: Conditioning field (B, condition_channels, *any grid), brought to x's grid by the domain.
 
         Raises:
-            ValueError: If the channels, the grid or the condition are not what the model was made for.
+            ValueError: If the channels, the grid, the device or the condition are not what the model was made for.
         """
         shape = self.domain.check_field(x)
         if x.shape[1] != self.in_channels or min(shape) < SMALLEST_GRID:
             raise ValueError(
                 f"DFU: expected {self.in_channels} channels on a grid of at least {SMALLEST_GRID} points per axis, got a "
                 f"field of shape {tuple(x.shape)}; resample it with domain.resample, or check the channel axis."
+            )
+        device = self.embed_noise[1].weight.device
+        if x.device != device:
+            raise ValueError(
+                f"DFU: expected a field on {device}, as the weights are, got one on {x.device}; move either."
             )
         x = self._with_field(x, field)
         if self.positional_modes:
@@ -288,7 +303,10 @@ class DFU(nn.Module):
 
     def _embedding(self, x: Tensor, noise_level: Tensor, label: Tensor | None) -> Tensor:
         if noise_level.ndim > 1 or (noise_level.ndim == 1 and noise_level.shape[0] != x.shape[0]):
-            raise ValueError(f"DFU: expected noise_level () or ({x.shape[0]},), got shape {tuple(noise_level.shape)}.")
+            raise ValueError(
+                f"DFU: expected noise_level () or ({x.shape[0]},), got shape {tuple(noise_level.shape)}; "
+                f"pass one for all samples or one for each."
+            )
         emb = self.embed_noise(noise_level.to(x.dtype).expand(x.shape[0]))
         if (label is None) == (self.num_classes > 0):
             raise ValueError(
@@ -296,9 +314,14 @@ class DFU(nn.Module):
                 f"{'none' if label is None else tuple(label.shape)}; pass label=(B,) int64 exactly when the model has classes."
             )
         if label is not None:
-            if label.shape != x.shape[:1] or not bool(((label >= -1) & (label < self.num_classes)).all()):
+            if (
+                label.shape != x.shape[:1]
+                or label.is_floating_point()
+                or not bool(((label >= -1) & (label < self.num_classes)).all())
+            ):
                 raise ValueError(
-                    f"DFU: expected {x.shape[0]} labels from 0 to {self.num_classes - 1}, or -1 for none, got {label}."
+                    f"DFU: expected {x.shape[0]} integer labels from 0 to {self.num_classes - 1}, or -1 for none, got {label}; "
+                    f"build the model with more num_classes, or relabel."
                 )
             emb = emb + self.embed_label(label.clamp(min=0)) * (label >= 0)[:, None].to(emb.dtype)
         return silu(emb)

@@ -122,6 +122,8 @@ def compile_networks(denoiser: nn.Module) -> None:
 
 
 def _check_backbone(backbone: nn.Module, sde: FunctionSpaceSDE) -> None:
+    if not callable(backbone):
+        raise ValueError(f"expected a network, got {backbone!r}; pass such as DFU.small(3, 3).")
     domain = getattr(backbone, "domain", sde.domain)
     if domain != sde.domain:
         raise ValueError(
@@ -140,7 +142,9 @@ def _check_shown(denoiser: Denoiser, backbone: nn.Module, without: str) -> None:
 
 def _check_told(told: str) -> str:
     if told not in ("point", "mode"):
-        raise ValueError(f'expected told="point" or "mode", the noise level that the network is given, got {told!r}.')
+        raise ValueError(
+            f'expected told="point" or "mode", the noise level that the network is given, got {told!r}; "point" is usual.'
+        )
     return told
 
 
@@ -311,7 +315,7 @@ class SpectralPreconditioned(Denoiser):
         self.told = _check_told(told)
         _check_backbone(backbone, sde)
         if cutoff is not None and not cutoff > 0:
-            raise ValueError(f"SpectralPreconditioned: expected cutoff > 0 or None, got {cutoff!r}.")
+            raise ValueError(f"SpectralPreconditioned: expected cutoff > 0 or None, got {cutoff!r}; 16 is usual.")
         if shown:
             _check_shown(self, backbone, "shown=False")
         self.backbone, self.spectrum, self.cutoff, self.shown = backbone, spectrum, cutoff, shown

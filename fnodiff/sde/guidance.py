@@ -268,7 +268,7 @@ class MomentMatching(Guided):
     ) -> None:
         super().__init__(denoiser, observation)
         if not 0 < tolerance < 1:
-            raise ValueError(f"MomentMatching: expected tolerance in (0, 1), got {tolerance!r}.")
+            raise ValueError(f"MomentMatching: expected tolerance in (0, 1), got {tolerance!r}; 0.001 is usual.")
         self.spectrum, self.tolerance = spectrum, tolerance
         self.iterations = _check_iterations("MomentMatching", iterations)
 

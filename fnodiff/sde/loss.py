@@ -71,7 +71,7 @@ class DenoisingLoss(nn.Module):
         if not (0 <= octaves <= 1 and 0 <= drop_condition < 1):
             raise ValueError(
                 f"DenoisingLoss: expected octaves in [0, 1] and drop_condition in [0, 1), got {octaves!r} and "
-                f"{drop_condition!r}."
+                f"{drop_condition!r}; 0 is the plain loss, 0.1 is usual for drop_condition."
             )
         self.denoiser = denoiser
         self.p_mean, self.p_std = p_mean, p_std

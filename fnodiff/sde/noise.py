@@ -185,7 +185,7 @@ class GaussianRandomField(Noise):
             accepts float64; or `ChannelSpectra` of such, for fields of as many channels.
 
     Raises:
-        ValueError: On first use, if the spectrum's sum over all modes is not finite and positive.
+        ValueError: If they are something else; on first use, if the spectrum's sum over all modes is not finite and positive.
 
     Examples:
         >>> import torch
@@ -198,6 +198,13 @@ class GaussianRandomField(Noise):
 
     domain: Domain
     spectrum: Spectrum
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.domain, Domain) or not callable(self.spectrum) or isinstance(self.spectrum, type):
+            raise ValueError(
+                f"GaussianRandomField: expected a domain and a spectrum, got {self.domain!r} and {self.spectrum!r}; write such "
+                f"as GaussianRandomField(Box(2), Matern(1.0))."
+            )
 
     @functools.cached_property
     def trace(self) -> float:

@@ -51,6 +51,9 @@ class FunctionSpaceSDE:
         noise: The law of z.
         schedule: t -> (alpha_t, sigma_t).
 
+    Raises:
+        ValueError: If they are something else.
+
     Examples:
         >>> import torch
         >>> from fnodiff import EDM, Box, FunctionSpaceSDE, WhiteNoise
@@ -63,6 +66,13 @@ class FunctionSpaceSDE:
     noise: Noise
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.noise, Noise) or not isinstance(self.schedule, Schedule):
+            raise ValueError(
+                f"FunctionSpaceSDE: expected a Noise and a Schedule, got {self.noise!r} and {self.schedule!r}; write such as "
+                f"FunctionSpaceSDE(WhiteNoise(domain, reference), EDM())."
+            )
+
     @property
     def domain(self) -> Domain:
         """The domain that the noise lives on."""
@@ -74,6 +84,8 @@ class FunctionSpaceSDE:
         Raises:
             ValueError: If `t` is not () or (B,), or has values outside [0, 1].
         """
+        if not isinstance(t, Tensor):
+            raise ValueError(f"expected times as a tensor, () or (B,), got {t!r}; write torch.tensor({t!r}).")
         if not torch.compiler.is_compiling() and not bool(((t >= 0) & (t <= 1)).all()):
             raise ValueError(
                 f"expected times in [0, 1] (0 clean, 1 noise), got values from {float(t.min()):g} to {float(t.max()):g}; "

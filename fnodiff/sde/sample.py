@@ -53,9 +53,13 @@ class Sampler(abc.ABC):
         name = type(self).__name__
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"{name}: expected steps >= 1, got {steps!r}; 18 is usual for Heun.")
+        if not hasattr(denoiser, "sde"):
+            raise ValueError(
+                f"{name}: expected a Denoiser, got {type(denoiser).__name__}; wrap a network: Preconditioned(network, sde)."
+            )
         if spacing not in ("time", "log_snr", "rho") or not rho > 0:
             raise ValueError(
-                f'{name}: expected spacing "time", "log_snr" or "rho" and rho > 0, got {spacing!r}, {rho!r}.'
+                f'{name}: expected spacing "time", "log_snr" or "rho" and rho > 0, got {spacing!r}, {rho!r}; "time" is usual.'
             )
         self.denoiser = denoiser
         self.sde = denoiser.sde
@@ -169,7 +173,7 @@ class Sampler(abc.ABC):
             sizes = {name: len(value) for name, value in condition.items()}
             raise ValueError(
                 f"{type(self).__name__}: expected chunk >= 1 and conditions with one entry for each of the {len(seeds)} seeds, "
-                f"got chunk={chunk} and {sizes}."
+                f"got chunk={chunk} and {sizes}; 32 is a usual chunk."
             )
         with tqdm(total=len(seeds), disable=not progress, desc="samples " + "x".join(map(str, shape[1:]))) as bar:
             for first in range(0, len(seeds), chunk):

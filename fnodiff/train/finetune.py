@@ -50,7 +50,7 @@ def freeze(
     if not groups or not set(levels or ()) <= known or not set(parts or ()) <= set(PARTS):
         raise ValueError(
             f"freeze: expected a model with a DFU in it, levels among {sorted(known - {None})} and None, and parts among "
-            f"{PARTS}, got {levels} and {parts}."
+            f"{PARTS}, got {levels} and {parts}; leave out what should be all of them."
         )
     frozen = [
         name

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from fnodiff import checkpoint
 from fnodiff.data.loader import MultiResolution
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, Sphere
 from fnodiff.sde import Denoiser, DenoisingLoss
 from fnodiff.sde.denoise import compile_networks
 from fnodiff.train.measure import measure_normalization
@@ -98,7 +98,8 @@ def fit(
             one. Trackers that it has (`init_trackers`) get each resolution's loss, as the bar, and the learning rate.
 
     Raises:
-        ValueError: If neither steps nor minutes is given, the folder cannot be written to or the model not be saved, the
+        ValueError: If neither steps nor minutes is given, the data are on another domain or none of their grids holds the
+            network's modes, the folder cannot be written to or the model not be saved, the
             checkpoint does not belong to this model, a batch cannot be shared out evenly among processes and parts, weights are
             to be shared out in one process or compiled, or no tracker shows previews.
         FloatingPointError: If the loss is not finite, naming the step and the resolution.
@@ -116,6 +117,7 @@ def fit(
     """
     if steps is None and minutes is None:
         raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
+    _check_data(denoiser, data)
     accelerator = accelerator or Accelerator()
     share = _Share(
         data, accelerator.process_index, accelerator.num_processes, accelerator.gradient_accumulation_steps, seed
@@ -216,6 +218,30 @@ def fit(
             f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
         )
     return average.model()
+
+
+def _check_data(denoiser: Denoiser, data: MultiResolution) -> None:
+    """Whether a model can learn from these grids."""
+    if not isinstance(denoiser, Denoiser) or not isinstance(data, MultiResolution):
+        raise ValueError(
+            f"fit: expected a Denoiser and MultiResolution data, got {type(denoiser).__name__} and {type(data).__name__}; "
+            f"write such as fit(Preconditioned(network, sde), MultiResolution(fields, domain, shapes), 1000)."
+        )
+    domain = denoiser.sde.domain
+    if data.domain != domain:
+        raise ValueError(
+            f"fit: expected data on {domain}, as the noise is, got {data.domain}; use one domain for both."
+        )
+    modes = getattr(getattr(denoiser, "backbone", None), "n_modes", None)
+    if modes is None:
+        return
+    held = [(domain.degrees(s), 2 * domain.degrees(s)) if isinstance(domain, Sphere) else s for s in data.shapes]
+    most = tuple(map(max, zip(*held, strict=True)))
+    if any(n > m for n, m in zip(modes, most, strict=True)):
+        raise ValueError(
+            f"fit: expected a network of at most {most} modes, which grids {data.shapes} hold, got n_modes={modes}: the others "
+            f"would learn nothing, and show on finer grids; build it with fewer, or train on finer grids too."
+        )
 
 
 class _Share(Dataset):

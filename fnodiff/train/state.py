@@ -73,12 +73,17 @@ def load(
     """
     if not (folder / STATE).is_file():
         raise ValueError(
-            f"{folder}: expected {STATE} in it, found none; a model saved without its run cannot be resumed."
+            f"{folder}: expected {STATE} in it, found none; a model saved without its run "
+            f"cannot be resumed, but trained anew: read it with checkpoint.from_pretrained."
         )
     try:
         state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{folder / STATE}: not a readable training state ({error}).") from error
+        # torch's own message advises weights_only=False, which runs whatever code a file holds
+        raise ValueError(
+            f"{folder / STATE}: not a readable training state: cut short, or not from fit; go on from a copy of the folder, or "
+            f"train anew from its model, checkpoint.from_pretrained({str(folder)!r})."
+        ) from error
     for name, ours in (("model", checkpoint.describe(denoiser)), ("data", _data_state(data))):
         if _without(state[name]) != _without(ours):
             raise ValueError(
