@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import tempfile
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import assume, given, settings
 
+from fnodiff import metrics
+from fnodiff.checkpoint import describe, from_pretrained, save_pretrained
 from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.nn import DFU, SpectralConv
 from fnodiff.sde import (
     DDIM,
     EDM,
+    RBF,
     VE,
     VP,
+    ChannelSpectra,
     Cosine,
     DPMSolver,
     EulerMaruyama,
@@ -23,6 +28,8 @@ from fnodiff.sde import (
     GaussianRandomField,
     Heun,
     Matern,
+    Normalization,
+    PixelNoise,
     Preconditioned,
     SubVP,
     WhiteNoise,
@@ -71,17 +78,57 @@ def test_what_a_grid_holds_survives_every_finer_grid(case, dtype):
     torch.testing.assert_close(back, x, rtol=0, atol=DTYPES[dtype] * float(x.abs().max()))
 
 
-@given(grids(count=2))
-def test_coupled_noise_is_one_function(case):
+SPECTRA = st.one_of(
+    st.tuples(st.floats(0.3, 3.0), st.floats(0.1, 1.0)).map(lambda v: Matern(*v)),
+    st.floats(0.1, 0.5).map(RBF),
+)
+
+
+@st.composite
+def noises(draw, domain, channels=1):
+    """A noise that is a function, on this domain."""
+    kind = draw(st.sampled_from(["white", "field", "channels"]))
+    if kind == "white":
+        return WhiteNoise(domain, domain.shape_of(draw(st.integers(4, 32))))
+    if kind == "field":
+        return GaussianRandomField(domain, draw(SPECTRA))
+    return GaussianRandomField(domain, ChannelSpectra(tuple(draw(SPECTRA) for _ in range(channels))))
+
+
+@given(grids(count=2), st.integers(1, 3), st.sampled_from(list(DTYPES)), st.data())
+def test_coupled_noise_is_one_function_in_any_company(case, channels, dtype, data):
     domain, shape, other = case
-    fine, noise = finer(shape, other), GaussianRandomField(domain, Matern(1.5, 0.3))
-    on = [
-        noise.sample((2, 1, *s), generator=torch.Generator().manual_seed(1), dtype=torch.float64) for s in (shape, fine)
-    ]
-    coarse = domain.analyze(on[0])
-    torch.testing.assert_close(
-        domain.analyze(domain.resample(on[1], shape)), coarse, rtol=0, atol=1e-10 * float(coarse.abs().max())
-    )
+    fine, noise = finer(shape, other), data.draw(noises(domain, channels))
+    seeds = data.draw(st.lists(st.integers(0, 2**40), min_size=1, max_size=3))
+
+    def draws(shape, seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return noise.sample((len(seeds), channels, *shape), generator=generators, dtype=dtype)
+
+    coarse = draws(shape, seeds)
+    assert coarse.dtype == dtype
+    rounding = 0.01 * DTYPES[dtype] * float(coarse.abs().max())
+    torch.testing.assert_close(draws(shape, seeds[-1:]), coarse[-1:], rtol=0, atol=rounding)
+    modes = domain.analyze(coarse)
+    found = domain.analyze(domain.resample(draws(fine, seeds), shape))
+    torch.testing.assert_close(found, modes, rtol=0, atol=DTYPES[dtype] * float(modes.abs().max()))
+
+
+@given(grids(), st.data())
+def test_a_noise_has_the_variance_that_it_names(case, data):
+    """The mean square of its modes' standard deviations, at the points: pixel noise one, fields no more than one."""
+    domain, shape = case
+    noise = data.draw(noises(domain))
+    mult = domain.multiplicity(shape, dtype=torch.float64)
+    std = noise.on(shape).std(domain.eigenvalues(shape, dtype=torch.float64))
+    assert noise.variance(shape) == pytest.approx(float((mult * std.square()).sum()), rel=1e-12)
+    if isinstance(noise, GaussianRandomField):
+        assert 0 < noise.variance(shape) < 1 + 1e-4
+    else:
+        points, reference = (float(domain.multiplicity(s, dtype=torch.float64).sum()) for s in (shape, noise.reference))
+        assert noise.variance(shape) == pytest.approx(points / reference, rel=1e-12)
+    if domain.uniform and all(n % 2 for n in shape):
+        assert PixelNoise(domain).variance(shape) == pytest.approx(1, rel=1e-12)
 
 
 @given(grids())
@@ -129,6 +176,97 @@ def test_schedules_rise_and_time_undoes_them(schedule, a, b):
     assert bool((alpha > 0).all() and (sigma > 0).all()) and float(ratio[1]) > float(ratio[0])
     torch.testing.assert_close(ratio, sigma / alpha)
     torch.testing.assert_close(schedule.time(ratio), t, rtol=1e-6, atol=1e-6)
+
+
+@given(grids(), SCHEDULES, st.floats(0, 1), st.data())
+def test_the_score_of_what_is_known_points_back_along_the_noise(case, schedule, time, data):
+    domain, shape = case
+    sde, x = FunctionSpaceSDE(data.draw(noises(domain)), schedule), fields(domain, shape)
+    t = torch.tensor([time, 1 - time], dtype=torch.float64)
+    x_t, z = sde.perturb(x, t, generator=torch.Generator().manual_seed(0))
+    sigma_t = sde.marginal(x, t)[1]
+    torch.testing.assert_close(sigma_t * sde.score(x_t, t, x), -z, rtol=0, atol=1e-9 / float(sigma_t.min()))
+
+
+@st.composite
+def networks(draw):
+    """A network of random make and its conditions, on a small grid."""
+    domain = draw(st.sampled_from([Torus(1), Torus(2), Box(1), Box(2), Sphere()]))
+    shape = (12,) * domain.dim if not isinstance(domain, Sphere) else (12, 24)
+    factorization = draw(st.sampled_from(["ComplexDense", "ComplexTucker", "ComplexCP"]))
+    options = {
+        "hidden_channels": 4 * draw(st.integers(1, 2)),
+        "channel_mult": draw(st.sampled_from([(1,), (1, 2)])),
+        "spectral_levels": 1,
+        "num_blocks": draw(st.integers(0, 1)),
+        "local": draw(st.sampled_from(["conv", "operator", "both", "point"])),
+        "levels": draw(st.sampled_from(["moving", "fixed"])),
+        "reference": shape,
+        "antialias": draw(st.booleans()),
+        "num_classes": draw(st.sampled_from([0, 3])),
+        "condition_channels": draw(st.integers(0, 1)),
+        "positional_modes": draw(st.integers(0, 2)),
+        "zero_init": False,
+        "spectral": {} if factorization == "ComplexDense" else {"factorization": factorization, "rank": 0.5},
+    }
+    n = draw(st.integers(1, 6))
+    modes = (n, 2 * n) if isinstance(domain, Sphere) else (n,) * domain.dim
+    net = DFU(2, 2, modes, attention_levels=draw(st.sampled_from([(), (0,)])), domain=domain, **options)
+    condition = {"label": torch.tensor([1])} if net.num_classes else {}
+    if net.condition_channels:
+        condition["field"] = torch.ones(1, 1, *shape)
+    return net, shape, condition
+
+
+@given(networks(), SCHEDULES, st.data())
+@settings(max_examples=25)
+def test_a_model_that_was_saved_is_the_same(made, schedule, data):
+    net, shape, condition = made
+    units = Normalization([1.0, -2.0], [data.draw(st.floats(0.1, 10.0)), 3.0])
+    told, sde = (
+        data.draw(st.sampled_from(["point", "mode"])),
+        FunctionSpaceSDE(data.draw(noises(net.domain, 2)), schedule),
+    )
+    model = Preconditioned(net, sde, data.draw(st.floats(0.1, 2.0)), told=told, normalization=units).eval()
+    model.training_shapes = (shape,)
+    with tempfile.TemporaryDirectory() as folder:
+        again = from_pretrained(save_pretrained(model, folder))
+    assert describe(again) == describe(model) and again.sde == model.sde and again.training_shapes == (shape,)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    x = fields(net.domain, shape, torch.float32, channels=2)[:1]
+    with torch.no_grad():
+        once, twice = (m(x, torch.tensor(0.5), **condition) for m in (model, again))
+    assert bool(once.isfinite().all()) and torch.equal(once, twice)
+
+
+@given(grids(smallest=8), st.floats(0.1, 10.0), st.floats(-3.0, 3.0))
+def test_measures_do_not_hang_on_units_and_places(case, factor, shift):
+    domain, shape = case
+    x, y = fields(domain, shape), fields(domain, shape).flip(0) + 0.5
+    close = pytest.approx
+    assert metrics.relative_l2(factor * x, factor * y, domain).tolist() == close(
+        metrics.relative_l2(x, y, domain).tolist(), rel=1e-9
+    )
+    assert metrics.spectrum_error(factor * x, x, domain) == close(2 * abs(math.log(factor)), abs=1e-9)
+    assert metrics.spectrum_error(x, y, domain) == close(metrics.spectrum_error(y, x, domain), rel=1e-9)
+    if isinstance(domain, Torus):
+        (_, here), (_, there) = (metrics.radial_spectrum(v, domain) for v in (x, x.roll(3, -1)))
+        torch.testing.assert_close(there, here)
+    samples = torch.stack([x, y, x - y])
+    for score in (metrics.crps, metrics.energy_score):
+        moved = score(factor * samples + shift, factor * y + shift, domain)
+        torch.testing.assert_close(moved, factor * score(samples, y, domain), rtol=1e-9, atol=1e-9)
+    rows, others = (torch.randn(20, 3, dtype=torch.float64) for _ in range(2))
+    distance = metrics.frechet_distance(rows, others)
+    turned = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    assert metrics.frechet_distance(others @ turned, rows.flip(0) @ turned) == close(distance, rel=1e-6)
+    assert metrics.frechet_distance(factor * rows + shift, factor * others + shift) == close(
+        factor**2 * distance, rel=1e-6
+    )
+    assert metrics.frechet_distance(rows + shift, rows) == close(3 * shift**2, abs=1e-6)
+    assert metrics.sliced_wasserstein(factor * rows, factor * others) == close(
+        factor * metrics.sliced_wasserstein(others, rows), rel=1e-9
+    )
 
 
 @given(grids([Torus(1), Box(2), Sphere()], smallest=8, largest=12), st.sampled_from(list(DTYPES)), st.data())
