@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from accelerate.tracking import GeneralTracker
+from PIL import Image
 
 from fnodiff import checkpoint
 from fnodiff.data.loader import InMemory, MultiResolution, Part
@@ -267,19 +268,22 @@ class TestFit:
         plain = trained()
         assert all(torch.equal(v, plain.state_dict()[k]) for k, v in ema.state_dict().items())
 
-    def test_previews_in_tensorboards_files(self, tmp_path, accelerators):
-        pytest.importorskip("tensorboard")
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        accelerator = accelerators(log_with="tensorboard", project_dir=tmp_path)
-        accelerator.init_trackers("run")
-        Preview([(3, 8, 12)], seeds=range(2), sampler=partial(Heun, steps=2)).show(
-            colours(), accelerator.trackers, step=7
-        )
-        accelerator.end_training()
-        events = EventAccumulator(str(tmp_path / "run")).Reload()
-        (image,) = events.Images("samples/8x12")
-        assert (image.step, image.height, image.width) == (7, 8, 24)
+    @pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
+    def test_files_hold_losses_and_pictures_of_every_grid(self, tmp_path, accelerators, monkeypatch, kind):
+        pytest.importorskip(kind)
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        accelerator = accelerators(log_with=kind, project_dir=tmp_path)
+        options = {"wandb": {"mode": "offline", "dir": str(tmp_path)}} if kind == "wandb" else {}
+        accelerator.init_trackers("run", init_kwargs=options)
+        preview = Preview([(3, 8, 8), (3, 8, 12)], seeds=range(2), every=2, sampler=partial(Heun, steps=2))
+        batches = MultiResolution(Flat(3), Torus(2), [8, 12], batch_size=4)
+        quiet(colours(), batches, 4, accelerator=accelerator, preview=preview)
+        read = {"tensorboard": tensorboard_files, "wandb": wandb_files}[kind]
+        losses, pictures = read(accelerator, tmp_path)
+        assert losses == {"loss/8x8", "loss/12x12", "lr"}
+        assert pictures == {("samples/8x8", step, 8, 16) for step in (2, 4)} | {
+            ("samples/8x12", step, 8, 24) for step in (2, 4)
+        }
 
     def test_minutes_stop_it(self):
         steps = []
@@ -362,6 +366,28 @@ class Flat:
 def colours():
     net = DFU.tiny(3, 3, domain=Torus(2), hidden_channels=8, num_blocks=0)
     return Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Torus(2), (16, 16)), EDM())).eval()
+
+
+def tensorboard_files(accelerator, folder):
+    """The names of the numbers, and each picture's name, step, height and width."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accelerator.end_training()
+    events = EventAccumulator(str(folder / "run")).Reload()
+    tags = events.Tags()
+    return set(tags["scalars"]), {(n, i.step, i.height, i.width) for n in tags["images"] for i in events.Images(n)}
+
+
+def wandb_files(accelerator, folder):
+    """Likewise."""
+    told = {name for name in accelerator.get_tracker("wandb", unwrap=True).summary.keys() if name[0] != "_"}
+    accelerator.end_training()
+    (media,) = folder.glob("wandb/offline-run-*/files/media/images")
+    pictures = set()
+    for file in media.rglob("*.png"):
+        name, step, _ = file.relative_to(media).as_posix().rsplit("_", 2)
+        pictures.add((name, int(step), *Image.open(file).size[::-1]))
+    return {name for name in told if not name.startswith("samples/")}, pictures
 
 
 class Constant(Waves):
