@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -176,38 +180,50 @@ def test_what_the_arguments_mean():
     assert seeds_of("0-3,7") == [0, 1, 2, 3, 7] and size_of("160x96") == (160, 96) and size_of("32") == (32,)
 
 
-def job(*arguments, processes=1, **options):
-    """python -m fnodiff as a process of its own, or several."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += ["-m", "fnodiff", *map(str, arguments), "--steps", "3", "--device", "cpu"]
-    return subprocess.Popen(command, env=environment, **options)
+def drawn(folder):
+    """How many samples are there, whoever is writing them."""
+    count = len(list(folder.rglob("seed-*.png")))
+    for file in folder.glob("*.h5"):
+        try:
+            with h5py.File(file, "r", locking=False) as opened:
+                count += int(opened.attrs["complete"])
+        except (OSError, KeyError):  # caught in the middle of writing
+            pass
+    return count
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["images", "fields"])
 def test_a_run_that_was_killed_goes_on(models, tmp_path, model):
-    """SIGKILL, whatever it is doing, as soon as its bar has moved; the chunk of one keeps the bits."""
-    arguments = ["sample", models / model, "--size", "16", "--seeds", "0-199", "--chunk", "1"]
-    begun = []
-    for _ in range(4):
-        run, said, done = job(*arguments, "--out", tmp_path / "killed", stderr=subprocess.PIPE), b"", []
-        while not done or done[-1] < done[0] + 3:
-            piece = run.stderr.read1()
-            assert piece, said
-            said += piece
-            done = [int(n) for n in re.findall(rb"(\d+)/200 ", said)]
-        run.kill()
-        run.communicate()
-        begun.append(done[0])
-    assert begun[0] == 0 and begun == sorted(set(begun)), "each goes on from the one before"
-    sample(*arguments[1:], "--out", tmp_path / "killed")
-    sample(*arguments[1:], "--out", tmp_path / "whole")
-    assert not list(tmp_path.rglob("*.new"))
+    """SIGKILL at random moments; with chunks of one the bits are the same."""
+    draw, start = random.Random(0), multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload(["test_command"])  # torch is loaded once
+    arguments = [str(models / model), "--size", "16", "--seeds", "0-199", "--chunk", "1"]
+    told = ["sample", *arguments, "--steps", "3", "--device", "cpu", "--quiet", "--out", str(tmp_path / "killed")]
+    for _ in range(6):
+        job, before = start.Process(target=main, args=(told,)), drawn(tmp_path / "killed")
+        job.start()
+        while drawn(tmp_path / "killed") < before + 3:
+            assert job.is_alive(), f"it ended with code {job.exitcode}"
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.02))
+        job.kill()
+        job.join()
+    assert drawn(tmp_path / "killed") < 200
+    for name in ("killed", "whole"):
+        sample(*arguments, "--out", tmp_path / name)
     killed, whole = (load(tmp_path / name, (16, 16), range(200)) for name in ("killed", "whole"))
-    assert torch.equal(killed, whole)
+    assert torch.equal(killed, whole) and not list(tmp_path.rglob("*.new"))
+
+
+def shared(*arguments):
+    """What two processes of python -m fnodiff print."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "fnodiff"]
+    command += [*map(str, arguments), "--steps", "3", "--device", "cpu", "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 TRAINED = Path(__file__).parent.parent / "examples" / "models" / "sphere_shallow_water"
@@ -217,9 +233,9 @@ TRAINED = Path(__file__).parent.parent / "examples" / "models" / "sphere_shallow
 @pytest.mark.parametrize("model", ["images", "fields", "trained"])
 def test_processes_share_the_seeds(models, tmp_path, model):
     folder, size = (TRAINED, (16, 32)) if model == "trained" else (models / model, (16, 16))
-    arguments = ["sample", folder, "--size", "x".join(map(str, size)), "--seeds", "0-4", "--quiet"]
-    assert job(*arguments, "--out", tmp_path / "two", processes=2).wait(300) == 0
-    sample(*arguments[1:-1], "--out", tmp_path / "one")
+    arguments = [folder, "--size", "x".join(map(str, size)), "--seeds", "0-4"]
+    shared("sample", *arguments, "--out", tmp_path / "two")
+    sample(*arguments, "--out", tmp_path / "one")
     assert model == "images" or len(list((tmp_path / "two").glob("*.h5"))) == 2, "each process writes its own file"
     two, one = (load(tmp_path / name, size, range(5)) for name in ("two", "one"))
     # Networks that have learnt nothing pass float32's rounding on, grown; those that have do not.
@@ -229,16 +245,13 @@ def test_processes_share_the_seeds(models, tmp_path, model):
 
 
 @pytest.mark.slow
-def test_processes_share_an_evaluation(models, tmp_path):
-    arguments = ["evaluate", models / "images", "--size", "16", "--seeds", "0-15", "--data", "faces", "--quiet"]
-    tables = []
-    for processes in (1, 2):
-        run = job(
-            *arguments, "--out", tmp_path / str(processes), processes=processes, stdout=subprocess.PIPE, text=True
-        )
-        said, _ = run.communicate(timeout=300)
-        assert run.returncode == 0
-        tables.append(
-            [[float(v) for v in re.findall(r"\d+\.\d+", line)] for line in said.splitlines() if "spectrum" in line]
-        )
-    assert len(tables[0]) == 2 and tables[1] == [pytest.approx(row, rel=0.01) for row in tables[0]], "printed once"
+def test_processes_share_an_evaluation(models, tmp_path, capsys):
+    arguments = ["evaluate", str(models / "images"), "--size", "16", "--seeds", "0-15", "--data", "faces", "--out"]
+    two = shared(*arguments, tmp_path / "two")
+    main([*arguments, str(tmp_path / "one"), "--steps", "3", "--device", "cpu", "--quiet"])
+    tables = [
+        [[float(v) for v in re.findall(r"\d+\.\d+", line)] for line in said.splitlines() if "spectrum" in line]
+        for said in (two, capsys.readouterr().out)
+    ]
+    assert len(tables[0]) == 2, "printed once"
+    assert tables[0] == [pytest.approx(row, rel=0.01) for row in tables[1]]

@@ -219,7 +219,7 @@ def networks(draw):
 
 
 @given(networks(), SCHEDULES, st.data())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_a_model_that_was_saved_is_the_same(made, schedule, data):
     net, shape, condition = made
     units = Normalization([1.0, -2.0], [data.draw(st.floats(0.1, 10.0)), 3.0])

@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -270,16 +271,19 @@ class TestFit:
 
     @pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
     def test_files_hold_losses_and_pictures_of_every_grid(self, tmp_path, accelerators, monkeypatch, kind):
-        pytest.importorskip(kind)
         monkeypatch.setenv("WANDB_SILENT", "true")
         accelerator = accelerators(log_with=kind, project_dir=tmp_path)
         options = {"wandb": {"mode": "offline", "dir": str(tmp_path)}} if kind == "wandb" else {}
         accelerator.init_trackers("run", init_kwargs=options)
         preview = Preview([(3, 8, 8), (3, 8, 12)], seeds=range(2), every=2, sampler=partial(Heun, steps=2))
         batches = MultiResolution(Flat(3), Torus(2), [8, 12], batch_size=4)
-        quiet(colours(), batches, 4, accelerator=accelerator, preview=preview)
+        run = accelerator.get_tracker(kind, unwrap=True)
+        name = {"tensorboard": "add_scalar", "wandb": "log"}[kind]
+        real = getattr(type(run), name)
+        with mock.patch.object(type(run), name, autospec=True, side_effect=real) as told:
+            quiet(colours(), batches, 4, accelerator=accelerator, preview=preview)
         read = {"tensorboard": tensorboard_files, "wandb": wandb_files}[kind]
-        losses, pictures = read(accelerator, tmp_path)
+        losses, pictures = read(accelerator, tmp_path, told)
         assert losses == {"loss/8x8", "loss/12x12", "lr"}
         assert pictures == {("samples/8x8", step, 8, 16) for step in (2, 4)} | {
             ("samples/8x12", step, 8, 24) for step in (2, 4)
@@ -368,7 +372,7 @@ def colours():
     return Preconditioned(net, FunctionSpaceSDE(WhiteNoise(Torus(2), (16, 16)), EDM())).eval()
 
 
-def tensorboard_files(accelerator, folder):
+def tensorboard_files(accelerator, folder, told):
     """The names of the numbers, and each picture's name, step, height and width."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -378,16 +382,16 @@ def tensorboard_files(accelerator, folder):
     return set(tags["scalars"]), {(n, i.step, i.height, i.width) for n in tags["images"] for i in events.Images(n)}
 
 
-def wandb_files(accelerator, folder):
-    """Likewise."""
-    told = {name for name in accelerator.get_tracker("wandb", unwrap=True).summary.keys() if name[0] != "_"}
+def wandb_files(accelerator, folder, told):
+    """Likewise: numbers and steps as wandb was told them, as offline they are in a format of its own; sizes from the files."""
     accelerator.end_training()
     (media,) = folder.glob("wandb/offline-run-*/files/media/images")
-    pictures = set()
-    for file in media.rglob("*.png"):
-        name, step, _ = file.relative_to(media).as_posix().rsplit("_", 2)
-        pictures.add((name, int(step), *Image.open(file).size[::-1]))
-    return {name for name in told if not name.startswith("samples/")}, pictures
+    files = list(media.rglob("*.png"))
+    sizes = {file.relative_to(media).as_posix().rsplit("_", 2)[0]: Image.open(file).size[::-1] for file in files}
+    calls = [(name, call.kwargs["step"]) for call in told.call_args_list for name in call.args[1]]
+    shown = [(name, step, *sizes[name]) for name, step in calls if name.startswith("samples/")]
+    assert len(files) == len(shown)
+    return {name for name, _ in calls if not name.startswith("samples/")}, set(shown)
 
 
 class Constant(Waves):
