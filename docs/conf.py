@@ -1,5 +1,6 @@
 """Sphinx configuration."""
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ copyright = "2026, " + author
 version = release = fnodiff.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -23,13 +24,34 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 default_role = "code"
-exclude_patterns = ["_build", "mechanisms", "*gallery/*.ipynb", "*gallery/*.md5"]
+exclude_patterns = ["_build", "mechanisms", "*gallery/*.ipynb", "*gallery/*.md5", "**/.ipynb_checkpoints"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_use_rtype = False
+
+# The tutorials' cells run when their page is read; `-D nb_execution_mode=off` leaves them out. No cache, as it would keep the
+# outputs of an older fnodiff. The kernels draw by docs/matplotlibrc.
+nb_execution_mode = "force"
+nb_execution_in_temp = True  # what they write goes with it
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent)
+
+# Links to the pages of others need their inventories, from the network: FNODIFF_INTERSPHINX=1 where there is one. Without, the
+# names of their types are plain text, and the build reaches out to nobody.
+if os.environ.get("FNODIFF_INTERSPHINX") == "1":
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+    }
+
 html_theme = "furo"
 html_title = "fnodiff"
 html_static_path = ["_static"]
