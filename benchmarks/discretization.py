@@ -18,7 +18,7 @@ from fnodiff.metrics import discretization_error
 
 PAIRS = [(32, 48), (32, 64), (32, 96), (32, 128), (64, 128)]
 FIXED = {"levels": "fixed", "reference": (32, 32)}
-TAPS = {"local": "operator", "reference": (32, 32)}
+TAPS = {"local": "operator", "reference": (32, 32), "levels": "moving"}
 NETWORKS: dict[str, dict[str, object]] = {
     "UNet": {"spectral_levels": 0},
     "DFU": {},

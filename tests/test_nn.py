@@ -248,6 +248,12 @@ class TestResolution:
             net(torch.randn(1, 1, *shape), torch.zeros(()))
         assert seen == [(16, 16), (8, 8)] * 3
 
+    @pytest.mark.parametrize(("options", "levels"), [({}, "moving"), ({"reference": (16, 16)}, "fixed")])
+    def test_levels_are_fixed_where_there_is_a_reference(self, options, levels):
+        default, named = DFU.tiny(1, 1, **options), DFU.tiny(1, 1, **options, levels=levels)
+        assert default.config == named.config and default.fixed == named.fixed
+        assert (default.fixed is None) == (levels == "moving")
+
     @pytest.mark.parametrize("local", ["conv", "operator", "both"])
     def test_on_the_reference_grid_taps_are_pixels(self, local):
         shapes = [(32, 32), (64, 64)]

@@ -39,9 +39,9 @@ reference, sides = (32, 32), [48, 64, 96, 128]
 # field has all modes up to four cycles, equally strong. The mean over two draws of the weights:
 
 networks = {
-    "moving levels, pixels": (Box(2), {}),
+    "moving levels, pixels": (Box(2), {"levels": "moving"}),
     "fixed levels, pixels": (Box(2), {"levels": "fixed"}),
-    "moving levels, taps": (Box(2), {"local": "operator"}),
+    "moving levels, taps": (Box(2), {"levels": "moving", "local": "operator"}),
     "fixed levels, taps": (Box(2), {"levels": "fixed", "local": "operator"}),
     "the same on a Torus": (Torus(2), {"levels": "fixed", "local": "operator"}),
     "the same, antialiased": (Torus(2), {"levels": "fixed", "local": "operator", "antialias": True}),

@@ -51,8 +51,9 @@ class DFU(nn.Module):
             channels each; "point", 1 x 1 as in a Fourier neural operator, for smooth fields; or None for spectral branches
             alone (then every level needs one). On Sphere "conv" reaches two rows of the grid at hand, "operator" as far as two
             rows of the reference.
-        levels: "moving", the paper's: level l has ceil(n / 2^l) points. "fixed": the first level lives on the input's own
-            grid and level l on reference / 2^l points, whatever the input's; reached by `domain.resample`.
+        levels: "fixed": the first level lives on the input's own grid and level l on reference / 2^l points, whatever the
+            input's, reached by `domain.resample`; "moving", the paper's: level l has ceil(n / 2^l) points. By default fixed if
+            there is a reference.
         reference: Spatial shape of the grid that fixed levels and the operator's taps refer to: the largest trained on.
         antialias: Evaluate activations on a grid twice as fine, so that the frequencies they make do not fold back.
         dropout: Probability, in every residual block.
@@ -93,7 +94,7 @@ class DFU(nn.Module):
         domain: Domain | None = None,
         *,
         local: str | None = "conv",
-        levels: str = "moving",
+        levels: str | None = None,
         reference: Sequence[int] | None = None,
         antialias: bool = False,
         dropout: float = 0.13,
@@ -107,7 +108,8 @@ class DFU(nn.Module):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         domain = Box(2) if domain is None else domain
-        self.config["domain"] = domain
+        levels = ("moving" if reference is None else "fixed") if levels is None else levels
+        self.config |= {"domain": domain, "levels": levels}
         n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
