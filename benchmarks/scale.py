@@ -26,7 +26,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,8 +122,14 @@ class Study:
         return self._pictures[sizes]
 
     def folder(self, row: Row, seed: int) -> Path:
-        """Where a row's files are."""
-        return self.out / f"{row.name.strip('+ ').replace(', ', '-').replace(' ', '-')}-{seed}"
+        """Where a row's files are, made where there is none."""
+        folder = self.out / f"{row.name.strip('+ ').replace(', ', '-').replace(' ', '-')}-{seed}"
+        file, meaning = folder / "row.json", json.loads(json.dumps(asdict(row)))
+        if file.exists() and json.loads(file.read_text()) != meaning:
+            raise ValueError(f"{folder}: expected {meaning}, got {file.read_text()}: an older row; name another --out.")
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(meaning))
+        return folder
 
     def build(self, row: Row) -> Denoiser:
         """An untrained model."""
@@ -155,7 +161,6 @@ class Study:
     def train(self, row: Row, seed: int, folder: Path) -> None:
         """Train for the steps that fit into the time, measured first; a run that was stopped goes on."""
         torch.manual_seed(seed)
-        folder.mkdir(parents=True, exist_ok=True)
         sizes = [(n, n) for n in row.sizes]
         own = row.sizes if set(row.sizes) - set(TRAIN) else TRAIN
         data = MultiResolution(self.pictures(own), DOMAIN, sizes, batch_size=self.batch, seed=seed)
@@ -205,7 +210,6 @@ class Study:
                 run = climb(run, row.sampling, size, self.spectrum(denoiser.normalization))
             new = run.draw((3, size, size), range(10_000 + len(kept), 10_000 + count), chunk=16, progress=self.progress)
             kept = torch.cat([kept, new])
-            file.parent.mkdir(parents=True, exist_ok=True)
             save_file({"x": ((kept.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)}, file)
             kept = load_file(file)["x"].float() / 127.5 - 1
         return kept[:count]

@@ -17,6 +17,7 @@ from typing import Any
 import huggingface_hub
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 from fnodiff import domain, sde
@@ -118,7 +119,10 @@ def from_pretrained(
             f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got {str(config)[:80]}; "
             f"read it with the version of fnodiff that wrote it, and save it again."
         )
-    denoiser = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, _dfu(), *classes)})
+    try:
+        denoiser = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, _dfu(), *classes)})
+    except RecursionError as error:
+        raise ValueError(f"{folder / CONFIG}: too deeply nested ({error}); save the model again.") from error
     if not isinstance(denoiser, sde.Denoiser):
         raise ValueError(
             f"{folder / CONFIG}: expected a Denoiser as the model, got {type(denoiser).__name__}; save the whole model."
@@ -126,7 +130,7 @@ def from_pretrained(
     shapes = config.get("training_shapes", [])
     if not isinstance(shapes, list):
         raise ValueError(
-            f"{folder / CONFIG}: expected a list as training_shapes, got {shapes!r}; save the model again."
+            f"{folder / CONFIG}: expected a list as training_shapes, got {str(shapes)[:80]}; save the model again."
         )
     denoiser.training_shapes = tuple(denoiser.sde.domain.check_shape(shape) for shape in shapes)
     load_tensors(denoiser, folder / MODEL)
@@ -212,7 +216,7 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
         )
     try:
         return classes[value["class"]](**arguments)
-    except ValueError:
+    except (ValueError, ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # arguments of other types make constructors raise errors of nearly every kind
         raise ValueError(

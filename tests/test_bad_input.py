@@ -24,6 +24,7 @@ from fnodiff import (
     EDM,
     AnnealedLangevin,
     Box,
+    Cascade,
     DPMSolver,
     FunctionSpaceSDE,
     GaussianRandomField,
@@ -116,7 +117,7 @@ CALLS = {
     ),
     "noise without channels": (lambda: FIELD.sample((3, 8)), r"expected"),
     # devices and generators
-    "a field on another device": (lambda: net()(X.to("meta"), T.to("meta")), r"on cpu, as the weights are.*on meta"),
+    "a field on another device": (lambda: net()(X.to("meta"), T.to("meta")), r"on cpu, as the network is.*on meta"),
     "a seed for a generator": (lambda: FIELD.sample((3, 1, 8, 8), generator=0), r"torch.Generator\(\).manual_seed"),
     "seeds for generators": (lambda: SDE.perturb(X, T, generator=[0, 1]), r"torch.Generator\(\).manual_seed"),
     "numpy's generator": (
@@ -163,11 +164,11 @@ CALLS = {
     "channels by name": (lambda: DFU.tiny("rgb", "rgb"), r"positive numbers of channels"),
     "more modes than a grid holds": (
         lambda: fit(Preconditioned(net(n_modes=(32, 8)), SDE), data(), 1),
-        r"at most \(16, 16\) modes.*build it with fewer",
+        r"modes that one of the grids.*build it with fewer",
     ),
     "more degrees than a grid holds": (
         lambda: fit(globe(n_modes=(32, 64)), MultiResolution(Faces(4), Sphere(), [16]), 1),
-        r"at most \(16, 32\) modes",
+        r"modes that one of the grids",
     ),
     "a class beyond the last": (lambda: net(num_classes=2)(X, T, label=torch.tensor([0, 2])), r"from 0 to 1"),
     "a condition that nothing takes": (lambda: net()(X, T, field=X), r"condition_channels=1"),
@@ -202,6 +203,10 @@ CALLS = {
     "a ladder that falls": (
         lambda: Progressive(Heun(ORACLE, 4), [(16, 16), (8, 8)], spectrum)(SDE.prior((1, 1, 32, 32))),
         r"coarsest first",
+    ),
+    "a cascade that begins above its first grid": (
+        lambda: Cascade(Heun(ORACLE, 4), [(8, 8)], spectrum, first=[(16, 16)]),
+        r"finer ones belong to `shapes`",
     ),
     "guidance without a condition": (lambda: ClassifierFree(ORACLE, 2.0)(X, T), r"label or field"),
     # observations
@@ -441,6 +446,10 @@ FILES = {
     "a hostile class": (partial(with_config, lambda c: c["model"].update({"class": "os.system"})), r"not allowed"),
     "a class that is no name": (partial(with_config, lambda c: c["model"].update({"class": ["DFU"]})), r"not allowed"),
     "a config without bottom": (partial(with_bytes, b"[" * 100_000, "config.json"), r"save the model again"),
+    "a config of many nests": (
+        partial(with_config, lambda c: c["model"].update(backbone=json.loads("[" * 700 + "]" * 700))),
+        r"too deeply nested",
+    ),
     "a network of text": (partial(with_config, lambda c: c["model"].update(backbone="rm")), r"expected a network"),
     "a process of text": (partial(with_config, lambda c: c["model"].update(sde="EDM")), r"does not take these"),
     "grids that are none": (partial(with_config, lambda c: c.update(training_shapes=16)), r"training_shapes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -67,11 +68,18 @@ def test_every_row_builds_a_model_that_estimates(tmp_path):
         assert ("+" in row.name) == (row not in scale.ROWS[:4]), "one ingredient more in each row below the paper's"
 
 
+def test_what_an_older_row_left_is_not_taken(tmp_path):
+    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+    folder = study.folder(scale.PAPER, 0)
+    assert study.folder(scale.PAPER, 0) == folder
+    with pytest.raises(ValueError, match="name another --out"):
+        study.folder(dataclasses.replace(scale.PAPER, noise="white"), 0)
+
+
 def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     args = scale.parse([*FEW, "--out", str(tmp_path), "--quiet"])
     row, study = scale.PAPER, scale.Study(args)
     folder = study.folder(row, 0)
-    folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({"steps": 6}))
     asked, batch = [], study.pictures().batch
 

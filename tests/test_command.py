@@ -187,7 +187,7 @@ def drawn(folder):
         try:
             with h5py.File(file, "r", locking=False) as opened:
                 count += int(opened.attrs["complete"])
-        except (OSError, KeyError):  # caught in the middle of writing
+        except (OSError, KeyError, RuntimeError, ValueError):  # caught in the middle of writing
             pass
     return count
 

@@ -134,6 +134,19 @@ class TestMultiResolution:
 
 
 class TestFit:
+    @pytest.mark.parametrize("kind", ["no spectral branches", "trained elsewhere"])
+    def test_modes_that_no_grid_holds_matter_to_new_spectral_weights_alone(self, kind):
+        denoiser, coarse = model(n_modes=(32,)), data(shapes=[8])
+        with pytest.raises(ValueError, match="would learn nothing"):
+            quiet(denoiser, coarse, 1)
+        if kind == "no spectral branches":
+            denoiser = model(n_modes=(32,), spectral_levels=0)
+        else:
+            denoiser.training_shapes = ((32,),)
+        before = [p.clone() for p in denoiser.parameters()]
+        quiet(denoiser, coarse, 1)
+        assert any(not torch.equal(a, b) for a, b in zip(before, denoiser.parameters(), strict=True))
+
     def test_learns_and_averages(self):
         torch.manual_seed(0)
         denoiser, losses = model(), []

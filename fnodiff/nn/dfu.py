@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -124,12 +125,12 @@ class DFU(nn.Module):
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
                 f"got {hidden_channels}, {channel_mult} and {positional_modes}; round them up."
             )
-        if not all(isinstance(n, int) and n > 0 for n in (in_channels, out_channels)):
+        if not all(isinstance(n, Integral) and n > 0 for n in (in_channels, out_channels)):
             raise ValueError(
                 f"DFU: expected positive numbers of channels, got {in_channels!r} and {out_channels!r}; 3 and 3 for images."
             )
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
-        self.n_modes = n_modes
+        self.spectral_modes = n_modes if spectral_levels else None
         self.num_classes, self.condition_channels = num_classes, condition_channels
         self.positional_modes = positional_modes
         if levels not in ("moving", "fixed") or (
@@ -231,10 +232,10 @@ class DFU(nn.Module):
                 f"DFU: expected {self.in_channels} channels on a grid of at least {SMALLEST_GRID} points per axis, got a "
                 f"field of shape {tuple(x.shape)}; resample it with domain.resample, or check the channel axis."
             )
-        device = self.embed_noise[1].weight.device
-        if x.device != device:
+        device = next(self.buffers()).device
+        if device.type != "meta" and x.device != device:  # meta: offloaded, until a layer needs it
             raise ValueError(
-                f"DFU: expected a field on {device}, as the weights are, got one on {x.device}; move either."
+                f"DFU: expected a field on {device}, as the network is, got one on {x.device}; move either."
             )
         x = self._with_field(x, field)
         if self.positional_modes:

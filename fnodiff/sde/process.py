@@ -67,7 +67,8 @@ class FunctionSpaceSDE:
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        if not isinstance(self.noise, Noise) or not isinstance(self.schedule, Schedule):
+        fits = hasattr(self.noise, "sample") and hasattr(self.schedule, "ratio") and callable(self.schedule)
+        if not fits or isinstance(self.noise, type) or isinstance(self.schedule, type):
             raise ValueError(
                 f"FunctionSpaceSDE: expected a Noise and a Schedule, got {self.noise!r} and {self.schedule!r}; write such as "
                 f"FunctionSpaceSDE(WhiteNoise(domain, reference), EDM())."

@@ -223,11 +223,12 @@ class Cascade(Progressive):
 
     Args:
         sampler: As for `Progressive`, like shapes, spectrum, budget and switch_times.
-        first: Grids coarser still, which the first of `shapes` is reached through as by `Progressive`, none of them to its end.
+        first: Grids coarser still, which the first of `shapes` is reached through as by `Progressive` with this budget, none
+            of them to its end.
         cell_averages: As for `upscale`: fields are averages over the cells of their grids, as images are.
 
     Raises:
-        ValueError: As `Progressive`.
+        ValueError: As `Progressive`, or if `first` has a grid finer than the first of `shapes`.
 
     Source: Ho, Saharia et al. (2022), Cascaded diffusion models for high fidelity image generation (which train a model for
     each grid).
@@ -257,11 +258,17 @@ class Cascade(Progressive):
         super().__init__(sampler, shapes, spectrum, budget=budget, switch_times=switch_times)
         self.cell_averages = cell_averages
         self.first = Progressive(sampler, first, self.spectrum, budget=budget) if first else sampler
+        if first and not all(n <= m for grid in self.first.shapes for n, m in zip(grid, self.shapes[0], strict=True)):
+            raise ValueError(
+                f"Cascade: expected `first` grids no finer than {self.shapes[0]}, the first of `shapes`, got "
+                f"{self.first.shapes}; finer ones belong to `shapes`."
+            )
 
     def plan(self, x: Tensor) -> list[Rung]:
-        """The grids that a run from the state `x` goes through, coarsest first, each to its end."""
+        """The grids that a run from the state `x` samples to their end, coarsest first; `grids` has those of `first` too."""
         rungs = super().plan(x)
-        return [replace(rung, steps=sum(r.steps for r in rungs[i:])) for i, rung in enumerate(rungs)]
+        rungs = [replace(rung, steps=sum(r.steps for r in rungs[i:])) for i, rung in enumerate(rungs)]
+        return rungs[:1] + [b for a, b in itertools.pairwise(rungs) if a.shape != b.shape]
 
     def grids(self, x: Tensor) -> list[tuple[Shape, int]]:
         each, rungs = (self.evaluations - 1) // max(1, self.steps - 1), self.plan(x)

@@ -117,7 +117,7 @@ def fit(
     """
     if steps is None and minutes is None:
         raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
-    _check_data(denoiser, data)
+    _check_data(denoiser, data, resume is None)
     accelerator = accelerator or Accelerator()
     share = _Share(
         data, accelerator.process_index, accelerator.num_processes, accelerator.gradient_accumulation_steps, seed
@@ -220,9 +220,11 @@ def fit(
     return average.model()
 
 
-def _check_data(denoiser: Denoiser, data: MultiResolution) -> None:
-    """Whether a model can learn from these grids."""
-    if not isinstance(denoiser, Denoiser) or not isinstance(data, MultiResolution):
+def _check_data(denoiser: Denoiser, data: MultiResolution, new: bool) -> None:
+    """Whether a model, a new one or one that has learnt elsewhere, can learn from these grids."""
+    if not isinstance(denoiser, Denoiser) or not all(
+        hasattr(data, name) for name in ("batch_size", "domain", "shapes")
+    ):
         raise ValueError(
             f"fit: expected a Denoiser and MultiResolution data, got {type(denoiser).__name__} and {type(data).__name__}; "
             f"write such as fit(Preconditioned(network, sde), MultiResolution(fields, domain, shapes), 1000)."
@@ -232,14 +234,13 @@ def _check_data(denoiser: Denoiser, data: MultiResolution) -> None:
         raise ValueError(
             f"fit: expected data on {domain}, as the noise is, got {data.domain}; use one domain for both."
         )
-    modes = getattr(getattr(denoiser, "backbone", None), "n_modes", None)
-    if modes is None:
+    modes = getattr(getattr(denoiser, "backbone", None), "spectral_modes", None)
+    if modes is None or not new or denoiser.training_shapes:
         return
     held = [(domain.degrees(s), 2 * domain.degrees(s)) if isinstance(domain, Sphere) else s for s in data.shapes]
-    most = tuple(map(max, zip(*held, strict=True)))
-    if any(n > m for n, m in zip(modes, most, strict=True)):
+    if not any(all(n <= m for n, m in zip(modes, grid, strict=True)) for grid in held):
         raise ValueError(
-            f"fit: expected a network of at most {most} modes, which grids {data.shapes} hold, got n_modes={modes}: the others "
+            f"fit: expected a network of modes that one of the grids {data.shapes} holds, got n_modes={modes}: the others "
             f"would learn nothing, and show on finer grids; build it with fewer, or train on finer grids too."
         )
 
