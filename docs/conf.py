@@ -41,6 +41,7 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent)
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, of widgets that a page does not need
 
 # Links to the pages of others need their inventories, from the network: FNODIFF_INTERSPHINX=1 where there is one. Without, the
 # names of their types are plain text, and the build reaches out to nobody.
@@ -61,7 +62,7 @@ suppress_warnings = ["config.cache"]
 def _arguments(conf: dict, script: dict) -> list[str]:
     """The command line of a gallery script: a short run, or the models that came with the example; the mechanisms take none."""
     options = {
-        "ffhq_superres": "--minutes 3 --sample-at 32 48 64 96",
+        "ffhq_superres": "--checkpoint models/ffhq_superres --sample-at 32 48 64 128 --upscale",
         "darcy_flow": "--models models/darcy_flow",
         "navier_stokes": "--models models/navier_stokes",
         "terrain_superres": "--models models/terrain_superres",

@@ -2,21 +2,30 @@
 Zero-shot super-resolution of faces
 ===================================
 
-Train a score operator on portraits of 16, 24 and 32 pixels, then sample the same seeds at 32, 48 and 64. By default the
-portraits are drawn by `fnodiff.data.faces`, which exist at every resolution, so that truth is known above the training
-resolution too; `--data` takes a folder or a zip of real images (FFHQ, LSUN Church, yours)::
+A score operator that was trained on portraits of 16, 24 and 32 pixels samples the same seeds at 32, 48 and 64. The portraits
+are drawn by `fnodiff.data.faces`, which exist at every resolution, so that truth is known above the training resolution too.
+The repository has a trained model; `--train` trains another, on the same portraits or with `--data` on a folder or a zip of
+real images (FFHQ, LSUN Church, yours)::
 
-    python examples/ffhq_superres.py                            # about 8 minutes on 2 cores
-    python examples/ffhq_superres.py --data ffhq.zip --resolutions 32 48 64 96 --sample-at 96 160 --minutes 600
+    python examples/ffhq_superres.py                            # a minute on 2 cores
+    python examples/ffhq_superres.py --sample-at 32 64 128      # four times the largest training size
+    python examples/ffhq_superres.py --train                    # 8 minutes on 2 cores
+    python examples/ffhq_superres.py --train --data ffhq.zip --resolutions 32 48 64 96 --sample-at 96 160 --minutes 600
+
+On GPUs, with the options in a file: the paper's configuration, which took its authors 69 hours on 8 GPUs, and ours::
+
+    accelerate launch examples/ffhq_superres.py @examples/configs/ffhq_paper.txt --data ffhq.h5
+    accelerate launch examples/ffhq_superres.py @examples/configs/ffhq.txt --data ffhq.h5
 
 Every mechanism has an option (`--help`), and each works with a trained model, without training again, where it can::
 
-    python examples/ffhq_superres.py --checkpoint ffhq_superres --progressive 16 32 --upscale
-    python examples/ffhq_superres.py --guidance 2 --steps 3000
+    python examples/ffhq_superres.py --no-cascade --progressive 16 32 --upscale
+    python examples/ffhq_superres.py --train --guidance 2 --steps 3000
 """
 
 import argparse
 import platform
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -26,61 +35,76 @@ from accelerate import Accelerator
 from torch.nn.functional import interpolate
 
 import fnodiff
-from fnodiff import DFU, Box, FunctionSpaceSDE, Preconditioned, Progressive, metrics
+from fnodiff import DFU, Box, Cascade, FunctionSpaceSDE, Preconditioned, Progressive, metrics
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution, Part
 from fnodiff.sde import ClassifierFree, DenoisingLoss, SpectralPreconditioned, fit_spectrum, noise_levels, upscale
 from fnodiff.train import fit, measure_normalization
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+SHIPPED = Path(sys.argv[0]).parent / "models" / "ffhq_superres"
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, fromfile_prefix_chars="@"
+)
+parser.convert_arg_line_to_args = lambda line: line.partition("#")[0].split()
+flag = argparse.BooleanOptionalAction
 add = parser.add_argument
 add("--data", type=Path, help="a folder or zip of images, or an .h5 of datasets/ffhq.py (default: drawn portraits)")
-add("--resolutions", type=int, nargs="+", default=[16, 24, 32], help="train on these")
+add("--train", action="store_true", help="train a model instead of taking the one that comes with the example")
+add("--checkpoint", type=Path, help="sample this model (default: the one that comes with the example)")
 add("--sample-at", type=int, nargs="+", default=[32, 48, 64], help="sample at these")
-add("--minutes", type=float, default=6.0, help="training time")
-add("--steps", type=int, help="training steps, instead of --minutes")
-add("--batch", type=int, default=16)
 add("--samples", type=int, default=64, help="samples per resolution")
-add(
-    "--noise",
-    choices=["white", "matern", "pixel"],
-    default="white",
-    help="a process on the box, or one number per pixel",
-)
-add("--schedule", choices=["edm", "ve", "vp", "subvp", "cosine"], default="edm")
-add("--told", choices=["point", "mode"], help="the noise level that the network is told (default: the denoiser's)")
-add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
-add(
-    "--shown",
-    action=argparse.BooleanOptionalAction,
-    default=True,
-    help="show the network the best linear estimate beside the noisy picture",
-)
-add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's grid moves with the input's, or does not")
-add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
-add("--antialias", action="store_true", help="evaluate activations on a grid twice as fine")
-add("--octaves", type=float, default=0.0, help="loss: 0 as EDM's, 1 with all octaves of modes counted alike")
-add("--guidance", type=float, help="train with hair styles (or the images' labels), and sample with this scale")
 add("--sampler", choices=["heun", "ddim", "dpm", "sde", "pc", "langevin"], default="dpm")
 add("--spacing", choices=["time", "log_snr", "rho"], default="time", help="of the steps")
 add("--churn", type=float, default=0.0, help="for heun: noise added before its steps")
-add("--evaluations", type=int, default=12, help="of the network, per sample")
+add("--evaluations", type=int, default=12, help="of the network, per sample, on each grid that is sampled to its end")
+add("--progressive", type=int, nargs="*", help="pass through these grids (default: smallest and largest trained on)")
 add(
-    "--progressive",
-    type=int,
-    nargs="*",
-    help="start on these grids while they hold all there is (default: the largest)",
+    "--cascade",
+    action=flag,
+    default=True,
+    help="above the largest training grid: sample it, and those of --progressive above it, to the end first",
 )
+add("--guidance", type=float, help="with a model trained with --guidance: the scale")
 add("--upscale", action="store_true", help="also upscale true images from the largest training size to the finest")
-add("--checkpoint", type=Path, help="sample this model instead of training one")
 add("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
 add("--out", type=Path, default=Path("."), help="folder for ffhq_superres.png and the trained model")
 add("--quiet", action="store_true", help="no progress bars")
 add("--seed", type=int, default=0)
-add("--smoke", action="store_true", help="all of it in under a minute: sets steps, samples, batch and evaluations")
+add("--smoke", action="store_true", help="all in under a minute: sets steps, samples, batch, evaluations, network")
+training = parser.add_argument_group("with --train")
+add = training.add_argument
+add("--resolutions", type=int, nargs="+", default=[16, 24, 32], help="train on these")
+add("--minutes", type=float, default=6.0, help="training time")
+add("--steps", type=int, help="training steps, instead of --minutes")
+add("--batch", type=int, default=16)
+add("--weights", type=float, nargs="+", help="how often each of --resolutions is trained on (default: alike)")
+add("--lr", type=float, default=2e-3, help="learning rate")
+add("--ema-halflife", type=float, default=20_000, help="of the average of weights that is kept, in samples")
+add("--network", choices=["tiny", "small", "paper"], default="small", help="0.8, 2.6 or 706 million parameters")
+add("--noise", choices=["white", "matern", "pixel"], default="white", help="a process, or one number per pixel")
+add("--schedule", choices=["edm", "ve", "vp", "subvp", "cosine"], default="edm")
+add("--told", choices=["point", "mode"], help="the noise level that the network is told (default: the denoiser's)")
+add("--preconditioning", choices=["edm", "spectral"], default="edm", help="one number for all modes, or each its own")
+add("--shown", action=flag, default=True, help="show the network the best linear estimate beside the noisy picture")
+add("--levels", choices=["moving", "fixed"], default="fixed", help="a level's grid moves with the input's, or does not")
+add("--local", choices=["conv", "operator", "both"], default="conv", help="taps one pixel apart, or at fixed places")
+add("--antialias", action="store_true", help="evaluate activations on a grid twice as fine")
+add("--octaves", type=float, default=0.0, help="loss: 0 as EDM's, 1 with all octaves of modes counted alike")
 args = parser.parse_args()
+asked = [a.option_strings[0] for a in training._group_actions if getattr(args, a.dest) != a.default]
+if args.train and args.checkpoint is not None:
+    parser.error("expected --train or --checkpoint, got both: a model is trained, or is there")
 if args.smoke:
     args.steps, args.samples, args.batch, args.evaluations = 20, 8, 8, 8
+    args.train, args.network = args.checkpoint is None, "tiny"
+if not args.train and asked:
+    parser.error(f"expected --train with {', '.join(asked)}, which say how a model is trained")
+if not args.train and args.checkpoint is None:
+    args.checkpoint = SHIPPED
+    if args.data is not None or args.guidance is not None:
+        parser.error(
+            "expected --train or --checkpoint with --data and --guidance: the example's model knows portraits alone"
+        )
 if args.samples < 2:
     parser.error(f"expected --samples of 2 or more, got {args.samples}: distances compare sets")
 if args.evaluations < 3:
@@ -97,7 +121,7 @@ accelerator = Accelerator(cpu=args.device == "cpu")
 domain = Box(2)
 trained = None if args.checkpoint is None else from_pretrained(args.checkpoint).to(accelerator.device)
 resolutions = args.resolutions if trained is None else sorted(shape[0] for shape in trained.training_shapes)
-largest, finest = max(resolutions), max(args.sample_at)
+smallest, largest, finest = min(resolutions), max(resolutions), max(args.sample_at)
 reference, guided = (largest, largest), args.guidance is not None
 
 if args.data is None:
@@ -114,8 +138,8 @@ if args.smoke and args.data is None:
     train, held_out = Part(train, range(64)), Part(held_out, range(64 + args.samples))
 held = {n: held_out.batch(range(len(held_out)), (n, n)) for n in sorted({largest, *args.sample_at})}
 truth = {n: batch["x"] for n, batch in held.items()}
-if args.data is None:
-    train = InMemory(train, [(n, n) for n in resolutions], progress=trained is None and not args.quiet)
+if args.data is None and trained is None:
+    train = InMemory(train, [(n, n) for n in resolutions], progress=not args.quiet)
 some = train.batch(range(min(2048, len(train))), reference)
 
 if trained is None:
@@ -129,8 +153,8 @@ if trained is None:
         options["reference"] = reference
     if guided:
         options["num_classes"] = int(some["label"].max()) + 1
-    net = (DFU.tiny if args.smoke else DFU.small)(6 if args.shown else 3, 3, domain=domain, **options)
-    data = MultiResolution(train, domain, resolutions, batch_size=args.batch, seed=args.seed)
+    net = getattr(DFU, args.network)(6 if args.shown else 3, 3, domain=domain, **options)
+    data = MultiResolution(train, domain, resolutions, args.weights, batch_size=args.batch, seed=args.seed)
     normalization = measure_normalization(data, 0.5)
     spectrum = fit_spectrum(normalization(some["x"]), domain, cell_averages=True)
     schedules = {name.lower(): getattr(fnodiff, name) for name in ("EDM", "VE", "VP", "SubVP", "Cosine")}
@@ -147,8 +171,12 @@ if trained is None:
         denoiser = Preconditioned(net, sde, 0.5, normalization=normalization, **options)
     loss = DenoisingLoss(denoiser, octaves=args.octaves, drop_condition=0.1 if guided else 0.0)
     minutes = args.minutes if args.steps is None else None
-    options = {"lr": 2e-3, "folder": args.out / "ffhq_superres", "accelerator": accelerator, "progress": not args.quiet}
+    options = {"folder": args.out / "ffhq_superres", "accelerator": accelerator, "progress": not args.quiet}
+    options |= {"lr": args.lr, "ema_halflife": args.ema_halflife}
     trained = fit(denoiser, data, args.steps, minutes=minutes, loss=loss, **options)
+
+if not accelerator.is_main_process:  # with `accelerate launch`: one process samples
+    sys.exit()
 
 # %%
 # One seed is one noise function: the same person at every resolution.
@@ -163,7 +191,9 @@ sampler = {
     "langevin": partial(fnodiff.AnnealedLangevin, steps=count),
 }[args.sampler]
 sampler = partial(sampler, spacing=args.spacing)
-spectrum = fit_spectrum(trained.normalization.cpu()(some["x"]), domain, cell_averages=True)
+spectrum = getattr(trained, "spectrum", None)
+if spectrum is None:
+    spectrum = fit_spectrum(trained.normalization.cpu()(some["x"]), domain, cell_averages=True)
 trained.to(accelerator.device)
 denoiser = ClassifierFree(trained, args.guidance) if guided else trained
 labels = {"label": held[largest]["label"][-args.samples :]} if guided else {}
@@ -172,10 +202,15 @@ seeds = range(10_000 * args.seed, 10_000 * args.seed + args.samples)
 
 def sample(n: int) -> torch.Tensor:
     run = sampler(denoiser)
-    coarser = [(m, m) for m in ([largest] if args.progressive is None else args.progressive) if m < n]
-    if coarser:
+    coarser = [smallest, largest] if args.progressive is None else args.progressive
+    coarser = [(m, m) for m in sorted(set(coarser)) if m < n]
+    if args.cascade and n > largest:
+        first, above = [g for g in coarser if g < reference], [g for g in coarser if g > reference]
+        run = Cascade(run, [reference, *above], spectrum, first=first)
+    elif coarser:
         run = Progressive(run, coarser, spectrum)
-        print("; ".join(f"{r.steps} steps at {r.shape[0]}" for r in run.plan(trained.sde.prior((1, 3, n, n)))))
+    plan = run.grids(trained.sde.prior((1, 3, n, n)))
+    print("evaluations: " + ", then ".join(f"{count} at {grid[0]}" for grid, count in plan))
     return run.draw((3, n, n), seeds, device=accelerator.device, progress=not args.quiet, **labels)
 
 

@@ -64,7 +64,7 @@ def test_every_mechanism_has_an_option(tmp_path, run_here):
     sampling = ["--sampler", "dpm", "--spacing", "log_snr", "--progressive", 16, 24, "--upscale", "--sample-at", 32, 48]
     out = run_here("ffhq_superres", "--smoke", *options, *sampling)
     assert {size for size, _ in table(out)} == {32, 48}
-    assert re.search(r"^[1-9] steps at 16; \d steps at 24; \d steps at 32$", out, flags=re.M)
+    assert re.search(r"^evaluations: [1-9] at 16, then \d at 24, then \d at 32$", out, flags=re.M)
     upscaled, bicubic, again = (float(v) for v in re.findall(r"([\d.]+)% from", out))
     assert 0 < bicubic < upscaled < 100 and 0 < again < upscaled, (
         "an untrained model adds detail, and keeps what is given"
@@ -74,10 +74,36 @@ def test_every_mechanism_has_an_option(tmp_path, run_here):
     assert model.backbone.config["levels"] == "fixed" and model.backbone.num_classes == 7 and model.shown
 
 
+def test_takes_the_model_that_comes_with_it(tmp_path, run_here):
+    out = run_here("ffhq_superres", "--samples", 16, "--sample-at", 32, 48, "--quiet")
+    assert re.search(r"^evaluations: \d at 16, then \d at 32, then \d at 48$", out, flags=re.M)
+    rows = table(out)
+    distance, energy = rows[48, "sampled"][3:]
+    blurred, none = rows[48, "bicubic of sampled 32"][3:]
+    assert distance < blurred / 5 and none < 0.5 < energy < 1.5, "detail that the training grids could not hold"
+    assert not (tmp_path / "ffhq_superres").exists(), "nothing is trained"
+
+
+@pytest.mark.parametrize("name", ["ffhq_paper", "ffhq"])
+def test_options_come_from_a_file(tmp_path, run_here, name):
+    few = ["--smoke", "--resolutions", 16, 24, "--weights", 1, 2, "--sample-at", 24, 32]
+    out = run_here("ffhq_superres", f"@{EXAMPLE.parent / 'configs' / name}.txt", *few)
+    assert {size for size, _ in table(out)} == {24, 32}
+    model = from_pretrained(tmp_path / "ffhq_superres")
+    ours = name == "ffhq"
+    assert (model.backbone.config["levels"] == "fixed", model.spectrum is not None) == (ours, ours)
+    assert type(model.sde.noise).__name__ == ("WhiteNoise" if ours else "PixelNoise")
+    assert ("then" in out) == ours, "coarser grids first"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "nowhere"),
+        (["--train", "--data", "nowhere"], "nowhere"),
+        (["--data", "nowhere"], "expected --train or --checkpoint with --data"),
+        (["--guidance", "2"], "expected --train or --checkpoint with --data and --guidance"),
+        (["--minutes", "3", "--batch", "8"], "expected --train with --minutes, --batch"),
+        (["--train", "--checkpoint", "nowhere"], "got both"),
         (["--smoke", "--checkpoint", "nowhere"], "expected a folder"),
         (["--smoke", "--resolutions", "0"], "two ints of at least 8"),
         (["--samples", "1"], "2 or more"),
@@ -114,7 +140,22 @@ def test_real_images(tmp_path, archive):
         with zipfile.ZipFile(data, "w") as z:
             for file in folder.iterdir():
                 z.write(file, file.name)
-    arguments = ["--data", data, "--resolutions", 16, 24, 32, "--sample-at", 32, 48, "--steps", 60, "--samples", 10]
+    arguments = [
+        "--train",
+        "--data",
+        data,
+        "--resolutions",
+        16,
+        24,
+        32,
+        "--sample-at",
+        32,
+        48,
+        "--steps",
+        60,
+        "--samples",
+        10,
+    ]
     done = run(*arguments, "--batch", 8, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = table(done.stdout)

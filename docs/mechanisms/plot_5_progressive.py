@@ -24,6 +24,11 @@ A grid takes over at the last time at which the sum of SNR of its band is below 
 denoiser that is exact on each grid, which means on fields cut to the grid's modes; pictures of fewer pixels are averages over
 larger cells, which lowers their highest modes and folds others onto them.
 
+**Cascade** samples the coarse grid to its end instead, and then the finer grid given what it has drawn: from the switch on, the
+estimates of the coarse grid's modes are replaced by the drawn ones, so that along the flow they follow
+:math:`c_k + s z_k`, and the network is asked for the new modes alone. A model of images does well on its training grids, and
+is spared to do the same again on a grid that it has not seen; it costs the evaluations of both (:doc:`study </study>`).
+
 **PixelNoise** has :math:`C_k = n^{-d}` on a grid of :math:`n` points per side, so noise level :math:`s` on the finest grid of
 :math:`n` is level :math:`s\, (m / n)^{d / 2}` on a grid of :math:`m`: the time is translated, and every mode keeps its noise.
 """
