@@ -27,6 +27,7 @@ from fnodiff.sde import (
     GaussianDenoiser,
     GaussianRandomField,
     Heun,
+    KnownModes,
     Linear,
     Masked,
     Matern,
@@ -42,6 +43,7 @@ from fnodiff.sde import (
     Schedule,
     SubVP,
     WhiteNoise,
+    resolution,
 )
 from fnodiff.sde.observe import Linearised
 
@@ -516,6 +518,26 @@ class TestProgressive:
         if kind != "pixel":  # whose levels are those of the finest grid
             middle = run(shapes[:1], switch_times=switches[:1])(domain.resample(start, shapes[1]))
             torch.testing.assert_close(domain.resample(end, shapes[1]), middle)
+
+    def test_a_cascade_keeps_the_share_of_modes_that_it_should(self, domain, kind, schedule, monkeypatch):
+        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
+        x, known = sde.prior((1, 1, *shape), generator=torch.Generator().manual_seed(0)), []
+
+        def note(denoiser, values):
+            known.append(values)
+            return KnownModes(denoiser, values)
+
+        monkeypatch.setattr(resolution, "KnownModes", note)
+        run = partial(Cascade, Heun(denoiser, 10), shapes[1:], spectrum)
+        ends = [run(cell_averages=False, keep=keep)(x) for keep in (None, 0.5)]
+        shares = (1.0, 0.5) if isinstance(domain, Sphere) else (1.0, 0.5, 0.75)
+        if not isinstance(domain, Sphere):  # which averages over no cells
+            run()(x)
+        kept = [tuple(round(share * n) for n in shapes[1]) for share in shares]
+        assert [tuple(values.shape[2:]) for values in known] == kept
+        torch.testing.assert_close(
+            domain.resample(ends[1], kept[1]), domain.resample(known[1], kept[1]), rtol=1e-3, atol=1e-3
+        )
 
     def test_a_cascade_reaches_its_first_grid_through_coarser_ones(self, domain, kind, schedule):
         sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)

@@ -204,6 +204,10 @@ CALLS = {
         lambda: Progressive(Heun(ORACLE, 4), [(16, 16), (8, 8)], spectrum)(SDE.prior((1, 1, 32, 32))),
         r"coarsest first",
     ),
+    "a cascade that keeps nothing": (
+        lambda: Cascade(Heun(ORACLE, 4), [(8, 8)], spectrum, keep=0.0),
+        r"1 keeps all",
+    ),
     "a cascade that begins above its first grid": (
         lambda: Cascade(Heun(ORACLE, 4), [(8, 8)], spectrum, first=[(16, 16)]),
         r"finer ones belong to `shapes`",

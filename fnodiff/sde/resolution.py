@@ -215,7 +215,7 @@ class Progressive(Sampler):
 class Cascade(Progressive):
     """A sampler that finishes on a coarse grid, and then draws the finer modes given those that it has.
 
-    One model does both, without having seen the finer grids. What a grid has drawn stays as it is, so a network that was
+    One model does both, without having seen the finer grids. What is kept of a grid stays as drawn, so a network that was
     trained on coarse grids is asked, on finer ones, for nothing but what they add. The finer grid begins where `Progressive`
     would switch to it, with the drawn modes noised by the same function that began the run; one seed remains one function.
     Exact in law for Gaussian data, whose modes are independent; else the first finer steps see the drawn modes through
@@ -226,9 +226,11 @@ class Cascade(Progressive):
         first: Grids coarser still, which the first of `shapes` is reached through as by `Progressive` with this budget, none
             of them to its end.
         cell_averages: As for `upscale`: fields are averages over the cells of their grids, as images are.
+        keep: The share of a grid's modes per axis that are kept; the finer grid draws the others anew. By default 0.75 of
+            cell averages, whose last modes hold what averaging folded onto them, and else 1.
 
     Raises:
-        ValueError: As `Progressive`, or if `first` has a grid finer than the first of `shapes`.
+        ValueError: As `Progressive`, or if `first` has a grid finer than the first of `shapes`, or keep is not in (0, 1].
 
     Source: Ho, Saharia et al. (2022), Cascaded diffusion models for high fidelity image generation (which train a model for
     each grid).
@@ -252,11 +254,15 @@ class Cascade(Progressive):
         *,
         first: Sequence[Shape] = (),
         cell_averages: bool = True,
+        keep: float | None = None,
         budget: float = 1.0,
         switch_times: Sequence[float] | None = None,
     ) -> None:
         super().__init__(sampler, shapes, spectrum, budget=budget, switch_times=switch_times)
         self.cell_averages = cell_averages
+        self.keep = (0.75 if cell_averages else 1.0) if keep is None else keep
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"Cascade: expected keep above 0 and up to 1, got {keep!r}; 1 keeps all that was drawn.")
         self.first = Progressive(sampler, first, self.spectrum, budget=budget) if first else sampler
         if first and not all(n <= m for grid in self.first.shapes for n, m in zip(grid, self.shapes[0], strict=True)):
             raise ValueError(
@@ -303,7 +309,8 @@ class Cascade(Progressive):
         domain, shape = self.sde.domain, tuple(start.shape[2:])
         sampler, sigma = copy.copy(self.sampler), self.sde.marginal(start, torch.ones_like(times[0]))[1]
         low = _on_cells(domain, drawn, grid) if self.cell_averages else drawn
-        small = domain.check_field(low)
+        small = tuple(max(1, round(self.keep * n)) for n in domain.check_field(low))
+        low = domain.resample(low, small)
         sampler.denoiser = KnownModes(self.denoiser, low).to(start.device)
         y = domain.resample(self._emerged(start, times[0]), grid)
         level = self.sde.schedule.ratio(times[0]).to(start)
