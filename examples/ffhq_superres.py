@@ -9,7 +9,7 @@ real images (FFHQ, LSUN Church, yours)::
 
     python examples/ffhq_superres.py                            # a minute on 2 cores
     python examples/ffhq_superres.py --sample-at 32 64 128      # four times the largest training size
-    python examples/ffhq_superres.py --train                    # 8 minutes on 2 cores
+    python examples/ffhq_superres.py --train                    # trains for 6 minutes first
     python examples/ffhq_superres.py --train --data ffhq.zip --resolutions 32 48 64 96 --sample-at 96 160 --minutes 600
 
 On GPUs, with the options in a file: the paper's configuration, which took its authors 69 hours on 8 GPUs, and ours::

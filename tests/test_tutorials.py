@@ -52,7 +52,7 @@ def test_cells_compile_and_name_what_exists(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_cells_run_from_top_to_bottom(page, tmp_path, monkeypatch):
+def test_cells_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     import matplotlib
 
     matplotlib.use("Agg")
@@ -62,8 +62,13 @@ def test_cells_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     default = torch.get_default_dtype()
     names: dict[str, object] = {"__name__": "__main__"}
     try:
+        figures = 0
         for cell in cells(page):
             exec(compile(cell, str(page), "exec"), names)
+            figures += len(plt.get_fignums())
             plt.close("all")
     finally:
         torch.set_default_dtype(default)
+    printed = capsys.readouterr().out
+    assert figures and printed, "a tutorial shows something"
+    assert "nan" not in printed.split() and "False" not in printed.split(), "no check that a page prints has failed"

@@ -22,6 +22,7 @@ STATE = "training.pt"
 
 
 def check_writable(folder: Path) -> None:
+    """Make the folder if there is none, and write to it, so that a ValueError comes before the training."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
