@@ -43,7 +43,7 @@ from fnodiff.sde import (
     Schedule,
     SubVP,
     WhiteNoise,
-    resolution,
+    cascade,
 )
 from fnodiff.sde.observe import Linearised
 
@@ -527,7 +527,7 @@ class TestProgressive:
             known.append(values)
             return KnownModes(denoiser, values)
 
-        monkeypatch.setattr(resolution, "KnownModes", note)
+        monkeypatch.setattr(cascade, "KnownModes", note)
         run = partial(Cascade, Heun(denoiser, 10), shapes[1:], spectrum)
         ends = [run(cell_averages=False, keep=keep)(x) for keep in (None, 0.5)]
         shares = (1.0, 0.5) if isinstance(domain, Sphere) else (1.0, 0.5, 0.75)

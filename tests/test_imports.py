@@ -28,7 +28,8 @@ ALLOWED = {
     "report": {"domain", "sde", "data", "metrics", "checkpoint"},
     "__main__": {"domain", "sde", "data", "checkpoint", "report"},
 }
-# Within sde: domain <- noise <- process <- denoise <- {loss, observe <- guidance, sample <- {stochastic, resolution}}.
+# Within sde: domain <- noise <- process <- denoise <- {loss, observe <- guidance, sample <- {stochastic, resolution}}; and
+# resolution <- cascade.
 SDE = {
     "noise": set(),
     "schedule": set(),
@@ -42,6 +43,7 @@ SDE = {
     "guidance": {"noise", "schedule", "process", "denoise", "observe"},
     "stochastic": {"noise", "schedule", "process", "denoise", "sample"},
     "resolution": {"noise", "schedule", "process", "denoise", "sample"},
+    "cascade": {"noise", "schedule", "process", "denoise", "sample", "resolution"},
 }
 
 

@@ -1,5 +1,6 @@
 """Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, samplers."""
 
+from fnodiff.sde.cascade import Cascade, KnownModes, upscale
 from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Preconditioned, SpectralPreconditioned
 from fnodiff.sde.guidance import DPS, ClassifierFree, Guided, MomentMatching, PiGDM
 from fnodiff.sde.loss import DenoisingLoss
@@ -7,7 +8,7 @@ from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, 
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.observe import Linear, Masked, Nonlinear, Observation, PointObservation, Restriction
 from fnodiff.sde.process import FunctionSpaceSDE, noise_levels
-from fnodiff.sde.resolution import Cascade, KnownModes, Progressive, Rung, upscale
+from fnodiff.sde.resolution import Progressive, Rung
 from fnodiff.sde.sample import DDIM, DPMSolver, Heun, Sampler
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
 from fnodiff.sde.spectrum import DataSpectrum, fit_spectra, fit_spectrum
