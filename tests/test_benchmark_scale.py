@@ -12,7 +12,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from benchmarks import attributes, scale
+from fnodiff import EDM, Box, Cascade, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
 from fnodiff.data import Faces
+from fnodiff.sde import GaussianDenoiser
 from fnodiff.train import fit
 
 FEW = [
@@ -55,6 +57,8 @@ def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch
     assert trained == {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
     at_32 = {row[0].strip(): row[1:] for row in table[:5]}
     assert at_32[rows[0]] != at_32[rows[2]]
+    at_48 = {row[0].strip(): row[1:] for row in table[5:10]}
+    assert at_48[rows[2]] != at_48[rows[3]], "one model, sampled in two ways"
     assert float(table[-2][3]) < 0.5, "what is upsampled has little of the new band's energy"
 
 
@@ -66,6 +70,23 @@ def test_every_row_builds_a_model_that_estimates(tmp_path):
             estimate = model(model.sde.prior((1, 3, 16, 16)), torch.ones(()))
         assert estimate.shape == (1, 3, 16, 16) and bool(estimate.isfinite().all()), row.name
         assert ("+" in row.name) == (row not in scale.ROWS[:4]), "one ingredient more in each row below the paper's"
+
+
+@pytest.mark.parametrize(
+    ("how", "size", "grids"),
+    [
+        ("progressive", 32, [16, 32]),
+        ("cascade", 32, [16, 32]),
+        ("progressive", 64, [16, 32, 64]),
+        ("cascade", 64, [16, 32, 64]),
+    ],
+)
+def test_rows_climb_by_way_of_the_training_grids(how, size, grids):
+    sde = FunctionSpaceSDE(WhiteNoise(Box(2), (32, 32)), EDM())
+    data = GaussianRandomField(Box(2), Matern(0.5, 0.2))
+    run = scale.climb(DPMSolver(GaussianDenoiser(data, sde), 24), how, size, data.spectrum)
+    assert [grid[0] for grid, _ in run.grids(sde.prior((1, 1, size, size)))] == grids
+    assert isinstance(run, Cascade) == (how == "cascade" and size > 32)
 
 
 def test_what_an_older_row_left_is_not_taken(tmp_path):
