@@ -52,7 +52,7 @@ def test_generators_of_either_device_draw_alike_on_both(home):
 
 def test_a_field_on_another_device_is_refused():
     net = DFU.tiny(1, 1, num_blocks=0).cuda()
-    with pytest.raises(ValueError, match=r"on cuda:0, as the weights are, got one on cpu"):
+    with pytest.raises(ValueError, match=r"on cuda:0, as the network is, got one on cpu"):
         net(torch.zeros(1, 1, 16, 16), torch.zeros(()))
 
 
