@@ -73,6 +73,7 @@ class Row:
     preconditioning: str = "edm"  # or "spectral"
     shown: bool = False  # the linear estimate, to the network
     sampling: str = "plain"  # or "progressive", or "cascade": by way of training grids
+    keep: float | None = None  # of a cascade
     octaves: float = 0.0
     start: str | None = None  # the row whose model this one samples, or with `finetune` goes on from
     finetune: bool = False
@@ -98,6 +99,7 @@ ROWS = [
     OURS,
     replace(OURS, name="+ progressive sampling", sampling="progressive", start=OURS.name),
     BEST,
+    replace(BEST, name="+ cascade, all modes kept", keep=1.0),
     replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}),
     replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}),
     replace(OURS, name="+ octaves alike", octaves=0.5),
@@ -207,7 +209,7 @@ class Study:
             denoiser = self.model(row, seed)
             run = DPMSolver(denoiser, self.evaluations)
             if row.sampling != "plain":
-                run = climb(run, row.sampling, size, self.spectrum(denoiser.normalization))
+                run = climb(run, row, size, self.spectrum(denoiser.normalization))
             new = run.draw((3, size, size), range(10_000 + len(kept), 10_000 + count), chunk=16, progress=self.progress)
             kept = torch.cat([kept, new])
             save_file({"x": ((kept.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)}, file)
@@ -222,10 +224,10 @@ class Study:
         ]
 
 
-def climb(run: Sampler, how: str, size: int, spectrum: Spectrum) -> Sampler:
+def climb(run: Sampler, row: Row, size: int, spectrum: Spectrum) -> Sampler:
     """Sampling by way of the smallest and the largest training grids: passing through both, or finishing on the largest."""
-    if size > REFERENCE[0] and how == "cascade":
-        return Cascade(run, [REFERENCE], spectrum, first=[SMALLEST])
+    if size > REFERENCE[0] and row.sampling == "cascade":
+        return Cascade(run, [REFERENCE], spectrum, first=[SMALLEST], keep=row.keep)
     return Progressive(run, [grid for grid in (SMALLEST, REFERENCE) if grid[0] < size], spectrum)
 
 

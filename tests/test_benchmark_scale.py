@@ -84,7 +84,7 @@ def test_every_row_builds_a_model_that_estimates(tmp_path):
 def test_rows_climb_by_way_of_the_training_grids(how, size, grids):
     sde = FunctionSpaceSDE(WhiteNoise(Box(2), (32, 32)), EDM())
     data = GaussianRandomField(Box(2), Matern(0.5, 0.2))
-    run = scale.climb(DPMSolver(GaussianDenoiser(data, sde), 24), how, size, data.spectrum)
+    run = scale.climb(DPMSolver(GaussianDenoiser(data, sde), 24), scale.Row("", sampling=how), size, data.spectrum)
     assert [grid[0] for grid, _ in run.grids(sde.prior((1, 1, size, size)))] == grids
     assert isinstance(run, Cascade) == (how == "cascade" and size > 32)
 
