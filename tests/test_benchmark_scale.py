@@ -89,6 +89,14 @@ def test_rows_climb_by_way_of_the_training_grids(how, size, grids):
     assert isinstance(run, Cascade) == (how == "cascade" and size > 32)
 
 
+def test_the_row_says_what_a_cascade_keeps():
+    denoiser = GaussianDenoiser(
+        GaussianRandomField(Box(2), Matern(0.5, 0.2)), FunctionSpaceSDE(WhiteNoise(Box(2), (32, 32)), EDM())
+    )
+    rows = [row for row in scale.ROWS if row.sampling == "cascade"]
+    assert [scale.climb(DPMSolver(denoiser, 4), row, 64, Matern(0.5, 0.2)).keep for row in rows] == [0.75, 1.0]
+
+
 def test_what_an_older_row_left_is_not_taken(tmp_path):
     study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
     folder = study.folder(scale.PAPER, 0)
