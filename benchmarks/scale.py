@@ -45,6 +45,8 @@ from fnodiff import (
     Cascade,
     DPMSolver,
     FunctionSpaceSDE,
+    GaussianRandomField,
+    Matern,
     PixelNoise,
     Preconditioned,
     Progressive,
@@ -59,6 +61,11 @@ from fnodiff.train import fit, keep_freed_memory, measure_normalization, mixed_f
 
 DOMAIN, TRAIN = Box(2), (16, 24, 32)
 SMALLEST, REFERENCE = (min(TRAIN), min(TRAIN)), (max(TRAIN), max(TRAIN))
+NOISES = {
+    "pixel": PixelNoise(DOMAIN),
+    "white": WhiteNoise(DOMAIN, REFERENCE),
+    "smooth": GaussianRandomField(DOMAIN, Matern(smoothness=0.25, length_scale=0.05)),
+}
 SIZES = {32: 512, 48: 512, 53: 512, 64: 512, 96: 128, 128: 128}  # samples at each
 
 
@@ -69,7 +76,7 @@ class Row:
     name: str
     sizes: tuple[int, ...] = TRAIN
     network: dict[str, Any] = field(default_factory=dict)
-    noise: str = "pixel"  # or "white": of the box
+    noise: str = "pixel"  # or "white": of the box; or "smooth": its fine modes weaker, nearly as the portraits' are
     preconditioning: str = "edm"  # or "spectral"
     shown: bool = False  # the linear estimate, to the network
     sampling: str = "plain"  # or "progressive", or "cascade": by way of training grids
@@ -104,6 +111,7 @@ ROWS = [
     replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}),
     replace(OURS, name="+ octaves alike", octaves=0.5),
     replace(OURS, name="+ more sizes", sizes=(12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32)),  # kernels at more scales
+    replace(OURS, name="+ smoother noise", noise="smooth"),
 ]
 
 
@@ -137,13 +145,21 @@ class Study:
         """An untrained model."""
         net = DFU.small(6 if row.shown else 3, 3, domain=DOMAIN, **row.network)
         units = measure_normalization(MultiResolution(self.pictures(), DOMAIN, TRAIN, batch_size=64), 0.5)
-        noise = PixelNoise(DOMAIN) if row.noise == "pixel" else WhiteNoise(DOMAIN, REFERENCE)
+        noise, spectrum, finest = NOISES[row.noise], self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
+        usual = row.preconditioning == "edm" and row.noise != "smooth"
+        sde = FunctionSpaceSDE(noise, EDM() if usual else EDM(*noise_levels(noise, spectrum, finest)))
         if row.preconditioning == "edm":
-            shown = {"spectrum": self.spectrum(units)} if row.shown else {}
-            return Preconditioned(net, FunctionSpaceSDE(noise, EDM()), 0.5, normalization=units, **shown)
-        spectrum, finest = self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
-        sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectrum, finest)))
+            return Preconditioned(net, sde, 0.5, spectrum=spectrum if row.shown else None, normalization=units)
         return SpectralPreconditioned(net, sde, spectrum, REFERENCE, shown=row.shown, normalization=units)
+
+    def loss(self, row: Row, denoiser: Denoiser) -> DenoisingLoss:
+        """EDM's noise levels in training; of a smooth noise, those at which the portraits' modes turn from noise to data."""
+        if row.preconditioning != "edm" or row.noise != "smooth":
+            return DenoisingLoss(denoiser, octaves=row.octaves)
+        law = SpectralPreconditioned(
+            denoiser.backbone, denoiser.sde, self.spectrum(denoiser.normalization), REFERENCE, shown=row.shown
+        ).noise_law
+        return DenoisingLoss(denoiser, *law, octaves=row.octaves)
 
     def spectrum(self, units: torch.nn.Module) -> Any:
         """S of the normalised portraits."""
@@ -173,7 +189,7 @@ class Study:
         else:
             denoiser, minutes = self.build(row), self.minutes
             run = partial(fit, denoiser, data, lr=2e-3, decay=True)
-            run = partial(run, loss=DenoisingLoss(denoiser, octaves=row.octaves))
+            run = partial(run, loss=self.loss(row, denoiser))
         plan = folder / "plan.json"
         if not plan.exists():
             plan.write_text(json.dumps({"steps": self.count_steps(run, minutes)}))
