@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Callable
@@ -37,6 +38,21 @@ def measure(f: Callable[[], Any], device: torch.device | str = "cpu") -> Cost:
     f()
     _wait(device)
     return Cost(time.perf_counter() - start, peak)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what a step frees for the next one, in this process, rather than return it page by page.
+
+    Activations and gradients come and go with every step, and each page that comes back costs a fault. Training and `draw`
+    call it.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        keep = libc.mallopt
+    except (OSError, TypeError, AttributeError):  # not Linux, or another allocator
+        return
+    for option, value in ((-1, 2**31 - 1), (-3, 2**30)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        keep(option, value)
 
 
 def _peak_on_cpu(f: Callable[[], Any]) -> int:

@@ -24,7 +24,7 @@ ALLOWED = {
     "metrics": {"domain"},
     "checkpoint": {"domain", "sde", "nn"},
     "hub": {"sde", "checkpoint"},
-    "train": {"domain", "sde", "nn", "data", "checkpoint", "train"},
+    "train": {"domain", "sde", "nn", "data", "checkpoint", "cost", "train"},
     "report": {"domain", "sde", "data", "metrics", "checkpoint"},
     "__main__": {"domain", "sde", "data", "checkpoint", "report"},
 }

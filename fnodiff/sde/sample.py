@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fnodiff.cost import Cost, measure
+from fnodiff.cost import Cost, keep_freed_memory, measure
 from fnodiff.domain import Generators, Shape
 from fnodiff.sde.denoise import Denoiser, compile_networks
 
@@ -175,6 +175,7 @@ class Sampler(abc.ABC):
                 f"{type(self).__name__}: expected chunk >= 1 and conditions with one entry for each of the {len(seeds)} seeds, "
                 f"got chunk={chunk} and {sizes}; 32 is a usual chunk."
             )
+        keep_freed_memory()
         with tqdm(total=len(seeds), disable=not progress, desc="samples " + "x".join(map(str, shape[1:]))) as bar:
             for first in range(0, len(seeds), chunk):
                 part = slice(first, first + chunk)

@@ -1,7 +1,8 @@
 """Training: a plain loop on accelerate, its checkpoints, and fine-tuning."""
 
+from fnodiff.cost import keep_freed_memory
 from fnodiff.train.finetune import PARTS, freeze, mixed_finetune
-from fnodiff.train.loop import fit, keep_freed_memory
+from fnodiff.train.loop import fit
 from fnodiff.train.measure import measure_normalization
 from fnodiff.train.preview import Preview
 from fnodiff.train.state import STATE

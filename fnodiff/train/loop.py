@@ -11,7 +11,6 @@ accelerate's `gradient_accumulation_steps` these are gone through in that many p
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import signal
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from fnodiff import checkpoint
+from fnodiff.cost import keep_freed_memory
 from fnodiff.data.loader import MultiResolution
 from fnodiff.domain import Shape, Sphere
 from fnodiff.sde import Denoiser, DenoisingLoss
@@ -290,20 +290,6 @@ def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: 
             accelerator.backward(value)  # divides by the number of parts
         total += value.item() / len(parts)
     return total
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what a step frees for the next step, in this process, rather than return it page by page.
-
-    Gradients and activations come and go with every step, and each page that comes back costs a fault.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        keep = libc.mallopt
-    except (OSError, TypeError, AttributeError):  # not Linux, or another allocator
-        return
-    for option, value in ((-1, 2**31 - 1), (-3, 2**30)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        keep(option, value)
 
 
 @contextmanager
