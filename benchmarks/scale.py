@@ -1,7 +1,8 @@
 """Above the training resolution: what each ingredient gives, from the paper's setting to ours.
 
 Every row is trained for the same processor time on drawn portraits of 16, 24 and 32 pixels, with the same seeds, and sampled
-at 32 to 128, up to four times its largest size; mixed fine-tuning starts from the paper's row and takes a quarter more.
+at 32 to 128, up to four times its largest size; mixed fine-tuning starts from the paper's row and takes a quarter more,
+and a model that guides another takes a sixth more.
 Distances, against as many true portraits of that size, are
 
     features   of a small network that reads the portraits' attributes (`benchmarks.attributes`);
@@ -55,7 +56,7 @@ from fnodiff import (
 )
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, InMemory, MultiResolution
-from fnodiff.sde import Denoiser, DenoisingLoss, Sampler, SpectralPreconditioned, fit_spectrum, noise_levels
+from fnodiff.sde import Autoguided, Denoiser, DenoisingLoss, Sampler, SpectralPreconditioned, fit_spectrum, noise_levels
 from fnodiff.sde.noise import Spectrum
 from fnodiff.train import fit, keep_freed_memory, measure_normalization, mixed_finetune
 
@@ -84,6 +85,8 @@ class Row:
     octaves: float = 0.0
     start: str | None = None  # the row whose model this one samples, or with `finetune` goes on from
     finetune: bool = False
+    minutes: float = 1.0  # of training, in --minutes
+    guide: str | None = None  # the row whose model guides this one's: `Autoguided`
 
 
 PAPER = Row("DFU, the paper's setting")
@@ -92,27 +95,35 @@ SPECTRAL = replace(FUNCTIONS, name="+ spectral preconditioning", preconditioning
 SHOWN = replace(FUNCTIONS, name="+ estimate shown", shown=True)
 FIXED = {"levels": "fixed", "reference": REFERENCE}
 OURS = replace(SHOWN, name="+ fixed levels", network=FIXED)
-BEST = replace(OURS, name="+ cascade", sampling="cascade", start=OURS.name)
+CASCADE = replace(OURS, name="+ cascade", sampling="cascade", start=OURS.name)
+GUIDE = replace(OURS, name="guide", minutes=1 / 6)
+GUIDED = replace(CASCADE, name="+ autoguidance", guide=GUIDE.name)
 ROWS = [
     Row("UNet, one resolution", sizes=TRAIN[-1:], network={"spectral_levels": 0}),
     Row("UNet", network={"spectral_levels": 0}),
     Row("DFU, one resolution", sizes=TRAIN[-1:]),
     PAPER,
-    replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True),
+    replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True, minutes=0.25),
     FUNCTIONS,
     SPECTRAL,
     replace(SPECTRAL, name="+ spectral, estimate shown", shown=True),
     SHOWN,
     OURS,
     replace(OURS, name="+ progressive sampling", sampling="progressive", start=OURS.name),
-    BEST,
-    replace(BEST, name="+ cascade, all modes kept", keep=1.0),
+    CASCADE,
+    replace(CASCADE, name="+ cascade, all modes kept", keep=1.0),
+    GUIDED,
     replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}),
     replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}),
     replace(OURS, name="+ octaves alike", octaves=0.5),
     replace(OURS, name="+ more sizes", sizes=(12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32)),  # kernels at more scales
     replace(OURS, name="+ smoother noise", noise="smooth"),
 ]
+
+
+def named(name: str) -> Row:
+    """The row of this name."""
+    return next(row for row in (*ROWS, GUIDE) if row.name == name)
 
 
 class Study:
@@ -170,7 +181,8 @@ class Study:
     def model(self, row: Row, seed: int) -> Denoiser:
         """The trained model."""
         if row.start is not None and not row.finetune:
-            return self.model(next(r for r in ROWS if r.name == row.start), seed)
+            model = self.model(named(row.start), seed)
+            return model if row.guide is None else Autoguided(model, self.model(named(row.guide), seed))
         folder = self.folder(row, seed)
         if not (folder / "done.json").exists():
             self.train(row, seed, folder)
@@ -183,16 +195,16 @@ class Study:
         own = row.sizes if set(row.sizes) - set(TRAIN) else TRAIN
         data = MultiResolution(self.pictures(own), DOMAIN, sizes, batch_size=self.batch, seed=seed)
         if row.finetune:
-            denoiser = self.model(next(r for r in ROWS if r.name == row.start), seed)
+            denoiser = self.model(named(row.start), seed)
             run = partial(mixed_finetune, denoiser, self.pictures(), (2 * REFERENCE[0],) * 2, batch_size=self.batch)
-            run, minutes = partial(run, weight=0.3, lr=2e-4), self.minutes / 4
+            run = partial(run, weight=0.3, lr=2e-4)
         else:
-            denoiser, minutes = self.build(row), self.minutes
+            denoiser = self.build(row)
             run = partial(fit, denoiser, data, lr=2e-3, decay=True)
             run = partial(run, loss=self.loss(row, denoiser))
         plan = folder / "plan.json"
         if not plan.exists():
-            plan.write_text(json.dumps({"steps": self.count_steps(run, minutes)}))
+            plan.write_text(json.dumps({"steps": self.count_steps(run, self.minutes * row.minutes)}))
             return self.train(row, seed, folder)  # anew, as counting trained the model
         steps, start = json.loads(plan.read_text())["steps"], time.process_time()
         resume = folder if (folder / "training.pt").exists() else None
@@ -334,9 +346,9 @@ def main() -> None:
     keep_freed_memory()
     study = Study(args)
     rows = [row for row in ROWS if not args.only or row.name in args.only]
-    starts = [row for row in ROWS if row.name in {r.start for r in rows}]
-    trained = {row.name for row in (*rows, *starts) if row.start is None or row.finetune}
-    share = sum(0.25 if row.finetune else 1 for row in ROWS if row.name in trained)
+    names = {row.name for row in rows} | {name for row in rows for name in (row.start, row.guide)}
+    trained = [row for row in (*ROWS, GUIDE) if row.name in names and (row.start is None or row.finetune)]
+    share = sum(row.minutes for row in trained)
     points = sum(count * n**2 for n, count in study.samples.items())
     spent = args.minutes * share * len(args.seeds)
     print(
@@ -366,7 +378,8 @@ def main() -> None:
         true = study.truth(size)
         here = {"other true portraits": study.truth(size, other=True)} | {k: v[size] for k, v in pictures.items()}
         if size > REFERENCE[0] and 32 in study.samples:
-            last = next((name for name in pictures if name.startswith(BEST.name)), list(pictures)[-1])
+            ours = [name for best in (GUIDED, CASCADE) for name in pictures if name.startswith(best.name)]
+            last = [*ours, list(pictures)[-1]][0]
             for way, x in upsampled(pictures[last][32][:count], size).items():
                 here[f"{way} of {last}"] = x
         heads = zip(("features", "new band", "energy", "patches", "global"), (9, 10, 8, 9, 8), strict=True)

@@ -43,6 +43,7 @@ from fnodiff.data import ArrayFields, Faces, HDF5Fields, ImageFolder, InMemory, 
 from fnodiff.nn import SpectralConv
 from fnodiff.sde import (
     DPS,
+    Autoguided,
     ClassifierFree,
     DenoisingLoss,
     GaussianDenoiser,
@@ -213,6 +214,10 @@ CALLS = {
         r"finer ones belong to `shapes`",
     ),
     "guidance without a condition": (lambda: ClassifierFree(ORACLE, 2.0)(X, T), r"label or field"),
+    "guidance by another process": (
+        lambda: Autoguided(ORACLE, GaussianDenoiser(FIELD, FunctionSpaceSDE(FIELD, EDM()))),
+        r"train it as the model was",
+    ),
     # observations
     "points off the box": (
         lambda: PointObservation(torch.full((2, 1), 1.5), torch.zeros(1, 1), 0.1)(X, BOX),

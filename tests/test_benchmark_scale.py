@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from benchmarks import attributes, scale
 from fnodiff import EDM, Box, Cascade, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
 from fnodiff.data import Faces
-from fnodiff.sde import GaussianDenoiser
+from fnodiff.sde import Autoguided, GaussianDenoiser
 from fnodiff.train import fit
 
 FEW = [
@@ -62,6 +62,19 @@ def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch
     assert float(table[-2][3]) < 0.5, "what is upsampled has little of the new band's energy"
 
 
+def test_the_guided_row_has_a_guide_of_less_training(tmp_path):
+    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+    for row, steps in ((scale.OURS, 6), (scale.GUIDE, 1)):
+        (study.folder(row, 0) / "plan.json").write_text(json.dumps({"steps": steps}))
+    model = study.model(scale.GUIDED, 0)
+    assert isinstance(model, Autoguided) and model.levels == (0.3, 3.0)
+    found = {path.parent.name: json.loads(path.read_text())["steps"] for path in tmp_path.glob("*/done.json")}
+    assert found == {"fixed-levels-0": 6, "guide-0": 1}
+    sample = study.sample(scale.GUIDED, 0, 48)
+    assert not torch.equal(sample, study.sample(scale.CASCADE, 0, 48))
+    assert len(list(tmp_path.glob("*/model.safetensors"))) == 2
+
+
 def test_every_row_builds_a_model_that_estimates(tmp_path):
     study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
     for row in scale.ROWS:
@@ -93,7 +106,7 @@ def test_the_row_says_what_a_cascade_keeps():
     denoiser = GaussianDenoiser(
         GaussianRandomField(Box(2), Matern(0.5, 0.2)), FunctionSpaceSDE(WhiteNoise(Box(2), (32, 32)), EDM())
     )
-    rows = [row for row in scale.ROWS if row.sampling == "cascade"]
+    rows = [row for row in scale.ROWS if row.sampling == "cascade" and row.guide is None]
     assert [scale.climb(DPMSolver(denoiser, 4), row, 64, Matern(0.5, 0.2)).keep for row in rows] == [0.75, 1.0]
 
 

@@ -15,6 +15,7 @@ from fnodiff.domain import Box, Torus
 from fnodiff.sde import (
     DDIM,
     EDM,
+    Autoguided,
     ClassifierFree,
     Denoiser,
     DenoisingLoss,
@@ -190,6 +191,63 @@ class TestClassifierFree:
             ClassifierFree(denoiser, 2.0)(x, t)
         with pytest.raises(ValueError, match=r"got \['field'\]"):
             ClassifierFree(denoiser, 2.0, ["label"])(x, t, field=self.field)
+
+
+class Off(Denoiser):
+    """The exact denoiser, with an error."""
+
+    def __init__(self, inner, error):
+        super().__init__(inner.sde)
+        self.inner, self.error, self.calls = inner, error, 0
+
+    def forward(self, x_t, t):
+        self.calls += 1
+        return self.inner(x_t, t) + self.error
+
+
+class TestAutoguided:
+    def test_an_error_that_the_guide_has_twice_is_gone_within_the_levels(self):
+        exact, _ = oracle()
+        model, guide = Off(exact, 0.1), Off(exact, 0.2)
+        level = torch.tensor([0.1, 0.29, 0.31, 1.0, 2.9, 3.1, 100.0])
+        t, x = exact.sde.schedule.time(level), torch.randn(7, 1, 8, 8)
+        error = Autoguided(model, guide, 2.0)(x, t) - exact(x, t)
+        expected = torch.where((level > 0.3) & (level < 3), 0.0, 0.1).reshape(-1, 1, 1, 1)
+        torch.testing.assert_close(error, expected.expand_as(error), atol=1e-5, rtol=0)
+
+    def test_the_guide_is_asked_where_it_acts(self):
+        exact, _ = oracle()
+        for scale, calls in ((1.7, 3), (1.0, 0)):
+            model, guide = Off(exact, 0.0), Off(exact, 0.0)
+            run = DPMSolver(Autoguided(model, guide, scale, levels=(0.3, 3.0)), 20)
+            ratio = exact.sde.schedule.ratio(run.times(torch.empty(1, 1, 8, 8)))
+            assert int(((ratio > 0.3) & (ratio < 3)).sum()) == 3
+            run(exact.sde.prior((1, 1, 8, 8)))
+            assert (model.calls, guide.calls) == (20, calls)
+
+    def test_on_the_way_up(self):
+        exact, spectrum = oracle()
+        rough, _ = oracle(smoothness=0.2)
+        guided = Autoguided(exact, rough, 1.5, levels=(0.0, 1000.0))
+        x = exact.sde.prior((64, 1, 24, 24), generator=torch.Generator().manual_seed(0))
+        spread = {
+            d: float(DOMAIN.norm(Progressive(Heun(d, 12), [(8, 8)], spectrum)(x)).mean()) for d in (exact, guided)
+        }
+        assert 1.02 < spread[guided] / spread[exact] < 1.5, (
+            "away from the rough one, which has less in the coarse modes"
+        )
+
+    def test_bad_input(self):
+        exact, _ = oracle()
+        other = oracle(Box(1))[0]
+        units = oracle()[0]
+        units.normalization = Normalization(0.0, 2.0)
+        for guide in (other, units):
+            with pytest.raises(ValueError, match="train it as the model was"):
+                Autoguided(exact, guide)
+        for scale, levels in ((2.0, (3.0, 0.3)), (2.0, (-1.0, 1.0)), (math.nan, (0.3, 3.0))):
+            with pytest.raises(ValueError, match="are usual"):
+                Autoguided(exact, exact, scale, levels)
 
 
 class Recorder(nn.Module):

@@ -2,7 +2,7 @@
 
 from fnodiff.sde.cascade import Cascade, KnownModes, upscale
 from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Preconditioned, SpectralPreconditioned
-from fnodiff.sde.guidance import DPS, ClassifierFree, Guided, MomentMatching, PiGDM
+from fnodiff.sde.guidance import DPS, Autoguided, ClassifierFree, Guided, MomentMatching, PiGDM
 from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
 from fnodiff.sde.normalization import Normalization
@@ -22,6 +22,7 @@ __all__ = [
     "VE",
     "VP",
     "AnnealedLangevin",
+    "Autoguided",
     "Cascade",
     "ChannelSpectra",
     "ClassifierFree",

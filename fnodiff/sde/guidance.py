@@ -20,6 +20,7 @@ Products with transposes are of sums, not of integrals: the grid is in them once
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -77,6 +78,66 @@ class ClassifierFree(Wrapper):
             return told
         nothing = self.denoiser(x_t, t, **self.denoiser.without(condition, names))
         return nothing + self.scale * (told - nothing)
+
+
+class Autoguided(Wrapper):
+    """Guidance by a worse model of the same: G(x_t) + scale (D(x_t) - G(x_t)).
+
+    What a model of little training gets wrong, a better one gets wrong too, by less: the difference points away from both.
+    Samples show more of what tells one from another, and their law is no longer the model's. It acts at noise levels
+    sigma_t / alpha_t within `levels`, where a picture's shape is decided; elsewhere D is asked alone, which is what
+    `Sampler.estimate` sees.
+
+    Args:
+        denoiser: The model, D.
+        guide: The worse one, G: the same network after some sixth of the training, or a smaller one.
+        scale: The weight of what D says beyond G; 1 for D alone.
+        levels: The lowest and the highest noise level at which it acts.
+
+    Raises:
+        ValueError: If the guide has another process or other units, or the levels are not in order.
+
+    Source: Karras, Aittala, Kynkaanniemi, Lehtinen, Aila, Laine (2024), Guiding a diffusion model with a bad version of
+    itself; Kynkaanniemi, Aittala, Karras, Laine, Aila, Lehtinen (2024), Applying guidance in a limited interval.
+
+    Examples:
+        >>> from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern
+        >>> from fnodiff.sde import Autoguided, GaussianDenoiser
+        >>> sde = FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(1.0, 0.3)), EDM())
+        >>> true, rough = (GaussianRandomField(Box(2), Matern(nu, 0.3)) for nu in (1.0, 0.5))
+        >>> guided = Autoguided(GaussianDenoiser(true, sde), GaussianDenoiser(rough, sde))
+        >>> DPMSolver(guided, 12).draw((1, 16, 16), seeds=[0]).shape
+        torch.Size([1, 1, 16, 16])
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, guide: Denoiser, scale: float = 1.7, levels: tuple[float, float] = (0.3, 3.0)
+    ) -> None:
+        super().__init__(denoiser)
+        units = denoiser.normalization, guide.normalization
+        same = all(
+            a.shape == b.shape and torch.allclose(a, b.to(a), rtol=1e-3, atol=1e-5)
+            for a, b in zip(*(u.state_dict().values() for u in units), strict=True)
+        )
+        if guide.sde != denoiser.sde or not same:
+            raise ValueError(
+                f"Autoguided: expected a guide of the same process and units, {denoiser.sde} and {units[0].config}, got "
+                f"{guide.sde} and {units[1].config}; train it as the model was, for less time."
+            )
+        if not (0 <= levels[0] < levels[1] and math.isfinite(scale)):
+            raise ValueError(
+                f"Autoguided: expected a lowest noise level of 0 or more, a higher one and a finite scale, got {levels} and "
+                f"{scale!r}; (0.3, 3) and 1.7 are usual."
+            )
+        self.guide, self.scale, self.levels = guide, float(scale), (float(levels[0]), float(levels[1]))
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        x_hat, level = self.denoiser(x_t, t, **condition), self.sde.schedule.ratio(t)
+        acts = (level >= self.levels[0]) & (level <= self.levels[1])
+        if self.scale == 1 or not bool(acts.any()):
+            return x_hat
+        worse = self.guide(x_t, t, **condition)
+        return torch.where(over_space(acts, x_hat), worse + self.scale * (x_hat - worse), x_hat)
 
 
 class Guided(Wrapper, abc.ABC):
