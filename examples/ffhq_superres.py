@@ -38,7 +38,15 @@ import fnodiff
 from fnodiff import DFU, Box, Cascade, FunctionSpaceSDE, Preconditioned, Progressive, metrics
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution, Part
-from fnodiff.sde import ClassifierFree, DenoisingLoss, SpectralPreconditioned, fit_spectrum, noise_levels, upscale
+from fnodiff.sde import (
+    Autoguided,
+    ClassifierFree,
+    DenoisingLoss,
+    SpectralPreconditioned,
+    fit_spectrum,
+    noise_levels,
+    upscale,
+)
 from fnodiff.train import fit, measure_normalization
 
 SHIPPED = Path(sys.argv[0]).parent / "models" / "ffhq_superres"
@@ -65,6 +73,11 @@ add(
     help="above the largest training grid: sample it, and those of --progressive above it, to the end first",
 )
 add("--guidance", type=float, help="with a model trained with --guidance: the scale")
+add(
+    "--autoguide",
+    type=Path,
+    help="guide the model by this one, trained alike for less time, as in `fnodiff.sde.Autoguided`",
+)
 add("--upscale", action="store_true", help="also upscale true images from the largest training size to the finest")
 add("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
 add("--out", type=Path, default=Path("."), help="folder for ffhq_superres.png and the trained model")
@@ -194,8 +207,9 @@ sampler = partial(sampler, spacing=args.spacing)
 spectrum = getattr(trained, "spectrum", None)
 if spectrum is None:
     spectrum = fit_spectrum(trained.normalization.cpu()(some["x"]), domain, cell_averages=True)
-trained.to(accelerator.device)
-denoiser = ClassifierFree(trained, args.guidance) if guided else trained
+denoiser = trained if args.autoguide is None else Autoguided(trained, from_pretrained(args.autoguide))
+denoiser = ClassifierFree(denoiser, args.guidance) if guided else denoiser
+denoiser.to(accelerator.device)
 labels = {"label": held[largest]["label"][-args.samples :]} if guided else {}
 seeds = range(10_000 * args.seed, 10_000 * args.seed + args.samples)
 

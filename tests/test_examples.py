@@ -43,8 +43,8 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path, run_here):
     assert width > 800 and height > 600
     assert from_pretrained(tmp_path / "ffhq_superres").training_shapes == ((16, 16), (24, 24), (32, 32))
 
-    again = run_here("ffhq_superres", "--smoke", "--checkpoint", "ffhq_superres", "--out", "again")
-    assert table(again) == rows, "a saved model samples the same"
+    again = ["--checkpoint", "ffhq_superres", "--autoguide", "ffhq_superres", "--out", "again"]
+    assert table(run_here("ffhq_superres", "--smoke", *again)) == rows, "a saved model, also guided by itself"
 
 
 def test_every_mechanism_has_an_option(tmp_path, run_here):
