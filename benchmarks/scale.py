@@ -397,9 +397,9 @@ def main() -> None:
     pictures["true"] = {size: study.truth(size) for size in study.samples}
     print()
     draw_curves(table, args.out / "scale.png")
-    draw_grid(
-        {k: {n: x[n] for n in list(x)[:: max(1, len(x) // 3)]} for k, x in pictures.items()}, args.out / "faces.png"
-    )
+    sizes = list(study.samples)
+    few = dict.fromkeys(sizes[round(i * (len(sizes) - 1) / 3)] for i in range(4))  # the first, the last, two between
+    draw_grid({name: {n: by_size[n] for n in few} for name, by_size in pictures.items()}, args.out / "faces.png")
 
 
 if __name__ == "__main__":
