@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -127,6 +128,15 @@ def named(name: str) -> Row:
     return next(row for row in (*ROWS, GUIDE) if row.name == name)
 
 
+def write_once(file: Path, content: Any) -> None:
+    """As JSON, whole at once and only where there is none: others may read it meanwhile."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(content))
+        part.replace(file)
+
+
 class Study:
     """Models and samples of the rows, made when they are not there yet."""
 
@@ -149,8 +159,7 @@ class Study:
         file, meaning = folder / "row.json", json.loads(json.dumps(asdict(row)))
         if file.exists() and json.loads(file.read_text()) != meaning:
             raise ValueError(f"{folder}: expected {meaning}, got {file.read_text()}: an older row; name another --out.")
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(meaning))
+        write_once(file, meaning)
         return folder
 
     def build(self, row: Row) -> Denoiser:
@@ -370,7 +379,7 @@ def main() -> None:
         raise ValueError(
             f"{args.out}: expected options {kept.read_text()}, got {json.dumps(options)}; name another --out."
         )
-    kept.write_text(json.dumps(options))
+    write_once(kept, options)
     table, pictures = {}, {}
     for row in rows:
         for seed in args.seeds:

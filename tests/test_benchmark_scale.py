@@ -118,6 +118,15 @@ def test_what_an_older_row_left_is_not_taken(tmp_path):
         study.folder(dataclasses.replace(scale.PAPER, noise="white"), 0)
 
 
+def test_what_others_may_be_reading_is_not_written_again(tmp_path):
+    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+    file = study.folder(scale.PAPER, 0) / "row.json"
+    before = file.stat().st_mtime_ns, file.stat().st_ino
+    study.folder(scale.PAPER, 0)
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == before
+    assert [path.name for path in file.parent.iterdir()] == ["row.json"], "nothing half written"
+
+
 def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     args = scale.parse([*FEW, "--out", str(tmp_path), "--quiet"])
     row, study = scale.PAPER, scale.Study(args)
