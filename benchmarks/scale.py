@@ -33,14 +33,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.ticker import LogLocator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks import attributes
+from benchmarks.scale_figures import draw_curves, draw_grid
 from fnodiff import (
     DFU,
     EDM,
@@ -58,7 +57,16 @@ from fnodiff import (
 )
 from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, InMemory, MultiResolution
-from fnodiff.sde import Autoguided, Denoiser, DenoisingLoss, Sampler, SpectralPreconditioned, fit_spectrum, noise_levels
+from fnodiff.sde import (
+    Autoguided,
+    Denoiser,
+    DenoisingLoss,
+    Sampler,
+    SpectralPreconditioned,
+    fit_spectrum,
+    noise_law,
+    noise_levels,
+)
 from fnodiff.sde.noise import Spectrum
 from fnodiff.train import fit, keep_freed_memory, measure_normalization, mixed_finetune
 
@@ -89,6 +97,11 @@ class Row:
     finetune: bool = False
     minutes: float = 1.0  # of training, in --minutes
     guide: str | None = None  # the row whose model guides this one's: `Autoguided`
+
+    @property
+    def emerging(self) -> bool:
+        """Whether the noise levels are those at which the portraits' modes emerge, instead of EDM's."""
+        return self.preconditioning == "spectral" or self.noise == "smooth"
 
 
 PAPER = Row("DFU, the paper's setting")
@@ -167,19 +180,14 @@ class Study:
         net = DFU.small(6 if row.shown else 3, 3, domain=DOMAIN, **row.network)
         units = measure_normalization(MultiResolution(self.pictures(), DOMAIN, TRAIN, batch_size=64), 0.5)
         noise, spectrum, finest = NOISES[row.noise], self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
-        usual = row.preconditioning == "edm" and row.noise != "smooth"
-        sde = FunctionSpaceSDE(noise, EDM() if usual else EDM(*noise_levels(noise, spectrum, finest)))
+        sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectrum, finest)) if row.emerging else EDM())
         if row.preconditioning == "edm":
             return Preconditioned(net, sde, 0.5, spectrum=spectrum if row.shown else None, normalization=units)
         return SpectralPreconditioned(net, sde, spectrum, REFERENCE, shown=row.shown, normalization=units)
 
     def loss(self, row: Row, denoiser: Denoiser) -> DenoisingLoss:
-        """EDM's noise levels in training; of a smooth noise, those at which the portraits' modes turn from noise to data."""
-        if row.preconditioning != "edm" or row.noise != "smooth":
-            return DenoisingLoss(denoiser, octaves=row.octaves)
-        law = SpectralPreconditioned(
-            denoiser.backbone, denoiser.sde, self.spectrum(denoiser.normalization), REFERENCE, shown=row.shown
-        ).noise_law
+        """The loss, at EDM's noise levels or those of the modes."""
+        law = noise_law(denoiser.sde.noise, self.spectrum(denoiser.normalization), REFERENCE) if row.emerging else ()
         return DenoisingLoss(denoiser, *law, octaves=row.octaves)
 
     def spectrum(self, units: torch.nn.Module) -> Any:
@@ -282,51 +290,6 @@ def upsampled(x: Tensor, size: int) -> dict[str, Tensor]:
         "bicubic": interpolate(x, size=(size, size), mode="bicubic").clamp(-1, 1),
         "Fourier": DOMAIN.resample(x, (size, size)).clamp(-1, 1),
     }
-
-
-def draw_curves(table: dict[tuple[str, int], list[float]], path: Path) -> None:
-    """Distances against the size, a line for each row: the paper's second figure."""
-    names = list(dict.fromkeys(name for name, _ in table))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
-    for axis, (column, title) in zip(axes, ((0, "features"), (1, "new band"), (4, "global")), strict=True):
-        for i, name in enumerate(names):
-            points = [
-                (n, row[column]) for (other, n), row in table.items() if other == name and row[column] == row[column]
-            ]
-            if points:
-                look = {"color": "black", "ls": ":"} if name.startswith("other true") else {"color": f"C{i % 10}"}
-                look["ls"] = look.get("ls", "--" if i >= 10 else "-")
-                axis.plot(*zip(*points, strict=True), marker=".", label=name, **look)
-        axis.set(title=title, xlabel="pixels per side", yscale="log", xscale="log")
-        sizes = sorted({n for _, n in table})
-        axis.set_xticks(sizes, labels=[str(n) if n != 53 or 48 not in sizes else "" for n in sizes])  # too near
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
-    axes[0].set_ylabel("Frechet distance")
-    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=130)
-    print(f"figure: {path}")
-
-
-def draw_grid(pictures: dict[str, dict[int, Tensor]], path: Path) -> None:
-    """The same seeds, a line for each row, a block for each size: the paper's first and third figures."""
-    sizes, few = list(next(iter(pictures.values()))), 3
-    figure, axes = plt.subplots(
-        len(pictures), few * len(sizes), figsize=(1.25 * few * len(sizes), 1.32 * len(pictures) + 0.3), squeeze=False
-    )
-    for line, (name, by_size) in zip(axes, pictures.items(), strict=True):
-        for i, n in enumerate(sizes):
-            for j in range(few):
-                axis = line[few * i + j]
-                axis.imshow(by_size[n][j].movedim(0, -1).numpy() / 2 + 0.5, interpolation="nearest")
-                axis.set(xticks=[], yticks=[])
-                if axis in axes[0] and j == 1:
-                    axis.set_title(f"{n} x {n}", fontsize=9)
-        line[0].set_ylabel(name.replace(", ", ",\n"), fontsize=6.5)
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=130)
-    print(f"figure: {path}")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

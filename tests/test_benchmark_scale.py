@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from benchmarks import attributes, scale
 from fnodiff import EDM, Box, Cascade, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
 from fnodiff.data import Faces
-from fnodiff.sde import Autoguided, GaussianDenoiser
+from fnodiff.sde import Autoguided, GaussianDenoiser, noise_law, noise_levels
 from fnodiff.train import fit
 
 FEW = [
@@ -60,6 +60,21 @@ def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch
     at_48 = {row[0].strip(): row[1:] for row in table[5:10]}
     assert at_48[rows[2]] != at_48[rows[3]], "one model, sampled in two ways"
     assert float(table[-2][3]) < 0.5, "what is upsampled has little of the new band's energy"
+
+
+def test_rows_train_at_the_noise_levels_that_they_name(tmp_path):
+    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+    for row in scale.ROWS:
+        model = study.build(row)
+        loss, ends = study.loss(row, model), (model.sde.schedule.sigma_min, model.sde.schedule.sigma_max)
+        if row.noise == "smooth" or row.preconditioning == "spectral":
+            spectrum = study.spectrum(model.normalization)
+            law = noise_law(model.sde.noise, spectrum, (32, 32))
+            assert ends == pytest.approx(noise_levels(model.sde.noise, spectrum, (64, 64))), row.name
+        else:
+            law = (-1.2, 1.2)
+            assert ends == (0.002, 80.0), row.name
+        assert (loss.p_mean, loss.p_std) == pytest.approx(law), row.name
 
 
 def test_the_guided_row_has_a_guide_of_less_training(tmp_path):

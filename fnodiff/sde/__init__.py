@@ -7,7 +7,7 @@ from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.observe import Linear, Masked, Nonlinear, Observation, PointObservation, Restriction
-from fnodiff.sde.process import FunctionSpaceSDE, noise_levels
+from fnodiff.sde.process import FunctionSpaceSDE, noise_law, noise_levels
 from fnodiff.sde.resolution import Progressive, Rung
 from fnodiff.sde.sample import DDIM, DPMSolver, Heun, Sampler
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
@@ -61,6 +61,7 @@ __all__ = [
     "WhiteNoise",
     "fit_spectra",
     "fit_spectrum",
+    "noise_law",
     "noise_levels",
     "upscale",
 ]

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from fnodiff.domain import Shape
 from fnodiff.sde.noise import GaussianRandomField, Spectrum
 from fnodiff.sde.normalization import Normalization
-from fnodiff.sde.process import FunctionSpaceSDE, has_data
+from fnodiff.sde.process import FunctionSpaceSDE, noise_law
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -365,21 +365,8 @@ class SpectralPreconditioned(Denoiser):
 
     @functools.cached_property
     def noise_law(self) -> tuple[float, float]:
-        """Mean and standard deviation of ln(sigma / alpha) in training: where the modes turn from noise to data.
-
-        Mode k does so around sqrt(S_k / C_k), its share s^2 C / (S + s^2 C) of noise being a logistic function of 2 ln(s), of
-        standard deviation pi / sqrt(12) in ln(s). The law is that of such turns with an octave of modes counted by the square
-        root of their number: octaves alike are too many of high noise, modes alike too many of low.
-        """
-        domain, shape = self.sde.domain, self.reference
-        eigenvalues, mult = (f(shape, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity))
-        s, c = self._spectra(eigenvalues, shape)
-        turn, octave = 0.5 * (s / c).log(), domain.octaves(shape)
-        counts = torch.zeros(int(octave.max()) + 1, dtype=torch.float64).index_add(0, octave.flatten(), mult.flatten())
-        weight = mult / counts[octave].sqrt() * has_data(s, eigenvalues)
-        weight = weight / weight.sum()
-        mean = (weight * turn).sum()
-        return float(mean), math.sqrt(float((weight * (turn - mean).square()).sum()) + math.pi**2 / 12)
+        """Mean and standard deviation of ln(sigma / alpha) in training: `fnodiff.sde.noise_law` on the reference grid."""
+        return noise_law(self.sde.noise, self.spectrum, self.reference)
 
     def target_variance(self, t: Tensor, shape: Shape) -> Tensor:
         """V, the error per mode that F starts from: (*t.shape, *coefficient_shape), float64.

@@ -238,6 +238,37 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
     return math.sqrt(eps * low), math.sqrt(high / eps)
 
 
+def noise_law(noise: Noise, spectrum: Spectrum, shape: Sequence[int]) -> tuple[float, float]:
+    """Mean and standard deviation of ln(sigma / alpha) to train at: `DenoisingLoss(denoiser, *noise_law(...))`.
+
+    Mode k turns from noise to data around sqrt(S_k / C_k), its share s^2 C / (S + s^2 C) of noise being a logistic function of
+    2 ln(s), of standard deviation pi / sqrt(12) in ln(s). The law is that of such turns with an octave of modes counted by the
+    square root of their number: octaves alike are too many of high noise, modes alike too many of low.
+
+    Args:
+        noise: C.
+        spectrum: S, such as `fit_spectrum` returns.
+        shape: Spatial shape of the largest grid trained on.
+
+    Examples:
+        >>> from fnodiff import Box, Matern, WhiteNoise
+        >>> from fnodiff.sde import noise_law
+        >>> [round(v, 2) for v in noise_law(WhiteNoise(Box(2), (32, 32)), Matern(1.0, 0.3), (32, 32))]
+        [-1.28, 1.9]
+    """
+    domain = noise.domain
+    eigenvalues, mult = (
+        f(domain.check_shape(shape), dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity)
+    )
+    s, c = torch.broadcast_tensors(spectrum(eigenvalues, domain.dim), noise.on(shape).std(eigenvalues).square())
+    turn, octave = 0.5 * (s / c).log(), domain.octaves(shape)
+    counts = torch.zeros(int(octave.max()) + 1, dtype=torch.float64).index_add(0, octave.flatten(), mult.flatten())
+    weight = mult / counts[octave].sqrt() * has_data(s, eigenvalues)
+    weight = weight / weight.sum()
+    mean = (weight * turn).sum()
+    return float(mean), math.sqrt(float((weight * (turn - mean).square()).sum()) + math.pi**2 / 12)
+
+
 def has_data(s: Tensor, eigenvalues: Tensor) -> Tensor:
     """Where S counts: everywhere but at the mean of fields that have none."""
     largest = s.amax(tuple(range(-eigenvalues.ndim, 0)), keepdim=True)  # of each channel
