@@ -14,7 +14,7 @@ import torch
 from matplotlib import cbook
 from PIL import Image
 
-from fnodiff.checkpoint import from_pretrained
+from fnodiff.checkpoint import from_pretrained, save_pretrained
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "ffhq_superres.py"
 
@@ -43,8 +43,15 @@ def test_smoke_trains_samples_measures_and_draws(tmp_path, run_here):
     assert width > 800 and height > 600
     assert from_pretrained(tmp_path / "ffhq_superres").training_shapes == ((16, 16), (24, 24), (32, 32))
 
-    again = ["--checkpoint", "ffhq_superres", "--autoguide", "ffhq_superres", "--out", "again"]
-    assert table(run_here("ffhq_superres", "--smoke", *again)) == rows, "a saved model, also guided by itself"
+    again = ["--smoke", "--checkpoint", "ffhq_superres", "--out", "again"]
+    assert table(run_here("ffhq_superres", *again)) == rows, "a saved model samples the same"
+    worse = from_pretrained(tmp_path / "ffhq_superres")
+    for parameter in worse.parameters():
+        parameter.data.mul_(0.5)
+    save_pretrained(worse, tmp_path / "worse")
+    guided = table(run_here("ffhq_superres", *again, "--autoguide", "worse"))
+    assert guided.keys() == rows.keys() and guided[32, "sampled"] != rows[32, "sampled"]
+    assert guided[32, "other true images"] == rows[32, "other true images"]
 
 
 def test_every_mechanism_has_an_option(tmp_path, run_here):
