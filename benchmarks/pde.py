@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fnodiff import DDIM, metrics
 from fnodiff.checkpoint import from_pretrained
-from fnodiff.data import Darcy, NavierStokes
+from fnodiff.equations import Darcy, NavierStokes
 from fnodiff.domain import Domain
 from fnodiff.sde import Denoiser, MomentMatching, PointObservation
 

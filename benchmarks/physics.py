@@ -7,9 +7,10 @@ import time
 
 import torch
 
-from fnodiff.data import Darcy, NavierStokes, Terrain
-from fnodiff.data.darcy import coefficient, residual, solve
-from fnodiff.data.navier_stokes import initial_vorticity
+from fnodiff.data import Terrain
+from fnodiff.equations import Darcy, NavierStokes
+from fnodiff.equations.darcy import coefficient, residual, solve
+from fnodiff.equations.navier_stokes import initial_vorticity
 from fnodiff.metrics import relative_l2, slope_statistics
 
 GRIDS = (24, 48, 96)

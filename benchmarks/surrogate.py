@@ -20,7 +20,7 @@ from neuralop.models import FNO
 from torch import Tensor, nn
 
 from fnodiff import DFU, Box, metrics
-from fnodiff.data import Darcy
+from fnodiff.equations import Darcy
 from fnodiff.train import keep_freed_memory
 
 DOMAIN, GRIDS, FINEST = Box(2), (16, 24, 32, 48), 96

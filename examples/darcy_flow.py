@@ -3,7 +3,7 @@ Darcy flow: pairs, surrogate, posterior
 =======================================
 
 The pressure u in a medium of permeability a, -div(a grad u) = 1 on the unit square with u = 0 on its edge: the benchmark of
-the neural-operator papers, solved here by `fnodiff.data.darcy`. Models train on grids of 16 to 48 cells per side, and are asked
+the neural-operator papers, solved here by `fnodiff.equations.darcy`. Models train on grids of 16 to 48 cells per side, and are asked
 three things:
 
 1. Pairs (a, u) drawn at 96, above the training resolution: does u solve the equation for its a?
@@ -43,8 +43,9 @@ from fnodiff import (
     metrics,
 )
 from fnodiff.checkpoint import from_pretrained, save_pretrained
-from fnodiff.data import Darcy, InMemory, MultiResolution
-from fnodiff.data.darcy import residual, solve
+from fnodiff.data import InMemory, MultiResolution
+from fnodiff.equations import Darcy
+from fnodiff.equations.darcy import residual, solve
 from fnodiff.sde import (
     ChannelSpectra,
     DenoisingLoss,

@@ -3,7 +3,7 @@ Navier-Stokes: forecast, rollout, refinement
 ============================================
 
 The vorticity w of a periodic two-dimensional flow, dw/dt + (u, v) . grad w = nu Delta w + f, with the initial law and the
-forcing of the neural-operator papers, solved here by `fnodiff.data.navier_stokes`. Models train on grids of 16 to 48 points
+forcing of the neural-operator papers, solved here by `fnodiff.equations.navier_stokes`. Models train on grids of 16 to 48 points
 per side, and are asked three things:
 
 1. The distribution of w(T) given w(0) at 3% of the points, with errors. Here the truth is known: w(0) is Gaussian, so its
@@ -43,7 +43,7 @@ from fnodiff import (
 )
 from fnodiff.checkpoint import from_pretrained, save_pretrained
 from fnodiff.data import MultiResolution
-from fnodiff.data.navier_stokes import benchmark_forcing, initial_vorticity, solve
+from fnodiff.equations.navier_stokes import benchmark_forcing, initial_vorticity, solve
 from fnodiff.sde import DenoisingLoss, MomentMatching, PointObservation
 from fnodiff.train import fit
 

@@ -39,7 +39,8 @@ from fnodiff import (
     metrics,
 )
 from fnodiff.checkpoint import from_pretrained, save_pretrained
-from fnodiff.data import MultiResolution, ShallowWater
+from fnodiff.data import MultiResolution
+from fnodiff.equations import ShallowWater
 from fnodiff.sde import (
     ChannelSpectra,
     MomentMatching,

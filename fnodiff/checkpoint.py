@@ -1,8 +1,8 @@
-"""Whole models on disk: safetensors for the tensors, config.json for everything else needed to sample.
+"""Objects on disk: safetensors for the tensors, config.json for everything else that makes them.
 
 config.json names classes and their constructor arguments; the classes come from an allow-list that the caller can
 extend, and no pickle is read. An object can be saved if it is a dataclass, or has a `config` property that holds its
-constructor's arguments.
+constructor's arguments. `Model.save_pretrained` and `Model.from_pretrained` write and read whole models by it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import nn
 from fnodiff import domain, sde
 
 MODEL, CONFIG = "model.safetensors", "config.json"
-FORMAT = 2
+FORMAT = 3
 
 _CLASSES: tuple[type, ...] = (
     domain.Torus,
@@ -41,69 +41,40 @@ _CLASSES: tuple[type, ...] = (
     sde.Cosine,
     sde.FunctionSpaceSDE,
     sde.Normalization,
-    sde.Preconditioned,
+    sde.EDMScaling,
+    sde.SpectralScaling,
     sde.ChannelSpectra,
     sde.DataSpectrum,
-    sde.SpectralPreconditioned,
 )
 
 
-def save_pretrained(denoiser: sde.Denoiser, path: str | os.PathLike[str]) -> Path:
-    """Write a model into a folder, new or not: `config.json` and `model.safetensors`, each replaced in one move.
+def write(folder: Path, model: nn.Module, known: dict[str, Any]) -> Path:
+    """Write a module and what is known of it into a folder, new or not, each file replaced in one move.
 
     Raises:
-        ValueError: If a part of the model cannot be described (not a dataclass, no `config`).
+        ValueError: If a part of it cannot be described (not a dataclass, no `config`).
     """
-    path = Path(path)
-    config = {
-        "format": FORMAT,
-        "model": describe(denoiser),
-        "training_shapes": [list(shape) for shape in denoiser.training_shapes],
-    }
+    config = {"format": FORMAT, "model": describe(model), **known}
     text = json.dumps(config, indent=2) + "\n"
-    tensors = {k: v.detach().cpu().contiguous() for k, v in denoiser.state_dict().items()}
-    path.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    folder.mkdir(parents=True, exist_ok=True)
 
     def write_config() -> None:
-        if not (path / CONFIG).is_file() or (path / CONFIG).read_text() != text:
-            (path / MODEL).unlink(missing_ok=True)  # another model's tensors never stand beside this config
-            replace_file(path / CONFIG, lambda new: new.write_text(text))
+        if not (folder / CONFIG).is_file() or (folder / CONFIG).read_text() != text:
+            (folder / MODEL).unlink(missing_ok=True)  # another model's tensors never stand beside this config
+            replace_file(folder / CONFIG, lambda new: new.write_text(text))
 
-    replace_file(path / MODEL, lambda new: safetensors.torch.save_file(tensors, new), write_config)
-    return path
+    replace_file(folder / MODEL, lambda new: safetensors.torch.save_file(tensors, new), write_config)
+    return folder
 
 
-def from_pretrained(
-    path: str | os.PathLike[str], *, classes: Sequence[type] = (), revision: str | None = None
-) -> sde.Denoiser:
-    """Read a model from a folder, or from the hub by its id "owner/name".
-
-    Args:
-        path: A folder written by `save_pretrained`, or a hub id.
-        classes: Your own classes that config.json may name, beside fnodiff's.
-        revision: Of the hub's repository.
-
-    Returns:
-        The model on the CPU, in evaluation mode.
+def read(folder: Path, classes: Sequence[type]) -> tuple[Any, dict[str, Any]]:
+    """The object of a folder, its tensors not yet filled in, and what is known of it.
 
     Raises:
-        ValueError: If files are missing or broken, config.json names a class that is not allowed or arguments that it does
-            not take, or tensors are missing, left over or of the wrong shape.
-
-    Examples:
-        >>> import tempfile
-        >>> from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
-        >>> from fnodiff.checkpoint import from_pretrained, save_pretrained
-        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> save_pretrained(Preconditioned(DFU.tiny(1, 1), sde), folder.name).is_dir()
-        True
-        >>> from_pretrained(folder.name).sde == sde
-        True
+        ValueError: If files are missing or broken, or config.json names a class that is not allowed or arguments that it does
+            not take.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        folder = _download(os.fspath(path), revision)
     for name in (CONFIG, MODEL):
         if not (folder / name).is_file():
             raise ValueError(
@@ -114,27 +85,21 @@ def from_pretrained(
         config = json.loads((folder / CONFIG).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); save the model again.") from error
+    if isinstance(config, dict) and config.get("format") in (1, 2):
+        raise ValueError(
+            f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got format {config['format']}; convert it: "
+            f"fnodiff convert {folder} NEW_FOLDER."
+        )
     if not isinstance(config, dict) or config.get("format") != FORMAT or "model" not in config:
         raise ValueError(
             f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got {str(config)[:80]}; "
             f"read it with the version of fnodiff that wrote it, and save it again."
         )
     try:
-        denoiser = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, _dfu(), *classes)})
+        model = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, _dfu(), *classes)})
     except RecursionError as error:
         raise ValueError(f"{folder / CONFIG}: too deeply nested ({error}); save the model again.") from error
-    if not isinstance(denoiser, sde.Denoiser):
-        raise ValueError(
-            f"{folder / CONFIG}: expected a Denoiser as the model, got {type(denoiser).__name__}; save the whole model."
-        )
-    shapes = config.get("training_shapes", [])
-    if not isinstance(shapes, list):
-        raise ValueError(
-            f"{folder / CONFIG}: expected a list as training_shapes, got {str(shapes)[:80]}; save the model again."
-        )
-    denoiser.training_shapes = tuple(denoiser.sde.domain.check_shape(shape) for shape in shapes)
-    load_tensors(denoiser, folder / MODEL)
-    return denoiser.eval()
+    return model, config
 
 
 def load_tensors(module: nn.Module, path: Path) -> None:
@@ -231,7 +196,8 @@ def _dfu() -> type:
     return DFU
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def download(repo: str, revision: str | None) -> Path:
+    """The folder of a model on the hub, "owner/name"."""
     if repo.count("/") != 1 or repo.startswith((".", "/")):
         raise ValueError(
             f"{repo}: expected a folder with a saved model, or a hub id such as owner/name; neither is there."

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import ModelCardData
 
-from fnodiff import checkpoint
 from fnodiff.sde import Denoiser
 
 _CARD = """---
@@ -22,11 +20,10 @@ _CARD = """---
 Trained on {grids}; parameters: {parameters:,}. One seed is one function on every grid, also those that it was not trained on.
 
 ```python
-from fnodiff import DPMSolver
-from fnodiff.checkpoint import from_pretrained
+from fnodiff import Model, sample
 
-model = from_pretrained("{repo}")
-x = DPMSolver(model, 12).draw(({channels}, {example}), seeds=range(8))
+model = Model.from_pretrained("{repo}")
+x = sample(model, shape=({example}), seeds=range(8))
 ```
 
 ## What was measured
@@ -42,15 +39,16 @@ x = DPMSolver(model, 12).draw(({channels}, {example}), seeds=range(8))
 | domain | `{domain}` |
 | noise | `{noise}` |
 | schedule | `{schedule}` |
-| denoiser | `{denoiser}` |
+| network | `{network}` |
+| scaling | `{scaling}` |
 """
 
 
-def model_card(denoiser: Denoiser, repo: str, measured: object, *, licence: str, description: str) -> str:
+def model_card(model: Denoiser, repo: str, measured: object, *, licence: str, description: str) -> str:
     """The text of a model's card (README.md), its metadata included.
 
     Args:
-        denoiser: A trained model.
+        model: A trained model.
         repo: "owner/name".
         measured: The table: a text, or what prints as one, such as `invariance_report` returns.
         licence: Of the weights, as the hub names licences ("mit", "cc-by-4.0", "other").
@@ -58,7 +56,7 @@ def model_card(denoiser: Denoiser, repo: str, measured: object, *, licence: str,
 
     Raises:
         ValueError: If the repository's name is none, nothing was measured, licence or description are empty, or the model has
-            no training_shapes, which `fit` notes.
+            no training_shapes, which `Model.for_data` notes.
     """
     if repo.count("/") != 1 or not all(repo.split("/")):
         raise ValueError(f'model_card: expected a repository "owner/name", got {repo!r}.')
@@ -71,32 +69,33 @@ def model_card(denoiser: Denoiser, repo: str, measured: object, *, licence: str,
     if empty:
         raise ValueError(
             f"model_card: expected {', '.join(empty)}, got nothing; measured can be str(invariance_report(...)) or what "
-            f"`python -m fnodiff evaluate` prints."
+            f"`fnodiff evaluate` prints."
         )
-    if not denoiser.training_shapes:
-        raise ValueError("model_card: expected a model with training_shapes, got none; train it with fit, or set them.")
-    shapes, sde = sorted(denoiser.training_shapes), denoiser.sde
-    network = getattr(denoiser, "backbone", denoiser)
+    if not model.training_shapes:
+        raise ValueError(
+            "model_card: expected a model with training_shapes, got none; make it with Model.for_data, or set them."
+        )
+    shapes, sde = sorted(model.training_shapes), model.sde
     metadata = ModelCardData(license=licence, library_name="fnodiff", tags=["diffusion", "neural-operator"])
     return _CARD.format(
         metadata=metadata.to_yaml(),
         title=repo.split("/")[1],
         description=description.strip(),
         grids=", ".join("x".join(map(str, shape)) for shape in shapes),
-        parameters=sum(p.numel() for p in denoiser.parameters()),
+        parameters=sum(p.numel() for p in model.parameters()),
         repo=repo,
-        channels=getattr(network, "out_channels", "C"),
         example=", ".join(str(2 * n) for n in shapes[-1]),
         measured=table,
         domain=sde.domain,
         noise=sde.noise,
         schedule=sde.schedule,
-        denoiser=f"{type(denoiser).__name__}, {type(network).__name__}",
+        network=type(model.network).__name__,
+        scaling=model.scaling,
     )
 
 
 def push_to_hub(
-    denoiser: Denoiser,
+    model: Denoiser,
     repo: str,
     measured: object,
     *,
@@ -105,22 +104,22 @@ def push_to_hub(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload a model with its card; `from_pretrained(repo)` reads it back. Returns the commit's address.
+    """Upload a model with its card; `Model.from_pretrained(repo)` reads it back. Returns the commit's address.
 
     Args:
-        denoiser: A trained model; what cannot be saved is refused before anything is created.
+        model: A trained model; what cannot be saved is refused before anything is created.
         repo: "owner/name", made if it is not there.
         measured: As for `model_card`, like licence and description.
         private: For a repository that is made.
         token: Of the hub; by default the one that `hf auth login` left.
 
     Raises:
-        ValueError: As `model_card` and `checkpoint.save_pretrained`.
+        ValueError: As `model_card` and `Model.save_pretrained`.
     """
-    card = model_card(denoiser, repo, measured, licence=licence, description=description)
+    card = model_card(model, repo, measured, licence=licence, description=description)
     api = huggingface_hub.HfApi(token=token)
     with tempfile.TemporaryDirectory() as name:
-        folder = checkpoint.save_pretrained(denoiser, Path(name))
+        folder = model.save_pretrained(name)
         (folder / "README.md").write_text(card)
         api.create_repo(repo_id=repo, private=private, exist_ok=True)
         return str(

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import fnodiff.data.darcy as darcy
+import fnodiff.equations.darcy as darcy
 from fnodiff.data import HDF5Fields
-from fnodiff.data.darcy import Darcy, coefficient, residual, solve
+from fnodiff.equations.darcy import Darcy, coefficient, residual, solve
 from fnodiff.domain import Box
 
 SQUARE = Box(2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.data import HDF5Fields
-from fnodiff.data.navier_stokes import NavierStokes, benchmark_forcing, initial_vorticity, solve
+from fnodiff.equations.navier_stokes import NavierStokes, benchmark_forcing, initial_vorticity, solve
 from fnodiff.domain import Torus
 
 TORUS = Torus(2)

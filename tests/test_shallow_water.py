@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fnodiff import Sphere
-from fnodiff.data import HDF5Fields, ShallowWater
-from fnodiff.data.shallow_water import _Flow
+from fnodiff.data import HDF5Fields
+from fnodiff.equations import ShallowWater
+from fnodiff.equations.shallow_water import _Flow
 
 SMALL = {"fine": 16, "first": 0.5, "snapshots": 2}
 

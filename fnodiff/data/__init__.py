@@ -4,20 +4,16 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 "label" or a conditioning "field" if there is one.
 """
 
-from fnodiff.data.darcy import Darcy
 from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields, write_fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part, Upsampled
-from fnodiff.data.navier_stokes import NavierStokes
 from fnodiff.data.readers import ArrayFields
-from fnodiff.data.shallow_water import ShallowWater
 from fnodiff.data.terrain import Terrain
 
 __all__ = [
     "ArrayFields",
-    "Darcy",
     "Faces",
     "Fields",
     "HDF5Fields",
@@ -25,9 +21,7 @@ __all__ = [
     "InMemory",
     "LatLon",
     "MultiResolution",
-    "NavierStokes",
     "Part",
-    "ShallowWater",
     "Terrain",
     "Upsampled",
     "face_attributes",

@@ -292,6 +292,8 @@ class Faces:
     """
 
     channels = 3
+    cell_averages = True
+    condition_channels = 0
 
     def __init__(self, count: int, seed: int = 0, *, label: str | None = None) -> None:
         if label is not None and label not in _CLASSES:

@@ -44,7 +44,7 @@ class HDF5Fields:
 
     Attributes:
         channels: C.
-        field_channels: K of the conditioning field, 0 without one.
+        condition_channels: K of the conditioning field, 0 without one.
         masked: Whether batches have a mask.
         shapes: The grids, coarsest first.
         attributes: The file's attributes, such as source, licence and grid.
@@ -67,7 +67,7 @@ class HDF5Fields:
                 f"HDF5Fields: {self.path} cannot be opened ({error}); it may be cut short: write it again."
             ) from error
         with opened as file:
-            self.shapes, self.channels, self.field_channels, rows = _check_layout(file, self.path)
+            self.shapes, self.channels, self.condition_channels, rows = _check_layout(file, self.path)
             self._labelled, self.masked = "label" in file, "mask" in file
             self.attributes = dict(file.attrs)
         self._length = int(self.attributes.get("complete", rows))
@@ -79,6 +79,19 @@ class HDF5Fields:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def cell_averages(self) -> bool:
+        """Whether values are averages over cells, as the file's attribute `grid` says."""
+        return self.attributes.get("grid") == "cell averages"
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels name; 0 without."""
+        if not self._labelled:
+            return 0
+        label = self._file()["label"]
+        return 0 if label.ndim > 1 or label.dtype.kind == "f" else int(label[:].max(initial=-1)) + 1
 
     def __repr__(self) -> str:
         grids = ", ".join(_name(shape) for shape in self.shapes)
@@ -104,7 +117,7 @@ class HDF5Fields:
 
         Returns:
             "x", float32 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), "field",
-            float32 (B, field_channels, *shape), and "mask", float32 (B, 1 or C, *shape).
+            float32 (B, condition_channels, *shape), and "mask", float32 (B, 1 or C, *shape).
 
         Raises:
             ValueError: If the file lacks this grid, or an index is out of range.
@@ -127,7 +140,7 @@ class HDF5Fields:
         if self._labelled:
             label = file["label"][rows][inverse]
             out["label"] = torch.from_numpy(label.astype(np.int64 if label.ndim == 1 else np.float32))
-        if self.field_channels:
+        if self.condition_channels:
             out["field"] = _decode(file[f"field/{name}"][rows][inverse])
         if self.masked:
             out["mask"] = torch.from_numpy(file[f"mask/{name}"][rows][inverse]).float()
@@ -404,7 +417,7 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
     if len({len(grid) for grid in sizes["x"]}) > 1 or any(len(set(s.values())) > 1 for s in sizes.values()):
         raise wrong("as many samples, channels and axes on every grid")
     rows, channels = next(iter(sizes["x"].values()))
-    field_rows, field_channels = next(iter(sizes["field"].values()), (rows, 0))
+    field_rows, condition_channels = next(iter(sizes["field"].values()), (rows, 0))
     mask_rows, mask_channels = next(iter(sizes["mask"].values()), (rows, 1))
     label_shape, label_type = found.get("label", ((rows,), np.dtype(np.int64)))
     if not field_rows == mask_rows == rows or label_shape[:1] != (rows,):
@@ -418,4 +431,4 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
         raise wrong(f"attributes version {VERSION} and grid one of {GRIDS}, not {dict(attributes)}")
     if not 0 <= attributes.get("complete", rows) <= rows:
         raise wrong(f"an attribute complete from 0 to {rows}, not {attributes['complete']}")
-    return sorted(sizes["x"], key=lambda grid: (np.prod(grid), grid)), channels, field_channels, rows
+    return sorted(sizes["x"], key=lambda grid: (np.prod(grid), grid)), channels, condition_channels, rows

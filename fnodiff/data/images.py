@@ -56,6 +56,7 @@ class ImageFolder:
         channels: 3.
         names: The images' names relative to `path`, with "/", in the order of the indices.
         labels: int64 (N,), float32 (N, K) or None.
+        num_classes: How many classes the labels name; 0 without.
         ignored: How many files were left alone: without an image suffix, hidden (.name), or in __MACOSX.
         broken: One message for each image left out by "skip".
 
@@ -74,6 +75,8 @@ class ImageFolder:
     """
 
     channels = 3
+    cell_averages = True
+    condition_channels = 0
 
     def __init__(self, path: str | os.PathLike[str], *, on_error: Literal["raise", "skip"] = "raise") -> None:
         if on_error not in ("raise", "skip"):
@@ -94,6 +97,10 @@ class ImageFolder:
         if on_error == "skip":
             self._leave_out_broken()
         self.labels = None if labels is None else _label_tensor([labels[name] for name in self.names], self.path)
+
+    @property
+    def num_classes(self) -> int:
+        return 0 if self.labels is None or self.labels.is_floating_point() else int(self.labels.max()) + 1
 
     def __len__(self) -> int:
         return len(self.names)

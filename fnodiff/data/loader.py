@@ -6,24 +6,37 @@ One resolution per batch, drawn with a weight for each; the small ones first, if
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from fnodiff.domain import Box, Domain, Shape
 
 
 class Fields(Protocol):
-    """A source of fields that exist at several resolutions: `ImageFolder`, `HDF5Fields`, `Faces`, or your own."""
+    """A source of fields that exist at several resolutions: `ImageFolder`, `HDF5Fields`, `ArrayFields`, or your own.
+
+    Your own needs a length and `batch`. The attributes may be left out, and are then those of values at points without labels.
+
+    Attributes:
+        channels: C.
+        cell_averages: Whether values are averages over the cells of a grid, as an image's, rather than values at points.
+        num_classes: How many classes the labels name; 0 without.
+        condition_channels: Channels of the conditioning field; 0 without.
+    """
 
     channels: int
+    cell_averages: bool
+    num_classes: int
+    condition_channels: int
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -35,8 +48,29 @@ class Fields(Protocol):
         """
 
 
-class MultiResolution(Dataset):
+class _Source:
+    """A source made of another one, `fields`, with that one's attributes."""
+
+    fields: Fields
+
+    @property
+    def cell_averages(self) -> bool:
+        return bool(getattr(self.fields, "cell_averages", False))
+
+    @property
+    def num_classes(self) -> int:
+        return int(getattr(self.fields, "num_classes", 0))
+
+    @property
+    def condition_channels(self) -> int:
+        return int(getattr(self.fields, "condition_channels", 0))
+
+
+class MultiResolution(_Source, Dataset):
     """Batches for training, by step: `data[step]` is {"x": (B, C, *shape), ...} with shape one of `shapes`.
+
+    A map-style dataset of batches. Its length is an epoch; steps beyond it are further epochs, each in a new order. For a
+    `DataLoader` use batch_size=None and `data.steps(start, stop)` as sampler.
 
     Args:
         fields: Where the samples come from.
@@ -91,6 +125,27 @@ class MultiResolution(Dataset):
         self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
         self._epoch: tuple[int, np.ndarray] | None = None
 
+    def __len__(self) -> int:
+        """Steps in an epoch: those after which every sample has been seen once."""
+        return -(-len(self.fields) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self[step] for step in range(len(self)))
+
+    def steps(self, start: int = 0, stop: int | None = None) -> Steps:
+        """The steps of a run from `start` to `stop`, without end if that is None: a sampler.
+
+            loader = DataLoader(data, batch_size=None, sampler=data.steps(0, 10_000))
+
+        Steps beyond the first epoch are further epochs, each in an order of its own.
+        """
+        return Steps(start, stop)
+
+    def samples(self, count: int, shape: Shape) -> dict[str, Tensor]:
+        """`count` samples of the source, or all if it has fewer, chosen at random by the seed: for measuring."""
+        order = self._rng(2, 0).permutation(len(self.fields))[:count]
+        return self.fields.batch(sorted(int(i) for i in order), self.domain.check_shape(shape))
+
     @property
     def native_shapes(self) -> tuple[Shape, ...]:
         """The shapes on which the samples are not upsampled ones."""
@@ -125,7 +180,30 @@ class MultiResolution(Dataset):
         return np.random.default_rng([self.seed, stream, count])
 
 
-class InMemory:
+class Steps(Sampler[int]):
+    """The numbers of a run's steps, from `start` to `stop`; see `MultiResolution.steps`.
+
+    Raises:
+        ValueError: If they are not whole numbers, start >= 0 and stop >= start.
+    """
+
+    def __init__(self, start: int = 0, stop: int | None = None) -> None:
+        if not isinstance(start, int) or start < 0 or not (stop is None or (isinstance(stop, int) and stop >= start)):
+            raise ValueError(
+                f"steps: expected 0 <= start <= stop, got {start!r} and {stop!r}; stop=None goes on for ever."
+            )
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(itertools.count(self.start) if self.stop is None else range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        if self.stop is None:
+            raise TypeError("steps without an end have no length; pass stop.")
+        return self.stop - self.start
+
+
+class InMemory(_Source):
     """A source's samples on given grids, prepared once and kept: for sources that are slow to read or draw.
 
     Memory is that of all samples on all shapes, in float32.
@@ -149,7 +227,7 @@ class InMemory:
     def __init__(
         self, fields: Fields, shapes: Sequence[Sequence[int]], *, chunk: int = 256, progress: bool = False
     ) -> None:
-        self.channels, self._length = fields.channels, len(fields)
+        self.fields, self.channels, self._length = fields, fields.channels, len(fields)
         self._kept: dict[Shape, dict[str, Tensor]] = {}
         parts = [range(i, min(i + chunk, len(fields))) for i in range(0, len(fields), chunk)]
         with tqdm(total=len(shapes) * len(fields), disable=not progress, desc="preparing data") as bar:
@@ -174,7 +252,7 @@ class InMemory:
         return {name: value[rows] for name, value in self._kept[tuple(shape)].items()}
 
 
-class Upsampled:
+class Upsampled(_Source):
     """A source seen at `shape` at best: on finer grids, its fields there, upsampled.
 
     On Box linearly along each axis, from the centres of cells; elsewhere by `domain.resample`. A conditioning field stays as
@@ -228,7 +306,7 @@ class Upsampled:
         return {**batch, "x": interpolate(batch["x"], size=shape, mode=mode)}
 
 
-class Part:
+class Part(_Source):
     """Some of a source's samples, such as those to train on and those held out.
 
     Args:

@@ -60,7 +60,7 @@ class ArrayFields:
         channel_axis: 1 or -1, for arrays of d + 2 axes; 1 by default.
 
     Attributes:
-        channels, field_channels: C of x, and of the field, 0 without one.
+        channels, condition_channels: C of x, and of the field, 0 without one.
         shape, masked: The grid of x, and whether batches have a mask.
 
     Raises:
@@ -110,7 +110,7 @@ class ArrayFields:
         everywhere = torch.ones([1] * self._x.ndim)
         self._mask = everywhere if mask is None else self._as_mask(torch.as_tensor(mask), channel_axis)
         self.channels, self.shape = self._x.shape[1], tuple(self._placed(self._x[:1, :1]).shape[2:])
-        self.field_channels = 0 if self._field is None else self._field.shape[1]
+        self.condition_channels = 0 if self._field is None else self._field.shape[1]
         lengths = [len(values) for values in (self._x, self._field, self._label) if values is not None]
         if len(set(lengths)) > 1:
             raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
@@ -118,6 +118,16 @@ class ArrayFields:
             for part in self._x.split(_CHUNK):
                 self._place(part)  # whose repeated meridian, if there is one, is compared
         self.masked = self._has_missing() or mask is not None
+
+    @property
+    def cell_averages(self) -> bool:
+        """Whether coarser grids are made by averages over cells: on Box."""
+        return self.domain.averages_cells
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels name; 0 without."""
+        return 0 if self._label is None or self._label.is_floating_point() else int(self._label.max()) + 1
 
     @classmethod
     def open(
@@ -170,7 +180,7 @@ class ArrayFields:
 
         Returns:
             "x", float32 (B, C, *shape), in the units of the array, and if there are any "mask", float32 (B, C, *shape), 1 where
-            x was measured, "field", float32 (B, field_channels, *shape), and "label".
+            x was measured, "field", float32 (B, condition_channels, *shape), and "label".
 
         Raises:
             ValueError: If the grid is too fine, an index out of range, or the field is not finite.

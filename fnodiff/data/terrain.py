@@ -62,6 +62,9 @@ class Terrain:
     """
 
     channels = 1
+    cell_averages = True
+    num_classes = 0
+    condition_channels = 0
 
     def __init__(
         self,

@@ -24,11 +24,13 @@ class Domain(abc.ABC):
         dim: Number of spatial dimensions.
         lengths: Extent of each coordinate, in the units of `points`.
         uniform: Whether all points of a grid have the same weight.
+        averages_cells: Whether coarser grids of measured fields are made by averages over cells (`Box.average`), as an image's.
     """
 
     dim: int
     lengths: tuple[float, ...] | None
     uniform: ClassVar[bool] = True
+    averages_cells: ClassVar[bool] = False
 
     # ---- what a domain defines ------------------------------------------------------------------------------------
 
@@ -203,6 +205,14 @@ class Domain(abc.ABC):
         shape = self.check_field(x)
         return (x.square() * self.weights(shape, device=x.device, dtype=x.dtype)).flatten(1).sum(1).sqrt()
 
+    def derivative(self, x: Tensor, axis: int) -> Tensor:
+        """dx / d(coordinate `axis`) of fields (B, C, *shape) by central differences, of x's shape.
+
+        Raises:
+            ValueError: On a domain without straight axes, or if the axis has a single point.
+        """
+        raise ValueError(f"derivative: expected a domain with straight axes, got {self}; differentiate another way.")
+
     # ---- checks ---------------------------------------------------------------------------------------------------
 
     @property
@@ -213,6 +223,10 @@ class Domain(abc.ABC):
         """The grid of n points per side; of n latitudes and 2 n longitudes on a sphere."""
         return self.check_shape((n,) * self.dim)
 
+    def modes(self, shape: Sequence[int]) -> Shape:
+        """The n_modes per axis, in neuralop's convention (both signs), that a grid holds."""
+        return self.check_shape(shape)
+
     def check_shape(self, shape: Sequence[int]) -> Shape:
         """`shape` as a tuple, or a ValueError unless it is `dim` positive integers."""
         out = tuple(shape) if isinstance(shape, Iterable) else (shape,)
@@ -222,6 +236,9 @@ class Domain(abc.ABC):
                 f"pass the spatial shape alone, without batch and channels."
             )
         return out
+
+    def check_points(self, points: Tensor) -> None:
+        """Raise a ValueError unless points (dim, ...) lie on the domain. On a periodic axis every number does."""
 
     def check_field(self, x: Tensor) -> Shape:
         """The spatial shape of a field (B, C, *shape), or a ValueError if `x` is not a real one of this dimension."""

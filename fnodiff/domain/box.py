@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,10 +36,28 @@ class Box(Product):
         tensor([[0.2500, 0.7500, 1.2500, 1.7500]])
     """
 
+    averages_cells: ClassVar[bool] = True
+
     def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
         shape = self.check_shape(shape)
         axes = [(torch.arange(n, device=device, dtype=dtype or torch.get_default_dtype()) + 0.5) / n for n in shape]
         return torch.stack(torch.meshgrid(*[a * v for a, v in zip(axes, self.lengths, strict=True)], indexing="ij"))
+
+    def derivative(self, x: Tensor, axis: int) -> Tensor:
+        n, length = self.check_field(x)[axis], self.lengths[axis]
+        if n < 2:
+            raise ValueError(f"derivative: expected two points or more along axis {axis}, got {tuple(x.shape)}.")
+        return torch.gradient(x, spacing=length / n, dim=axis + 2)[0]  # one-sided at the edges
+
+    def check_points(self, points: Tensor) -> None:
+        """Raise a ValueError unless points (dim, ...) lie within the box."""
+        for axis, (places, length) in enumerate(zip(points, self.lengths, strict=True)):
+            low, high = float(places.min()), float(places.max())
+            if not (low >= 0 and high <= length):
+                raise ValueError(
+                    f"expected points within the box of sides {self.lengths}, got coordinates from {low:g} to {high:g} along "
+                    f"axis {axis}; scale them, or give the Box its lengths."
+                )
 
     def coefficient_shape(self, shape: Sequence[int]) -> Shape:
         return self.check_shape(shape)

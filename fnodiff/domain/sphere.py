@@ -68,6 +68,10 @@ class Sphere(Domain):
         latitudes, longitudes = self.check_shape(shape)
         return min(latitudes if self.grid == "legendre-gauss" else (latitudes + 1) // 2, (longitudes + 1) // 2)
 
+    def modes(self, shape: Sequence[int]) -> Shape:
+        degrees = self.degrees(shape)
+        return degrees, 2 * degrees
+
     def shape_of(self, n: int) -> Shape:
         return self.check_shape((n, 2 * n))
 
@@ -84,6 +88,15 @@ class Sphere(Domain):
         phi = torch.arange(longitudes, dtype=torch.float64) * (2 * math.pi / longitudes)
         points = torch.stack(torch.meshgrid(theta, phi, indexing="ij"))
         return points.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    def check_points(self, points: Tensor) -> None:
+        """Raise a ValueError unless points (2, ...) have colatitudes from 0 to pi; longitudes may be any number."""
+        low, high = float(points[0].min()), float(points[0].max())
+        if not (low >= -1e-6 and high <= math.pi + 1e-6):
+            raise ValueError(
+                f"expected colatitudes from 0, the north pole, to pi, got {low:g} to {high:g}; colatitude = (90 - latitude in "
+                f"degrees) * pi / 180, longitude second."
+            )
 
     def weights(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
         """Quadrature weights (*shape), which sum to 1: the share of the sphere's area that a point stands for."""

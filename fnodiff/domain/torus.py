@@ -36,6 +36,12 @@ class Torus(Product):
         axes = [torch.arange(n, device=device, dtype=dtype or torch.get_default_dtype()) / n for n in shape]
         return torch.stack(torch.meshgrid(*[a * v for a, v in zip(axes, self.lengths, strict=True)], indexing="ij"))
 
+    def derivative(self, x: Tensor, axis: int) -> Tensor:
+        n, length = self.check_field(x)[axis], self.lengths[axis]
+        if n < 2:
+            raise ValueError(f"derivative: expected two points or more along axis {axis}, got {tuple(x.shape)}.")
+        return (x.roll(-1, axis + 2) - x.roll(1, axis + 2)) * (n / (2 * length))
+
     def coefficient_shape(self, shape: Sequence[int]) -> Shape:
         *rest, last = ((n - 1) // 2 for n in self.check_shape(shape))
         return (*(2 * k + 1 for k in rest), last + 1)

@@ -1,22 +1,34 @@
-"""Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, samplers."""
+"""Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, solvers and sampling."""
 
-from fnodiff.sde.cascade import Cascade, KnownModes, upscale
-from fnodiff.sde.denoise import Denoiser, GaussianDenoiser, Preconditioned, SpectralPreconditioned
-from fnodiff.sde.guidance import DPS, Autoguided, ClassifierFree, Guided, MomentMatching, PiGDM
+from fnodiff.sde.denoiser import Denoiser, Given, Wrapper
+from fnodiff.sde.gaussian import GaussianDenoiser
+from fnodiff.sde.guidance import Autoguided, ClassifierFree
 from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
-from fnodiff.sde.normalization import Normalization
-from fnodiff.sde.observe import Linear, Masked, Nonlinear, Observation, PointObservation, Restriction
-from fnodiff.sde.process import FunctionSpaceSDE, noise_law, noise_levels
-from fnodiff.sde.resolution import Progressive, Rung
-from fnodiff.sde.sample import DDIM, DPMSolver, Heun, Sampler
+from fnodiff.sde.normalization import Normalization, measure_normalization
+from fnodiff.sde.process import FunctionSpaceSDE
+from fnodiff.sde.replace import ReplaceModes
+from fnodiff.sde.sampling import default_plan, integrate, run, sample, samples, upscale
+from fnodiff.sde.scaling import EDMScaling, Scaled, Scaling, SpectralScaling
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
-from fnodiff.sde.spectrum import DataSpectrum, fit_spectra, fit_spectrum
-from fnodiff.sde.stochastic import AnnealedLangevin, EulerMaruyama, PredictorCorrector
+from fnodiff.sde.solvers import (
+    DDIM,
+    AnnealedLangevin,
+    DPMSolver,
+    EulerMaruyama,
+    EvenLogSNR,
+    EvenRho,
+    EvenTime,
+    Heun,
+    PredictorCorrector,
+    Solver,
+    Spacing,
+)
+from fnodiff.sde.spectrum import DataSpectrum, fit_spectra, fit_spectrum, noise_law, noise_levels
+from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage
 
 __all__ = [
     "DDIM",
-    "DPS",
     "EDM",
     "RBF",
     "VE",
@@ -31,37 +43,44 @@ __all__ = [
     "DataSpectrum",
     "Denoiser",
     "DenoisingLoss",
+    "Direct",
+    "EDMScaling",
     "EulerMaruyama",
+    "EvenLogSNR",
+    "EvenRho",
+    "EvenTime",
     "FunctionSpaceSDE",
     "GaussianDenoiser",
     "GaussianRandomField",
-    "Guided",
+    "Given",
     "Heun",
-    "KnownModes",
-    "Linear",
-    "Masked",
     "Matern",
-    "MomentMatching",
     "Noise",
-    "Nonlinear",
     "Normalization",
-    "Observation",
-    "PiGDM",
     "PixelNoise",
-    "PointObservation",
-    "Preconditioned",
+    "Plan",
     "PredictorCorrector",
     "Progressive",
-    "Restriction",
-    "Rung",
-    "Sampler",
+    "ReplaceModes",
+    "Scaled",
+    "Scaling",
     "Schedule",
-    "SpectralPreconditioned",
+    "Solver",
+    "Spacing",
+    "SpectralScaling",
+    "Stage",
     "SubVP",
     "WhiteNoise",
+    "Wrapper",
+    "default_plan",
     "fit_spectra",
     "fit_spectrum",
+    "integrate",
+    "measure_normalization",
     "noise_law",
     "noise_levels",
+    "run",
+    "sample",
+    "samples",
     "upscale",
 ]

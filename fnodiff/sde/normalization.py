@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from fnodiff.domain import Domain
 
 
-class Normalization(nn.Module):
+@dataclass(frozen=True)
+class Normalization:
     """Per-channel affine map between data units and the units in which diffusion runs.
 
+    Mean and std are Python floats, and the map is computed in the precision of the field that it is given: a pressure of
+    101,325 Pa loses nothing, whatever the precision of the model.
+
     Args:
-        mean: Mean per channel, (C,) or () for all.
+        mean: Mean per channel, or one number for all: a float, a list, an array or a tensor.
         std: Standard deviation per channel, likewise; what data are divided by.
 
     Raises:
@@ -29,41 +38,109 @@ class Normalization(nn.Module):
         tensor([[[ 8., 10., 14.]]])
     """
 
-    def __init__(
-        self, mean: Tensor | Sequence[float] | float = 0.0, std: Tensor | Sequence[float] | float = 1.0
-    ) -> None:
-        super().__init__()
-        mean, std = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, std))
-        if mean.shape != std.shape or mean.ndim > 1 or not bool(((std > 0) & std.isfinite() & mean.isfinite()).all()):
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
+
+    def __post_init__(self) -> None:
+        mean, std = _plain(self.mean), _plain(self.std)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
+        means, stds = (v if isinstance(v, tuple) else (v,) for v in (mean, std))
+        same = isinstance(mean, tuple) == isinstance(std, tuple) and len(means) == len(stds)
+        if not same or not all(
+            math.isfinite(m) and math.isfinite(s) and s > 0 for m, s in zip(means, stds, strict=True)
+        ):
             raise ValueError(
-                f"Normalization: expected a finite mean and a positive std, each () or (channels,), got {mean} and {std}; "
-                f"a constant channel has std 0: leave it out or give it std 1."
+                f"Normalization: expected a finite mean and a positive std, each one number or one per channel, got {mean} "
+                f"and {std}; a constant channel has std 0: leave it out or give it std 1."
             )
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
-
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """From data units."""
-        return (x - self._per_channel(self.mean, x)) / self._per_channel(self.std, x)
+        return (x - _per_channel(self.mean, x)) / _per_channel(self.std, x)
 
     def inverse(self, x: Tensor) -> Tensor:
         """To data units."""
-        return self.scale(x) + self._per_channel(self.mean, x)
+        return self.scale(x) + _per_channel(self.mean, x)
 
     def scale(self, x: Tensor) -> Tensor:
         """A difference of fields, to data units."""
-        return x * self._per_channel(self.std, x)
+        return x * _per_channel(self.std, x)
 
-    @staticmethod
-    def _per_channel(value: Tensor, x: Tensor) -> Tensor:
-        if value.ndim and value.shape[0] != x.shape[1]:
-            raise ValueError(
-                f"Normalization: expected fields of {value.shape[0]} channels, got shape {tuple(x.shape)}; "
-                f"use the channels that the model was trained on."
-            )
-        return value.to(x).reshape(-1, *(1,) * (x.ndim - 2))
+
+def _plain(value: Tensor | np.ndarray | Sequence[float] | float) -> float | tuple[float, ...]:
+    """A number, or a tuple of numbers."""
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    if array.ndim > 1:
+        raise ValueError(
+            f"Normalization: expected one number or one per channel, got shape {array.shape}; average over the other axes."
+        )
+    return float(array) if array.ndim == 0 else tuple(array.tolist())
+
+
+def _per_channel(value: float | tuple[float, ...], x: Tensor) -> Tensor | float:
+    if not isinstance(value, tuple):
+        return value
+    if x.ndim < 2 or len(value) != x.shape[1]:
+        raise ValueError(
+            f"Normalization: expected {len(value)} channels, got shape {tuple(x.shape)}; use the channels that the model was "
+            f"trained on."
+        )
+    return torch.tensor(value, dtype=x.dtype, device=x.device).reshape(-1, *(1,) * (x.ndim - 2))
+
+
+class Batches(Protocol):
+    """Training batches on a domain, by step: `fnodiff.data.MultiResolution`, or your own."""
+
+    domain: Domain
+
+    def __getitem__(self, step: int) -> Mapping[str, Tensor]:
+        """{"x": (B, C, *spatial), ...}, on one grid."""
+
+
+def measure_normalization(data: Batches, std: float = 1.0, *, key: str = "x", batches: int = 16) -> Normalization:
+    """The per-channel normalisation under which the first batches, by area, have mean 0 and standard deviation `std`.
+
+    Args:
+        data: What is trained on; missing values (those outside a batch's "mask") do not count.
+        std: Of the normalised data.
+        key: "x", or "field" for a conditioning field.
+        batches: How many.
+
+    Raises:
+        ValueError: If a channel is constant, or has no measured values.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import Torus
+        >>> from fnodiff.data import ArrayFields, MultiResolution
+        >>> from fnodiff.sde import measure_normalization
+        >>> x = torch.tensor([0.0, 2.0, 4.0, 6.0]).repeat(8, 1, 4)
+        >>> data = MultiResolution(ArrayFields(x, domain=Torus(1)), Torus(1), shapes=[16], batch_size=8)
+        >>> measured = measure_normalization(data, std=0.5, batches=4)
+        >>> measured.mean, round(measured.std[0], 3)
+        ((3.0,), 4.472)
+    """
+    moments = []
+    for step in range(batches):
+        batch = data[step]
+        x = batch[key].double()
+        weight = torch.ones_like(x)
+        if key == "x" and "mask" in batch:
+            weight = (batch["mask"] > 0).expand_as(x).double()
+            x = torch.where(weight > 0, x, 0.0)
+        if not data.domain.uniform:  # points stand for areas of different size
+            weight = weight * data.domain.weights(x.shape[2:], dtype=x.dtype) * x.shape[2:].numel()
+        moments.append(torch.stack([(weight * x**power).transpose(0, 1).flatten(1).mean(1) for power in range(3)]))
+    measured, first, second = torch.stack(moments).mean(0)
+    if not bool((measured > 0).all()):
+        raise ValueError(
+            f"expected measured values in every channel of {key}, got shares {measured.tolist()} of them; drop the others."
+        )
+    mean = first / measured
+    spread = (second / measured - mean.square()).clamp(min=0).sqrt()
+    if not bool((spread > 1e-7 * mean.abs()).all()):
+        raise ValueError(
+            f"expected every channel of {key} to vary, got standard deviations {spread.tolist()}; drop the constant ones."
+        )
+    return Normalization(mean, spread / std)

@@ -1,20 +1,62 @@
-"""The spectrum of data: S(lambda), the variance that a mode has across samples.
+"""The spectrum of data: S(lambda), the variance that a mode has across samples, and what follows from it and the noise's.
 
-`fit_spectrum` measures it on training fields, shell by shell of modes, and continues it beyond their grid by a power law;
-the preconditioner and the check of the SDE compare it with the noise's.
+`fit_spectrum` measures it on training fields, shell by shell of modes, and continues it beyond their grid by a power law.
+With C the noise's variance per mode, a mode of x_t = alpha x + sigma z has the best linear estimate
+
+    x_hat = G x_t,    G = alpha S / (alpha^2 S + sigma^2 C)         (Wiener's gain: `wiener_gain`)
+
+of x, with an error of variance V = S sigma^2 C / (alpha^2 S + sigma^2 C) (`residual_variance`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
-from fnodiff.sde.noise import ChannelSpectra
+from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum
+from fnodiff.sde.process import FunctionSpaceSDE, has_data
+
+
+def wiener_gain(s: Tensor, c: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """G, what the best linear estimate of x from alpha x + sigma z multiplies a mode with, of variances S and C."""
+    return alpha * s / (alpha.square() * s + sigma.square() * c)
+
+
+def residual_variance(s: Tensor, c: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """V, the variance of that estimate's error."""
+    noise = sigma.square() * c
+    return s * noise / (alpha.square() * s + noise)
+
+
+def spectra(
+    sde: FunctionSpaceSDE, spectrum: Spectrum, eigenvalues: Tensor, shape: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """S and C of the modes, as a grid of this shape sees them: (*modes), or (C, *modes) if channels differ."""
+    s = spectrum(eigenvalues, sde.domain.dim)
+    return torch.broadcast_tensors(s, sde.noise.on(shape).std(eigenvalues).square())
+
+
+def linear_estimate(sde: FunctionSpaceSDE, spectrum: Spectrum, x_t: Tensor, t: Tensor) -> Tensor:
+    """G x_t, the best linear estimate of x of this spectrum, of x_t's shape."""
+    shape, (alpha_t, sigma_t) = tuple(x_t.shape[2:]), sde.marginal(x_t, t)
+    return sde.domain.filter(x_t, lambda e: wiener_gain(*spectra(sde, spectrum, e, shape), alpha_t, sigma_t))
+
+
+def linear_error(sde: FunctionSpaceSDE, spectrum: Spectrum, t: Tensor, shape: Sequence[int]) -> Tensor:
+    """tr V, the mean square error at a point of the best linear estimate: of t's shape, or (*t.shape, C) if channels differ."""
+    shape = sde.domain.check_shape(shape)
+    eigenvalues, mult = (
+        f(shape, device=t.device, dtype=torch.float64) for f in (sde.domain.eigenvalues, sde.domain.multiplicity)
+    )
+    s, c = spectra(sde, spectrum, eigenvalues, shape)
+    level = sde.schedule.ratio(t.double()).reshape(*t.shape, *(1,) * s.ndim)
+    return (mult * residual_variance(s, c, torch.ones_like(level), level)).flatten(-mult.ndim).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -145,3 +187,72 @@ def _shells(domain: Domain, shape: Shape) -> tuple[Tensor, Tensor]:
     shell = torch.where(shell > 0, shell + len(own), shell)
     shell[low] = 1 + torch.searchsorted(own, eigenvalues[low].sqrt())
     return shell, torch.cat([wavenumber[:1], own, wavenumber[1:]])
+
+
+def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps: float = 0.01) -> tuple[float, float]:
+    """The ends of sigma / alpha that suit data of this spectrum on a grid: `EDM(*noise_levels(...))`, or VE, or Cosine.
+
+    At the first every mode's signal-to-noise ratio S / (s^2 C) is at least 1 / eps, at the second at most eps (the mean of
+    fields that have none does not count):
+
+        sigma_min = sqrt(eps min S / C),    sigma_max = sqrt(max S / C / eps).
+
+    Args:
+        noise: C.
+        spectrum: S, such as `fit_spectrum` returns.
+        shape: Spatial shape of the finest grid.
+        eps: What may remain.
+
+    Raises:
+        ValueError: If eps is not in (0, 1), or a mode has no noise or no data.
+
+    Examples:
+        >>> from fnodiff import Box, Matern, WhiteNoise
+        >>> from fnodiff.sde import noise_levels
+        >>> low, high = noise_levels(WhiteNoise(Box(2), (32, 32)), Matern(1.0, 0.3), (32, 32))
+        >>> round(low, 4), round(high)
+        (0.0037, 320)
+    """
+    if not 0 < eps < 1:
+        raise ValueError(f"noise_levels: expected eps in (0, 1), got {eps!r}; 0.01 is usual.")
+    eigenvalues = noise.domain.eigenvalues(noise.domain.check_shape(shape), dtype=torch.float64)
+    s = spectrum(eigenvalues, noise.domain.dim)
+    ratio = s / noise.on(shape).std(eigenvalues).square()
+    ratio = ratio[has_data(s, eigenvalues).expand_as(ratio)]
+    low, high = float(ratio.min()), float(ratio.max())
+    if not 0 < low <= high < math.inf:
+        raise ValueError(
+            f"noise_levels: expected data and noise in every mode, got S / C from {low:g} to {high:g}; take a rougher noise."
+        )
+    return math.sqrt(eps * low), math.sqrt(high / eps)
+
+
+def noise_law(noise: Noise, spectrum: Spectrum, shape: Sequence[int]) -> tuple[float, float]:
+    """Mean and standard deviation of ln(sigma / alpha) to train at: `DenoisingLoss(model, *noise_law(...))`.
+
+    Mode k turns from noise to data around sqrt(S_k / C_k), its share s^2 C / (S + s^2 C) of noise being a logistic function of
+    2 ln(s), of standard deviation pi / sqrt(12) in ln(s). The law is that of such turns with an octave of modes counted by the
+    square root of their number: octaves alike are too many of high noise, modes alike too many of low.
+
+    Args:
+        noise: C.
+        spectrum: S, such as `fit_spectrum` returns.
+        shape: Spatial shape of the largest grid trained on.
+
+    Examples:
+        >>> from fnodiff import Box, Matern, WhiteNoise
+        >>> from fnodiff.sde import noise_law
+        >>> [round(v, 2) for v in noise_law(WhiteNoise(Box(2), (32, 32)), Matern(1.0, 0.3), (32, 32))]
+        [-1.28, 1.9]
+    """
+    domain = noise.domain
+    eigenvalues, mult = (
+        f(domain.check_shape(shape), dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity)
+    )
+    s, c = torch.broadcast_tensors(spectrum(eigenvalues, domain.dim), noise.on(shape).std(eigenvalues).square())
+    turn, octave = 0.5 * (s / c).log(), domain.octaves(shape)
+    counts = torch.zeros(int(octave.max()) + 1, dtype=torch.float64).index_add(0, octave.flatten(), mult.flatten())
+    weight = mult / counts[octave].sqrt() * has_data(s, eigenvalues)
+    weight = weight / weight.sum()
+    mean = (weight * turn).sum()
+    return float(mean), math.sqrt(float((weight * (turn - mean).square()).sum()) + math.pi**2 / 12)

@@ -3,8 +3,21 @@
 from fnodiff.cost import keep_freed_memory
 from fnodiff.train.finetune import PARTS, freeze, mixed_finetune
 from fnodiff.train.loop import fit
-from fnodiff.train.measure import measure_normalization
 from fnodiff.train.preview import Preview
+from fnodiff.train.settings import Adam, Execution, Logging
 from fnodiff.train.state import STATE
+from fnodiff.train.weights import MovingAverage
 
-__all__ = ["PARTS", "STATE", "Preview", "fit", "freeze", "keep_freed_memory", "measure_normalization", "mixed_finetune"]
+__all__ = [
+    "PARTS",
+    "STATE",
+    "Adam",
+    "Execution",
+    "Logging",
+    "MovingAverage",
+    "Preview",
+    "fit",
+    "freeze",
+    "keep_freed_memory",
+    "mixed_finetune",
+]

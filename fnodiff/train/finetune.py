@@ -9,26 +9,27 @@ from typing import Any
 import torch
 
 from fnodiff.data.loader import Fields, MultiResolution, Upsampled
-from fnodiff.sde import Denoiser
+from fnodiff.model import Model
 from fnodiff.train.loop import fit
+from fnodiff.train.settings import Adam
 
 PARTS = ("spectral", "local", "norm", "attention", "embedding")
 """What a network's parameters are part of: see `freeze`."""
 
 
 def freeze(
-    denoiser: torch.nn.Module, levels: Sequence[int | None] | None = None, parts: Sequence[str] | None = None
+    model: torch.nn.Module, levels: Sequence[int | None] | None = None, parts: Sequence[str] | None = None
 ) -> list[str]:
     """Stop the training of some of a DFU's parameters (requires_grad); the others stay as they are.
 
     Args:
-        denoiser: A DFU, or a model with one in it: any network with `parameter_groups()` as DFU's.
+        model: A DFU, or a model with one in it: any network with `parameter_groups()` as DFU's.
         levels: Which levels, 0 the finest; None among them stands for what belongs to none (the embeddings of noise level
             and label). By default all of them and None.
         parts: Which parts of those, among "spectral", "local", "norm", "attention" and "embedding"; by default all.
 
     Returns:
-        The names of the frozen parameters; `denoiser.requires_grad_(True)` undoes it.
+        The names of the frozen parameters; `model.requires_grad_(True)` undoes it.
 
     Raises:
         ValueError: If there is no DFU in it, or a level or part is named that it does not have.
@@ -43,7 +44,7 @@ def freeze(
     """
     groups = {
         f"{prefix}.{name}" if prefix else name: group
-        for prefix, network in _networks(denoiser)
+        for prefix, network in _networks(model)
         for name, group in network.parameter_groups().items()
     }
     known = {level for level, _ in groups.values()}
@@ -57,40 +58,40 @@ def freeze(
         for name, (level, part) in groups.items()
         if (levels is None or level in levels) and (parts is None or part in parts)
     ]
-    parameters = dict(denoiser.named_parameters())
+    parameters = dict(model.named_parameters())
     for name in frozen:
         parameters[name].requires_grad_(False)
     return frozen
 
 
-def _networks(denoiser: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    return [(name, m) for name, m in denoiser.named_modules() if hasattr(m, "parameter_groups")]
+def _networks(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    return [(name, m) for name, m in model.named_modules() if hasattr(m, "parameter_groups")]
 
 
 def mixed_finetune(
-    denoiser: Denoiser,
+    model: Model,
     fields: Fields,
     shape: Sequence[int],
     steps: int | None = None,
     *,
     weight: float = 0.3,
-    lr: float = 1e-4,
+    optimizer: Adam | None = None,
     batch_size: int = 32,
     seed: int = 0,
     **options: Any,
-) -> Denoiser:
+) -> Model:
     """Mixed fine-tuning: go on training, with some batches upsampled to a grid for which there is no data.
 
     Upsampled fields teach coherence there, the native ones keep the detail. Frozen, as in the paper: the first level, and
     norms and spectral weights of the second and third.
 
     Args:
-        denoiser: A trained model with a DFU, as `fit` or `from_pretrained` returned it. It is trained in place.
+        model: A trained model with a DFU, as `fit` or `Model.from_pretrained` returned it. It is trained in place.
         fields: What it was trained on.
         shape: The finer grid.
         steps: As of `fit`; or pass minutes=.
         weight: The share of upsampled batches; the rest is shared evenly among the shapes that the model was trained on.
-        lr: Learning rate.
+        optimizer: As of `fit`; with a rate of 1e-4 by default.
         batch_size: Samples per batch.
         seed: Of the order of samples and shapes.
         options: Of `fit`.
@@ -103,8 +104,8 @@ def mixed_finetune(
 
     Source: Havrilla, Rojas, Liao, Tao (2024), DFU.
     """
-    shape = denoiser.sde.domain.check_shape(shape)
-    native = list(denoiser.training_shapes)
+    shape = model.sde.domain.check_shape(shape)
+    native = list(model.training_shapes)
     largest = max(native, key=math.prod, default=None)
     if largest is None or shape == largest or not all(n >= m for n, m in zip(shape, largest, strict=True)):
         raise ValueError(
@@ -114,13 +115,13 @@ def mixed_finetune(
     if not 0 < weight < 1:
         raise ValueError(f"mixed_finetune: expected a weight between 0 and 1, got {weight!r}.")
     shares = [(1 - weight) / len(native)] * len(native) + [weight]
-    mixed = Upsampled(fields, largest, denoiser.sde.domain)
+    mixed = Upsampled(fields, largest, model.sde.domain)
     data = MultiResolution(mixed, mixed.domain, [*native, shape], shares, batch_size=batch_size, seed=seed)
-    trained = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
-        freeze(denoiser, [0])
-        freeze(denoiser, range(1, min(3, max(net.levels for _, net in _networks(denoiser)))), ["norm", "spectral"])
-        return fit(denoiser, data, steps, lr=lr, **options)
+        freeze(model, [0])
+        freeze(model, range(1, min(3, max(net.levels for _, net in _networks(model)))), ["norm", "spectral"])
+        return fit(model, data, steps, optimizer=optimizer or Adam(lr=1e-4), **options)
     finally:
-        for name, parameter in denoiser.named_parameters():
+        for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained[name])

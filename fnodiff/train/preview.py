@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import matplotlib
@@ -12,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.sde import Denoiser, DPMSolver, Sampler
-
-_DEFAULT = partial(DPMSolver, steps=12)
+from fnodiff.domain import Shape
+from fnodiff.sde import Denoiser, Plan, Solver, sample
 
 
 @dataclass(frozen=True)
@@ -22,53 +20,50 @@ class Preview:
     """The same seeds, sampled on several grids every some steps, as pictures for accelerate's trackers.
 
     Args:
-        shapes: (C, height, width) of each picture's samples; those of a grid that the model has not seen as well.
+        shapes: (height, width) of each picture's samples; those of a grid that the model has not seen as well.
         seeds: A column of each picture.
         every: Steps between two; the last step of a run has one too.
-        sampler: Makes a sampler from the averaged model; DPM-Solver++ of 12 steps by default.
-        condition: What its call needs beside x, a row for each seed: label=..., field=....
-        chunk: Samples at a time.
+        solver, plan: As of `sample`.
+        condition: What `sample` needs beside, a row for each seed: label=..., field=....
+        batch: Samples at a time.
 
     Raises:
-        ValueError: If a shape is not (C, height, width), or there is nothing to draw.
+        ValueError: If a shape is not (height, width), or there is nothing to draw.
 
     Examples:
-        >>> from fnodiff import DFU, EDM, Box, DPMSolver, FunctionSpaceSDE, Preconditioned, WhiteNoise
+        >>> from fnodiff import DFU, EDM, Box, DPMSolver, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise
         >>> from fnodiff.train import Preview
         >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
-        >>> preview = Preview([(3, 8, 8), (3, 16, 16)], seeds=range(4), sampler=lambda denoiser: DPMSolver(denoiser, 2))
-        >>> pictures = preview.draw(Preconditioned(DFU.tiny(3, 3), sde).eval())
+        >>> preview = Preview([(8, 8), (16, 16)], seeds=range(4), solver=DPMSolver(2))
+        >>> pictures = preview.draw(Model(DFU.tiny(3, 3), sde, EDMScaling()).eval())
         >>> {name: picture.shape for name, picture in pictures.items()}
         {'samples/8x8': (8, 32, 3), 'samples/16x16': (16, 64, 3)}
     """
 
-    shapes: Sequence[Sequence[int]]
+    shapes: Sequence[Shape]
     seeds: Sequence[int] = range(8)
     every: int = 1000
-    sampler: Callable[[Denoiser], Sampler] = _DEFAULT
+    solver: Solver | None = None
+    plan: Plan | None = None
     condition: dict[str, Tensor] = field(default_factory=dict)
-    chunk: int = 8
+    batch: int = 8
 
     def __post_init__(self) -> None:
-        if not self.shapes or any(len(shape) != 3 or min(shape) < 1 for shape in self.shapes):
+        if not self.shapes or any(len(shape) != 2 or min(shape) < 1 for shape in self.shapes):
             raise ValueError(
-                f"Preview: expected shapes (C, height, width), got {list(self.shapes)}; trackers show pictures of 2-D fields."
+                f"Preview: expected shapes (height, width), got {list(self.shapes)}; trackers show pictures of 2-D fields."
             )
-        if not len(self.seeds) or self.every < 1 or self.chunk < 1:
+        if not len(self.seeds) or self.every < 1 or self.batch < 1:
             raise ValueError(
-                f"Preview: expected seeds, every >= 1 and chunk >= 1, got {len(self.seeds)} seeds, {self.every} and "
-                f"{self.chunk}."
+                f"Preview: expected seeds, every >= 1 and batch >= 1, got {len(self.seeds)} seeds, {self.every} and "
+                f"{self.batch}."
             )
 
     def draw(self, denoiser: Denoiser) -> dict[str, np.ndarray]:
         """ "samples/32x32" and so on: one picture each, (height, columns * width, 3) in uint8; C rows unless C = 3."""
-        device = next(denoiser.parameters()).device
-        pictures = {}
-        for channels, *grid in self.shapes:
-            x = self.sampler(denoiser).draw(
-                (channels, *grid), self.seeds, chunk=self.chunk, device=device, **self.condition
-            )
-            pictures["samples/" + "x".join(map(str, grid))] = montage(x)
+        pictures, options = {}, {"solver": self.solver, "plan": self.plan, "batch": self.batch, **self.condition}
+        for grid in self.shapes:
+            pictures["samples/" + "x".join(map(str, grid))] = montage(sample(denoiser, grid, self.seeds, **options))
         return pictures
 
     def show(self, denoiser: Denoiser, trackers: Sequence[Any], step: int) -> None:

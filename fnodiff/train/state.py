@@ -13,10 +13,9 @@ import torch
 
 from fnodiff import checkpoint
 from fnodiff.data.loader import MultiResolution
-from fnodiff.sde import Denoiser, Normalization
+from fnodiff.model import Model
 from fnodiff.train.weights import MovingAverage, placed, whole
 
-_MEASURED = ("normalization", "field_normalization")
 STATE = "training.pt"
 """The file with the run's state, beside the model."""
 
@@ -36,7 +35,7 @@ def check_writable(folder: Path) -> None:
 def save(
     folder: Path,
     step: int,
-    denoiser: Denoiser,
+    model: Model,
     average: MovingAverage,
     optimizer: torch.optim.Optimizer,
     data: MultiResolution,
@@ -46,9 +45,9 @@ def save(
     ema = average.model()
     state = {
         "step": step,
-        "model": checkpoint.describe(denoiser),
+        "model": checkpoint.describe(model),
         "data": _data_state(data),
-        "denoiser": whole(denoiser.state_dict()),
+        "weights": whole(model.state_dict()),
         "ema": ema.state_dict(),
         "optimizer": whole(optimizer.state_dict()),
         "random": _random_state(),
@@ -57,12 +56,13 @@ def save(
         return
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.replace_file(folder / STATE, lambda new: torch.save(state, new))
-    checkpoint.save_pretrained(ema, folder)
+    ema.training_shapes = model.training_shapes
+    ema.save_pretrained(folder)
 
 
 def load(
     folder: Path,
-    denoiser: Denoiser,
+    model: Model,
     average: MovingAverage,
     optimizer: torch.optim.Optimizer,
     data: MultiResolution,
@@ -75,7 +75,7 @@ def load(
     if not (folder / STATE).is_file():
         raise ValueError(
             f"{folder}: expected {STATE} in it, found none; a model saved without its run "
-            f"cannot be resumed, but trained anew: read it with checkpoint.from_pretrained."
+            f"cannot be resumed, but trained anew: read it with Model.from_pretrained."
         )
     try:
         state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
@@ -83,20 +83,13 @@ def load(
         # torch's own message advises weights_only=False, which runs whatever code a file holds
         raise ValueError(
             f"{folder / STATE}: not a readable training state: cut short, or not from fit; go on from a copy of the folder, or "
-            f"train anew from its model, checkpoint.from_pretrained({str(folder)!r})."
+            f"train anew from its model, Model.from_pretrained({str(folder)!r})."
         ) from error
-    for name, ours in (("model", checkpoint.describe(denoiser)), ("data", _data_state(data))):
-        if _without(state[name]) != _without(ours):
-            raise ValueError(
-                f"{folder}: expected to resume {name} {_without(state[name])}, got {_without(ours)}; use the same."
-            )
-    ema = average.model()
-    for module, tensors in ((denoiser, state["denoiser"]), (ema, state["ema"])):
-        for name in _MEASURED:
-            saved = state["model"][name]
-            setattr(module, name, Normalization(saved["mean"], saved["std"]).to(tensors[f"{name}.mean"].device))
-    own = denoiser.state_dict()
-    denoiser.load_state_dict({name: placed(value, own[name]) for name, value in state["denoiser"].items()})
+    for name, ours in (("model", checkpoint.describe(model)), ("data", _data_state(data))):
+        if state[name] != ours:
+            raise ValueError(f"{folder}: expected to resume {name} {state[name]}, got {ours}; use the same.")
+    own = model.state_dict()
+    model.load_state_dict({name: placed(value, own[name]) for name, value in state["weights"].items()})
     average.load_state_dict(state["ema"])
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for index, moments in state["optimizer"]["state"].items():
@@ -105,11 +98,6 @@ def load(
     optimizer.load_state_dict(state["optimizer"])
     _set_random_state(state["random"])
     return state["step"]
-
-
-def _without(description: dict[str, Any]) -> dict[str, Any]:
-    """A description but for what a run measures for itself."""
-    return {k: v for k, v in description.items() if k not in _MEASURED}
 
 
 def _data_state(data: MultiResolution) -> dict[str, Any]:

@@ -14,38 +14,36 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-from fnodiff.sde import Denoiser
-
 
 class MovingAverage:
-    """An exponential moving average of a denoiser's weights; of weights that are shared out, each process keeps its share.
+    """An exponential moving average of a model's weights; of weights that are shared out, each process keeps its share.
 
     Args:
-        denoiser: Whose; before its weights are shared out.
+        model: Whose; before its weights are shared out.
         device: Of the average.
     """
 
-    def __init__(self, denoiser: Denoiser, device: torch.device) -> None:
-        self._model = copy.deepcopy(denoiser).eval().requires_grad_(False).to(device)
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        self._model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
         self._weights = list(self._model.parameters())
 
-    def follow(self, denoiser: Denoiser) -> None:
+    def follow(self, model: nn.Module) -> None:
         """Begin anew from these weights, which may be shared out by now."""
-        if is_shared_out(denoiser):
-            self._weights = [p.detach().clone() for p in denoiser.parameters()]
+        if is_shared_out(model):
+            self._weights = [p.detach().clone() for p in model.parameters()]
             self._model.cpu()
         else:
-            self._model.load_state_dict(denoiser.state_dict())
+            self._model.load_state_dict(model.state_dict())
 
     @torch.no_grad()
-    def update(self, denoiser: Denoiser, decay: float) -> None:
-        """ema <- decay ema + (1 - decay) denoiser; buffers are copied."""
-        torch._foreach_lerp_(self._weights, list(denoiser.parameters()), 1 - decay)
-        for average, buffer in zip(self._model.buffers(), denoiser.buffers(), strict=True):
+    def update(self, model: nn.Module, decay: float) -> None:
+        """ema <- decay ema + (1 - decay) weights; buffers are copied."""
+        torch._foreach_lerp_(self._weights, list(model.parameters()), 1 - decay)
+        for average, buffer in zip(self._model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 
     @torch.no_grad()
-    def model(self) -> Denoiser:
+    def model(self) -> nn.Module:
         """The averaged model, whole: the same object at each call, and all processes have to call."""
         for whole, weight in zip(self._model.parameters(), self._weights, strict=True):
             if isinstance(weight, DTensor):
@@ -68,7 +66,7 @@ def share_out(loss: nn.Module, accelerator: Accelerator) -> None:
     rather than with the modes outermost, which is faster.
 
     Args:
-        loss: With the denoiser in it; what is called.
+        loss: With the model in it; what is called.
         accelerator: Of several processes.
 
     Raises:

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fnodiff.data.solved import Solved
 from fnodiff.domain import Shape, Sphere
+from fnodiff.equations.solved import Solved
 
 if TYPE_CHECKING:
     from torch_harmonics.examples import ShallowWaterSolver

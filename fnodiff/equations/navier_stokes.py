@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.data.solved import Solved, check_scale
 from fnodiff.domain import Generators, Shape, Torus
+from fnodiff.equations.solved import Solved, check_scale
 
 Forcing = Callable[[Tensor], Tensor] | Tensor | None
 _TORUS = Torus(2)
@@ -214,7 +214,7 @@ class NavierStokes(Solved):
         ValueError: For arguments out of their range; from `batch`, for an index that is none of the samples' or a finer grid.
 
     Examples:
-        >>> from fnodiff.data import NavierStokes
+        >>> from fnodiff.equations import NavierStokes
         >>> batch = NavierStokes(1, time=0.1, fine=16).batch([0], (16, 16))
         >>> batch["field"].shape, bool((batch["x"] - batch["field"]).abs().max() < 0.1)
         (torch.Size([1, 1, 16, 16]), True)

@@ -32,6 +32,8 @@ class Solved(abc.ABC):
     channels: int
     domain: Domain
     smallest = 2
+    num_classes = 0
+    condition_channels = 0
 
     def __init__(self, count: int, seed: int, *, fine: int, keep: int) -> None:
         least = {"count": (count, 0), "seed": (seed, 0), "fine": (fine, self.smallest), "keep": (keep, 0)}
@@ -51,6 +53,11 @@ class Solved(abc.ABC):
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def cell_averages(self) -> bool:
+        """Whether coarser grids show averages over cells: on Box."""
+        return self.domain.averages_cells
 
     def batch(self, indices: Sequence[int], shape: Sequence[int]) -> dict[str, Tensor]:
         """Samples on one grid of at most fine x fine, in float32: "x", and "field" if there is one."""

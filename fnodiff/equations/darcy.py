@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fnodiff.data.solved import Solved, check_scale
 from fnodiff.domain import Box, Generators, Shape
+from fnodiff.equations.solved import Solved, check_scale
 
 Kind = Literal["two-valued", "log-normal"]
 Target = Literal["pair", "solution", "coefficient"]
@@ -188,7 +188,7 @@ class Darcy(Solved):
         ValueError: For arguments out of their range; from `batch`, for an index that is none of the samples' or a finer grid.
 
     Examples:
-        >>> from fnodiff.data import Darcy
+        >>> from fnodiff.equations import Darcy
         >>> a, u = Darcy(1, fine=32).batch([0], (16, 16))["x"][0]
         >>> round(float(a.max())), bool(u.min() > 0)
         (12, True)
@@ -214,6 +214,7 @@ class Darcy(Solved):
         check_scale("Darcy", scale)
         self.kind, self.target, self.scale, self.constant_mode = kind, target, scale, constant_mode
         self.channels = 2 if target == "pair" else 1
+        self.condition_channels = 1 if target == "solution" else 0
 
     def solution(self, generator: torch.Generator) -> Tensor:
         shape = (1, 1, self.fine, self.fine)

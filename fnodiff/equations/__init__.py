@@ -1,0 +1,8 @@
+"""Equations: solvers whose solutions are data and tests. Each is a source of fields on many grids."""
+
+from fnodiff.equations.darcy import Darcy
+from fnodiff.equations.navier_stokes import NavierStokes
+from fnodiff.equations.shallow_water import ShallowWater
+from fnodiff.equations.solved import Solved
+
+__all__ = ["Darcy", "NavierStokes", "ShallowWater", "Solved"]

@@ -1,0 +1,26 @@
+"""Inverse problems: observations, and denoisers that heed them."""
+
+from fnodiff.inverse.dps import DPS
+from fnodiff.inverse.guided import Guided
+from fnodiff.inverse.linearised import Linearised
+from fnodiff.inverse.masked import Masked
+from fnodiff.inverse.moment_matching import MomentMatching
+from fnodiff.inverse.observation import Observation
+from fnodiff.inverse.operators import Linear, Nonlinear
+from fnodiff.inverse.pigdm import PiGDM
+from fnodiff.inverse.point import PointObservation
+from fnodiff.inverse.restriction import Restriction
+
+__all__ = [
+    "DPS",
+    "Guided",
+    "Linear",
+    "Linearised",
+    "Masked",
+    "MomentMatching",
+    "Nonlinear",
+    "Observation",
+    "PiGDM",
+    "PointObservation",
+    "Restriction",
+]

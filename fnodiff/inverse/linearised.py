@@ -1,0 +1,55 @@
+"""An observation near an estimate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fnodiff.domain import Domain
+from fnodiff.inverse.observation import Observation
+from fnodiff.sde.normalization import Normalization
+
+
+class Linearised:
+    """An observation near an estimate: A(x_hat + u) = A(x_hat) + A' u, with A' and its transpose, in the model's units.
+
+    Args:
+        observation: In data units.
+        x_hat: (B, C, *shape), normalised.
+        normalization: Of the model.
+        domain: Of the fields.
+
+    Attributes:
+        residual: (values - A(x_hat)) / noise_std, (B, m): of unit variance if x_hat is the truth.
+    """
+
+    def __init__(self, observation: Observation, x_hat: Tensor, normalization: Normalization, domain: Domain) -> None:
+        self._at = x_hat.detach().requires_grad_()
+        self._linear, self._normalization = observation.linear, normalization
+        self._apply = lambda x: observation(x, domain)
+        with torch.enable_grad():
+            self._predicted = self._observe(self._at)
+        if not self._predicted.requires_grad:
+            raise ValueError(
+                f"{type(observation).__name__}: expected an operator that PyTorch can differentiate, got one whose result does "
+                f"not depend on its input; pass its adjoint= to Linear."
+            )
+        self._noise = observation.errors(self._predicted.detach())
+        difference = (observation.targets(self._predicted.detach()) - self._predicted.detach()) / self._noise
+        self.residual = difference.reshape(len(difference), -1)
+
+    def _observe(self, x: Tensor) -> Tensor:
+        return self._apply(self._normalization.inverse(x))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """A' u / noise_std: (B, C, *shape) -> (B, m)."""
+        if self._linear:
+            out = self._apply(self._normalization.scale(u))
+        else:
+            out = torch.func.jvp(self._observe, (self._at.detach(),), (u,))[1]
+        return (out / self._noise).reshape(len(out), -1)
+
+    def transpose(self, v: Tensor) -> Tensor:
+        """A'^T (v / noise_std): (B, m) -> (B, C, *shape)."""
+        v = v.to(self._predicted).view_as(self._predicted) / self._noise
+        return torch.autograd.grad(self._predicted, self._at, v, retain_graph=True)[0]

@@ -1,0 +1,90 @@
+"""Moment matching: the covariance of x given x_t from the denoiser itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fnodiff.inverse.guided import Guided, check_iterations
+from fnodiff.inverse.krylov import conjugate_residuals
+from fnodiff.inverse.linearised import Linearised
+from fnodiff.inverse.observation import Observation
+from fnodiff.sde.denoiser import Denoiser
+from fnodiff.sde.noise import Spectrum
+from fnodiff.sde.spectrum import residual_variance, spectra
+
+
+class MomentMatching(Guided):
+    """x given x_t as a Gaussian of the right mean and covariance; the posterior itself where the prior is Gaussian.
+
+    By Tweedie's formula the covariance of x given x_t is (sigma^2 / alpha) C J^T, with J the denoiser's Jacobian: products
+    with it take one backward pass of the network, and the solver takes a few. With `spectrum` the covariance is that of a
+    stationary Gaussian prior, S sigma^2 C / (alpha^2 S + sigma^2 C) per mode, which weights the adjoint A'^T, and the network
+    is never differentiated: exact for such a prior, blind to what ties one channel to another. On Gaussian
+    priors means are within 0.03 posterior standard deviations and the spread within 3% (`python -m benchmarks.posterior`).
+
+    Args:
+        denoiser: The prior's.
+        observation: What was measured.
+        spectrum: Of the normalised data, such as `fit_spectrum` returns; None to use the denoiser's Jacobian.
+        iterations: At most, of the solver. With the Jacobian each costs a backward pass of the network; 5 is usual for large
+            networks, and few sensors need few.
+        tolerance: Where the solver stops, relative.
+
+    Source: Rozet, Andry, Lanusse, Louppe (2024), Learning diffusion priors from observations by expectation maximization; Boys,
+    Girolami, Pidstrigach, Reich, Mosca, Akyildiz (2023), Tweedie moment projected diffusions for inverse problems.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise, sample
+        >>> from fnodiff.inverse import MomentMatching, PointObservation
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()))
+        >>> seen = PointObservation(points=torch.tensor([[0.5], [0.5]]), values=torch.tensor([[2.0]]), noise_std=0.1)
+        >>> x = sample(MomentMatching(denoiser, seen), (16, 16), seeds=range(8))
+        >>> round(float(Box(2).evaluate(x, torch.tensor([[0.5], [0.5]])).mean()), 1)
+        2.0
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        observation: Observation,
+        spectrum: Spectrum | None = None,
+        *,
+        iterations: int = 100,
+        tolerance: float = 1e-3,
+    ) -> None:
+        super().__init__(denoiser, observation)
+        if not 0 < tolerance < 1:
+            raise ValueError(f"MomentMatching: expected tolerance in (0, 1), got {tolerance!r}; 0.001 is usual.")
+        self.prior_spectrum, self.tolerance = spectrum, tolerance
+        self.iterations = check_iterations("MomentMatching", iterations)
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        if self.prior_spectrum is None:
+            return super().forward(x_t, t, **condition)
+        self.sde.domain.check_field(x_t)
+        with torch.inference_mode(False), torch.no_grad():
+            x_t, t = x_t.clone(), t.clone()
+            alpha_t, sigma_t = self.sde.marginal(x_t, t)
+
+            def variance(eigenvalues: Tensor) -> Tensor:
+                s, c = spectra(self.sde, self.prior_spectrum, eigenvalues, tuple(x_t.shape[2:]))
+                return residual_variance(s, c, alpha_t, sigma_t)
+
+            x_hat = self.denoiser(x_t, t, **condition)
+            return self.corrected(x_hat, partial(self.covariance, spectrum=variance), x_t, t)
+
+    def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
+        v = conjugate_residuals(
+            lambda v: v + near.forward(pull(near.transpose(v))),
+            near.residual,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+        )
+        return pull(near.transpose(v))

@@ -1,0 +1,320 @@
+"""Model: a network made into a denoiser, which is what is trained, saved, loaded and sampled."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fnodiff import checkpoint
+from fnodiff.domain import Domain, Shape
+from fnodiff.sde import (
+    EDM,
+    ChannelSpectra,
+    DataSpectrum,
+    Denoiser,
+    EDMScaling,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Matern,
+    Noise,
+    Normalization,
+    Scaling,
+    Schedule,
+    WhiteNoise,
+    fit_spectra,
+    fit_spectrum,
+    measure_normalization,
+    noise_levels,
+)
+from fnodiff.sde.noise import Spectrum
+
+
+class Batches(Protocol):
+    """What a model is made for: `fnodiff.data.MultiResolution`, or your own batches on several grids."""
+
+    domain: Domain
+    shapes: Sequence[Shape]
+    native_shapes: Sequence[Shape]
+    cell_averages: bool
+    num_classes: int
+
+    def __getitem__(self, step: int) -> Mapping[str, Tensor]:
+        """{"x": (B, C, *shape), ...}."""
+
+    def samples(self, count: int, shape: Shape) -> Mapping[str, Tensor]:
+        """The first `count` samples, or as many as there are, on one grid."""
+
+
+class Model(Denoiser):
+    """A network under a scaling: D(x_t, t) = skip + out(F(input, noise_level)), see `fnodiff.sde.scaling`.
+
+    Args:
+        network: F, called as `F(x, noise_level, **condition)`: (B, scaling.inputs(C), *spatial), (B,) -> (B, C, *spatial).
+        sde: The process.
+        scaling: How the network's numbers become an estimate.
+        normalization: Data units to those of x; none by default.
+        condition_normalization: By name, "field" or "condition": the units of a condition to those that the network sees.
+        spectrum: S of the normalised data, such as `fit_spectrum` returns.
+        cell_averages: Whether fields are averages over cells, as images are.
+        channels: C; by default the network's `out_channels`, if it has any.
+
+    Raises:
+        ValueError: If the network is on another domain or takes another number of channels than the scaling gives it, or the
+            scaling needs a spectrum and there is none.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), reference=(32, 32)), EDM())
+        >>> model = Model(DFU.tiny(3, 3), sde, EDMScaling(sigma_data=0.5))
+        >>> model(sde.prior((1, 3, 24, 40)), torch.ones(())).shape  # any grid
+        torch.Size([1, 3, 24, 40])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: FunctionSpaceSDE,
+        scaling: Scaling,
+        *,
+        normalization: Normalization | None = None,
+        condition_normalization: Mapping[str, Normalization] | None = None,
+        spectrum: Spectrum | None = None,
+        cell_averages: bool = False,
+        channels: int | None = None,
+    ) -> None:
+        taken, given = (getattr(network, name, None) for name in ("in_channels", "out_channels"))
+        channels = given if channels is None else channels
+        super().__init__(
+            sde,
+            normalization=normalization,
+            condition_normalization=condition_normalization,
+            spectrum=spectrum,
+            cell_averages=cell_averages,
+            channels=channels,
+        )
+        if not callable(network) or isinstance(network, type):
+            raise ValueError(f"Model: expected a network, got {network!r}; pass such as DFU.small(3, 3).")
+        if not isinstance(scaling, Scaling):
+            raise ValueError(f"Model: expected a scaling, got {scaling!r}; pass such as EDMScaling(sigma_data=0.5).")
+        domain = getattr(network, "domain", sde.domain)
+        if domain != sde.domain:
+            raise ValueError(
+                f"Model: expected a network on {sde.domain}, as the noise is, got one on {domain}; use one domain for both."
+            )
+        if scaling.needs_spectrum and spectrum is None:
+            raise ValueError(
+                f"Model: expected the data's spectrum, as {type(scaling).__name__} needs it, got none; pass "
+                f"spectrum=fit_spectrum(normalization(fields), domain), or make the model with Model.for_data."
+            )
+        if None not in (taken, channels) and taken != scaling.inputs(channels):
+            raise ValueError(
+                f"Model: expected a network that takes {scaling.inputs(channels)} channels for fields of {channels}, under "
+                f"{scaling}, got {taken}; build it with {scaling.inputs(channels)} input channels."
+            )
+        self.network, self.scaling = network, scaling
+
+    @classmethod
+    def for_data(
+        cls,
+        data: Batches,
+        network: Callable[..., nn.Module],
+        *,
+        noise: Noise | None = None,
+        schedule: Schedule | None = None,
+        scaling: Scaling | None = None,
+        samples: int = 2048,
+    ) -> Model:
+        """A model for these data: units and spectrum are measured, noise, scaling and reference grid chosen.
+
+        For cell averages, as images are: white noise with the largest training shape as reference, EDM's schedule and
+        scaling, and the linear estimate as a further input. For values at points: noise about as rough as each channel, a
+        schedule between the noise levels that the spectrum asks for, EDM's scaling with the linear estimate. What is named is
+        not chosen. `docs/choosing.md` has the measurement behind each choice.
+
+        Args:
+            data: What it will be trained on, with its domain and shapes.
+            network: A constructor, called as network(inputs, outputs, domain=, reference=, num_classes=, condition_channels=),
+                such as `DFU.small`.
+            noise, schedule, scaling: To be used instead of those chosen.
+            samples: How many samples the spectrum is measured on.
+
+        Raises:
+            ValueError: If the data cannot be measured, or what is named does not fit.
+
+        Examples:
+            >>> from fnodiff import DFU, Box, GaussianRandomField, Matern, Model, MultiResolution
+            >>> from fnodiff.data import ArrayFields
+            >>> x = GaussianRandomField(Box(1), Matern(1.0, 0.3)).sample((64, 1, 32))
+            >>> data = MultiResolution(ArrayFields(x, domain=Box(1)), Box(1), shapes=[16, 32], batch_size=8)
+            >>> model = Model.for_data(data, DFU.tiny)
+            >>> model.channels, model.training_shapes, type(model.sde.noise).__name__
+            (1, ((16,), (32,)), 'GaussianRandomField')
+        """
+        domain, reference = data.domain, max(data.native_shapes, key=math.prod)
+        averages = bool(data.cell_averages)
+        sigma_data = 0.5 if scaling is None else scaling.sigma_data
+        normalization = measure_normalization(data, sigma_data)
+        some = data.samples(samples, reference)
+        x = normalization(some["x"])
+        spectrum = fit_spectrum(x, domain, cell_averages=averages)
+        if not averages and x.shape[1] > 1:
+            spectrum = fit_spectra(x, domain)
+        conditions = {name: measure_normalization(data, key=name) for name in ("field",) if name in some}
+        if noise is None:
+            noise = WhiteNoise(domain, reference) if averages else _rough_noise(domain, spectrum, reference)
+        if schedule is None:
+            schedule = EDM() if averages else EDM(*noise_levels(noise, spectrum, reference))
+        scaling = EDMScaling(sigma_data, linear_estimate=True) if scaling is None else scaling
+        channels = x.shape[1]
+        made = network(
+            scaling.inputs(channels),
+            channels,
+            domain=domain,
+            reference=reference,
+            num_classes=int(data.num_classes),
+            condition_channels=some["field"].shape[1] if "field" in some else 0,
+        )
+        model = cls(
+            made,
+            FunctionSpaceSDE(noise, schedule),
+            scaling,
+            normalization=normalization,
+            condition_normalization=conditions,
+            spectrum=spectrum,
+            cell_averages=averages,
+            channels=channels,
+        )
+        model.training_shapes = tuple(data.native_shapes)
+        return model
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        names = ("network", "sde", "scaling", "normalization", "condition_normalization", "spectrum", "cell_averages")
+        return {name: getattr(self, name) for name in (*names, "channels")}
+
+    @property
+    def sigma_data(self) -> float:
+        return self.scaling.sigma_data
+
+    @property
+    def noise_law(self) -> tuple[float, float]:
+        """Mean and standard deviation of ln(sigma / alpha) to train at: the scaling's."""
+        return self.scaling.noise_law(self.sde, self.spectrum)
+
+    def loss_weight(self, t: Tensor, shape: Shape) -> Tensor:
+        """The weight of |D - x|^2 under which the network's error counts alike at all t: of t's shape, or (*t.shape, C)."""
+        return self.scaling.loss_weight(self.sde, self.spectrum, t, shape)
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        self.sde.domain.check_field(x_t)
+        scaled = self.scaling(self.sde, self.spectrum, x_t, t)
+        seen = {name: self._seen(name, value) for name, value in condition.items()}
+        out = self.network(self._cast(scaled.input), self._cast(scaled.noise_level), **seen)
+        return scaled.skip + scaled.out(out.to(x_t.dtype))
+
+    def _seen(self, name: str, value: Tensor) -> Tensor:
+        """A condition as the network sees it."""
+        if name in self.condition_normalization:
+            value = self.condition_normalization[name](value)
+        return self._cast(value) if value.is_floating_point() else value
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """In the precision of the network's weights."""
+        weight = next(self.network.parameters(), x) if isinstance(self.network, nn.Module) else x
+        return x.to(weight.dtype) if weight.is_floating_point() else x
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the model into a folder, new or not: `config.json` and `model.safetensors`, each replaced in one move.
+
+        Raises:
+            ValueError: If a part of the model cannot be described (not a dataclass, no `config`).
+        """
+        shapes = [list(shape) for shape in self.training_shapes]
+        return checkpoint.write(Path(folder), self, {"training_shapes": shapes})
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], *, classes: Sequence[type] = (), revision: str | None = None
+    ) -> Model:
+        """Read a model from a folder, or from the hub by its id "owner/name".
+
+        Args:
+            source: A folder written by `save_pretrained` or `fit`, or a hub id.
+            classes: Your own classes that config.json may name, beside fnodiff's.
+            revision: Of the hub's repository.
+
+        Returns:
+            The model on the CPU, in evaluation mode.
+
+        Raises:
+            ValueError: If files are missing or broken, config.json names a class that is not allowed or arguments that it does
+                not take, or tensors are missing, left over or of the wrong shape.
+
+        Examples:
+            >>> import tempfile
+            >>> from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise
+            >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+            >>> folder = tempfile.TemporaryDirectory()
+            >>> Model(DFU.tiny(1, 1), sde, EDMScaling()).save_pretrained(folder.name).is_dir()
+            True
+            >>> Model.from_pretrained(folder.name).sde == sde
+            True
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = checkpoint.download(os.fspath(source), revision)
+        model, known = checkpoint.read(folder, (cls, *classes))
+        if not isinstance(model, Model):
+            raise ValueError(
+                f"{folder / checkpoint.CONFIG}: expected a Model, got {type(model).__name__}; save the whole model."
+            )
+        shapes = known.get("training_shapes", [])
+        if not isinstance(shapes, list):
+            raise ValueError(
+                f"{folder / checkpoint.CONFIG}: expected a list as training_shapes, got {str(shapes)[:80]}; save the model again."
+            )
+        model.training_shapes = tuple(model.sde.domain.check_shape(shape) for shape in shapes)
+        checkpoint.load_tensors(model, folder / checkpoint.MODEL)
+        return model.eval()
+
+    def push_to_hub(self, repo: str, measured: object, *, licence: str, description: str, **options: Any) -> str:
+        """Upload the model with its card; see `fnodiff.hub.push_to_hub`. Returns the commit's address."""
+        from fnodiff.hub import push_to_hub
+
+        return push_to_hub(self, repo, measured, licence=licence, description=description, **options)
+
+
+def _rough_noise(domain: Domain, spectrum: Spectrum, reference: Shape) -> Noise:
+    """Noise a little rougher than each channel, which falls as the data's spectrum does: all modes are lost at like levels."""
+    if isinstance(spectrum, ChannelSpectra):
+        laws = [_rough_law(domain, channel, reference) for channel in spectrum.channels]
+        return (
+            WhiteNoise(domain, reference) if None in laws else GaussianRandomField(domain, ChannelSpectra(tuple(laws)))
+        )
+    law = _rough_law(domain, spectrum, reference)
+    return WhiteNoise(domain, reference) if law is None else GaussianRandomField(domain, law)
+
+
+def _rough_law(domain: Domain, spectrum: DataSpectrum, reference: Shape) -> Matern | None:
+    """The Matern law of a quarter less smoothness than the data's, of the length scale that fits best; None for rougher data."""
+    smoothness = min(3.0, (spectrum.exponent - domain.dim) / 2 - 0.25)
+    if smoothness < 0.1:
+        return None
+    eigenvalues, octave = domain.eigenvalues(reference, dtype=torch.float64), domain.octaves(reference)
+    inside = eigenvalues > 0
+    weight = 1 / octave.flatten().bincount()[octave][inside]  # octaves alike
+    found = []
+    for length in max(domain.lengths) * 2.0 ** torch.arange(-6, 0.5, 0.5, dtype=torch.float64):
+        law = Matern(smoothness, float(length))
+        ratio = (spectrum(eigenvalues, domain.dim) / law(eigenvalues, domain.dim)).log()[inside]
+        mean = (weight * ratio).sum() / weight.sum()
+        found.append((float((weight * (ratio - mean).square()).sum()), law))
+    return min(found, key=lambda pair: pair[0])[1]

@@ -1,0 +1,194 @@
+"""What samplers ask: a denoiser, the estimate E[x | x_t] of a clean field from a noisy one.
+
+A wrapper is a denoiser made of another one: guidance, an observation, known modes, conditions that are bound. It asks the
+other one for its process, its units and all else it knows, when it is asked: nothing is copied, so nothing can differ later.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fnodiff.domain import Shape
+from fnodiff.sde.noise import Spectrum
+from fnodiff.sde.normalization import Normalization
+from fnodiff.sde.process import FunctionSpaceSDE
+
+CONDITIONS = ("field", "condition")
+"""The conditions that have units: a field, and numbers."""
+
+
+class Denoiser(nn.Module, abc.ABC):
+    """E[x | x_t], the one thing that solvers need. Subclasses define `forward`.
+
+    Args:
+        sde: The process that made x_t.
+        normalization: Maps data units to those of x; sampling undoes it at the end.
+        condition_normalization: By name ("field" or "condition"), maps a condition's units to those that a network sees.
+        spectrum: S, the variance of the normalised data per mode, if it is known.
+        cell_averages: Whether fields are averages over the cells of their grids, as images are, rather than point values.
+        channels: Channels of a field, if they are known.
+
+    Attributes:
+        training_shapes: Spatial shapes that it was trained on; empty if it was not.
+        sigma_data: Standard deviation of the normalised data, if it is known.
+        one_grid: Whether runs should by default stay on the samples' own grid, as those that heed an observation do.
+    """
+
+    one_grid: bool = False
+    sigma_data: float | None = None
+
+    def __init__(
+        self,
+        sde: FunctionSpaceSDE,
+        *,
+        normalization: Normalization | None = None,
+        condition_normalization: Mapping[str, Normalization] | None = None,
+        spectrum: Spectrum | None = None,
+        cell_averages: bool = False,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        given = dict(condition_normalization or {})
+        if not set(given) <= set(CONDITIONS):
+            raise ValueError(
+                f"{type(self).__name__}: expected condition_normalization for {' and '.join(CONDITIONS)}, got {sorted(given)}; "
+                f"labels have no units."
+            )
+        self.sde = sde
+        self.normalization = normalization or Normalization()
+        self.condition_normalization = given
+        self.spectrum, self.cell_averages, self.channels = spectrum, bool(cell_averages), channels
+        self.training_shapes: tuple[Shape, ...] = ()
+
+    @abc.abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The denoised estimate, of x_t's shape (B, C, *spatial), given t in [0, 1], () or (B,)."""
+
+    def rows(self, part: slice) -> Denoiser:
+        """The denoiser of some samples of a batch: itself, unless it holds something for each sample."""
+        return self
+
+    def without(
+        self, condition: Mapping[str, Tensor], names: Sequence[str], where: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Conditions with some of them left out: labels become -1, fields and numbers their mean.
+
+        Args:
+            condition: By name, each (B, ...).
+            names: Which to leave out.
+            where: (B,) bool, of which samples; None for all.
+        """
+        condition = dict(condition)
+        for name in names:
+            value = condition[name]
+            if value.is_floating_point():
+                nothing = self.condition_normalization.get(name, Normalization()).inverse(torch.zeros_like(value))
+            else:
+                nothing = torch.full_like(value, -1)
+            if where is not None:
+                nothing = torch.where(where.reshape(-1, *(1,) * (value.ndim - 1)), nothing, value)
+            condition[name] = nothing
+        return condition
+
+
+class Wrapper(Denoiser):
+    """A denoiser made of another one. Subclasses define `forward`, and `rows` if they hold something for each sample.
+
+    Args:
+        denoiser: The other one. What it knows (`sde`, `normalization`, `spectrum`, ...) is read from it when it is asked for.
+
+    Raises:
+        ValueError: If it is not a denoiser.
+
+    Examples:
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, sample
+        >>> from fnodiff.sde import GaussianDenoiser, Wrapper
+        >>> class Doubled(Wrapper):
+        ...     def forward(self, x_t, t, **condition):
+        ...         return 2 * self.denoiser(x_t, t, **condition)
+        >>> field = GaussianRandomField(Box(1), Matern(1.0, 0.3))
+        >>> doubled = Doubled(GaussianDenoiser(field, FunctionSpaceSDE(field, EDM())))
+        >>> sample(doubled, (16,), seeds=[0]).shape
+        torch.Size([1, 1, 16])
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        nn.Module.__init__(self)
+        if not isinstance(denoiser, Denoiser):
+            raise ValueError(
+                f"{type(self).__name__}: expected a Denoiser, got {type(denoiser).__name__}; make a network one: "
+                f"Model(network, sde, EDMScaling())."
+            )
+        self.denoiser = denoiser
+
+    @property
+    def sde(self) -> FunctionSpaceSDE:
+        """The other one's, like all that follows."""
+        return self.denoiser.sde
+
+    @property
+    def normalization(self) -> Normalization:
+        return self.denoiser.normalization
+
+    @property
+    def condition_normalization(self) -> dict[str, Normalization]:
+        return self.denoiser.condition_normalization
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        return self.denoiser.spectrum
+
+    @property
+    def cell_averages(self) -> bool:
+        return self.denoiser.cell_averages
+
+    @property
+    def channels(self) -> int | None:
+        return self.denoiser.channels
+
+    @property
+    def training_shapes(self) -> tuple[Shape, ...]:
+        return self.denoiser.training_shapes
+
+    @property
+    def sigma_data(self) -> float | None:
+        return self.denoiser.sigma_data
+
+    @property
+    def one_grid(self) -> bool:
+        return self.denoiser.one_grid
+
+    def rows(self, part: slice) -> Denoiser:
+        inner = self.denoiser.rows(part)
+        return self if inner is self.denoiser else self.around(inner)
+
+    def around(self, denoiser: Denoiser) -> Wrapper:
+        """A copy of this wrapper around another denoiser."""
+        new = copy.copy(self)
+        new._modules = {**self._modules, "denoiser": denoiser}
+        return new
+
+
+class Given(Wrapper):
+    """A denoiser with its conditions bound: called as denoiser(x_t, t).
+
+    Args:
+        denoiser: The conditional one.
+        condition: By name, one row for each sample: label (B,), field (B, K, *any grid), condition (B, K).
+    """
+
+    def __init__(self, denoiser: Denoiser, **condition: Tensor) -> None:
+        super().__init__(denoiser)
+        self.condition = condition
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        bound = {name: value.to(x_t.device) for name, value in self.condition.items()}
+        return self.denoiser(x_t, t, **bound, **condition)
+
+    def rows(self, part: slice) -> Denoiser:
+        return Given(self.denoiser.rows(part), **{name: value[part] for name, value in self.condition.items()})

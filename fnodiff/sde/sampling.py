@@ -1,0 +1,361 @@
+"""Sampling: one loop for every solver, plan and denoiser.
+
+In y = x_t / alpha_t a run starts at noise of level s(1) and goes through its stages. On each, a solver steps through the
+stage's times. Between two, on the finer grid:
+
+- the state goes on: its modes stay, and those that it lacked are added with the variance that they have by then, S + s^2 C;
+- or a sample of the grid before is held: its modes c, noised to c + s z, begin the stage, and a denoiser that holds them
+  (`ReplaceModes`) is sampled from there.
+
+The modes that are added, and the noise of those that are held, are those of the state at t = 1: one seed is one function. What
+the last stage, or a stage that is held from, ends with is one evaluation of the denoiser; no other stage spends one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fnodiff.domain import Shape
+from fnodiff.sde.denoiser import Denoiser, Given
+from fnodiff.sde.replace import ReplaceModes
+from fnodiff.sde.solvers import DPMSolver, Solver
+from fnodiff.sde.solvers.base import Fresh
+from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage, describe, share
+
+Hold = Callable[[Denoiser, Tensor], Denoiser]
+"""(denoiser, low modes (B, C, *small), normalised) -> a denoiser that holds them, such as `ReplaceModes`."""
+
+
+def integrate(denoiser: Denoiser, solver: Solver, x: Tensor, times: Tensor, *, noise: Fresh | None = None) -> Tensor:
+    """The state at the last of the times, its noise still in it, from the state x (B, C, *spatial) at the first.
+
+    Args:
+        denoiser: Called as denoiser(x_t, t); bind conditions with `Given`.
+        solver: Takes the steps.
+        x: The state.
+        times: Decreasing, (n,), float64.
+        noise: Fresh noise for stochastic solvers; by default from torch's global generator.
+    """
+    noise = noise or (lambda x: denoiser.sde.noise.sample(x.shape, device=x.device, dtype=x.dtype))
+    memory: Any = None
+    for t, s in itertools.pairwise(times.to(x.device)):
+        x, memory = solver.step(denoiser, x, t, s, memory, noise)
+    return x
+
+
+@torch.no_grad()
+def run(
+    denoiser: Denoiser,
+    solver: Solver,
+    stages: Sequence[Stage],
+    start: Tensor,
+    *,
+    low: Tensor | None = None,
+    hold: Hold = ReplaceModes,
+    noise: Fresh | None = None,
+) -> Tensor:
+    """Samples (B, C, *spatial), normalised, by given stages from a given start.
+
+    Args:
+        denoiser: Called as denoiser(x_t, t); bind conditions with `Given`.
+        solver: Takes the steps; its own number of steps does not count.
+        stages: The plan; the last stage's grid is start's.
+        start: The state at t = 1 on the samples' grid, `sde.prior(shape)`.
+        low: For a first stage with `held`: what is held, (B, C, *small), normalised.
+        hold: How low modes are held.
+        noise: Fresh noise for stochastic solvers; by default from torch's global generator.
+
+    Raises:
+        ValueError: If the stages do not end on start's grid, or hold a field that is not there.
+    """
+    sde, domain = denoiser.sde, denoiser.sde.domain
+    finest, sample = domain.check_field(start), low
+    if not stages or tuple(stages[-1].shape) != finest or (stages[0].held is not None and low is None):
+        raise ValueError(
+            f"run: expected stages that end on the grid {finest} of start, and low= for a first stage with `held`, got "
+            f"{[(stage.shape, stage.held) for stage in stages]}; make them with a plan."
+        )
+    one = torch.ones((), dtype=torch.float64, device=start.device)
+    unit = start / sde.marginal(start, one)[1]
+    y, inner = None, denoiser
+    for number, stage in enumerate(stages):
+        t = stage.times[0].to(start.device)
+        noise_here = domain.resample(unit, stage.shape) / share(denoiser, stage.shape, finest)
+        level = sde.schedule.ratio(t).to(start)
+        if stage.held is not None:
+            kept = domain.resample(_on_cells(denoiser, sample, stage.shape), stage.held)
+            fresh = _emerged(denoiser, noise_here, t) if number else level * noise_here
+            noisy = kept + level * domain.resample(noise_here, stage.held)
+            y = fresh + domain.resample(noisy - domain.resample(fresh, stage.held), stage.shape)
+            inner = hold(denoiser, kept)
+        elif y is None:
+            y = level * noise_here  # a first stage starts from noise
+        else:
+            fresh, grid = _emerged(denoiser, noise_here, t), tuple(y.shape[2:])
+            y = domain.resample(y, stage.shape) + fresh - domain.resample(domain.resample(fresh, grid), stage.shape)
+        x = integrate(inner, solver, sde.marginal(y, t)[0] * y, stage.times, noise=noise)
+        last = stage.times[-1].to(start.device)
+        y = x / sde.marginal(x, last)[0]
+        if number == len(stages) - 1 or stages[number + 1].held is not None:
+            sample = inner(x, last)
+    return sample
+
+
+def samples(
+    denoiser: Denoiser,
+    shape: Shape | int,
+    seeds: Sequence[int] | int,
+    *,
+    solver: Solver | None = None,
+    plan: Plan | None = None,
+    hold: Hold = ReplaceModes,
+    batch: int = 32,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    **condition: Any,
+) -> Iterator[Tensor]:
+    """`sample`, `batch` seeds at a time: (up to `batch`, C, *shape) on the CPU, in the order of the seeds.
+
+    Working memory is that of one batch, whatever the number of seeds.
+    """
+    domain, seeds = denoiser.sde.domain, _seeds(seeds)
+    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    solver = _checked(solver)
+    stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
+    bound = Given(denoiser, **_rows(condition, len(seeds))) if condition else denoiser
+    start = (_channels(denoiser), *shape)
+    yield from _batches("sample", bound, solver, stages, start, seeds, batch, device, progress, hold, None)
+
+
+def sample(
+    denoiser: Denoiser,
+    shape: Shape | int,
+    seeds: Sequence[int] | int,
+    *,
+    solver: Solver | None = None,
+    plan: Plan | None = None,
+    hold: Hold = ReplaceModes,
+    batch: int = 32,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    **condition: Any,
+) -> Tensor:
+    """Samples (len(seeds), C, *shape) in data units, on the CPU: one for each seed, whatever else is sampled.
+
+    One seed is one function: sampled on two grids it shows the same, as far as the model does not depend on the grid.
+
+    Args:
+        denoiser: A model, or a wrapper of one.
+        shape: The samples' grid; an int for as many points on each side (latitudes on a sphere).
+        seeds: One for each sample, or a single one.
+        solver: Takes the steps; `DPMSolver(12)` by default.
+        plan: `Direct()`, `Progressive(...)` or `Cascade(...)`; by default `default_plan(denoiser, shape)`.
+        hold: How a cascade holds modes; the replacement method by default.
+        batch: Samples at a time.
+        device: Where to sample; by default where the denoiser's parameters are.
+        progress: Show a bar, and say which plan is run.
+        condition: By name, label=, field= or condition=: one row for each seed, or one for all.
+
+    Raises:
+        ValueError: If the shape, the plan or a condition does not fit.
+
+    Examples:
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, sample
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM()))
+        >>> coarse, fine = (sample(denoiser, (n, n), seeds=[7, 8]) for n in (16, 32))
+        >>> bool((Box(2).resample(fine, (16, 16)) - coarse).abs().max() < 1e-3)  # one seed is one function
+        True
+    """
+    run_options = {"solver": solver, "plan": plan, "hold": hold, "batch": batch, "device": device, "progress": progress}
+    return torch.cat(list(samples(denoiser, shape, seeds, **run_options, **condition)))
+
+
+def upscale(
+    denoiser: Denoiser,
+    low: Tensor,
+    shape: Shape | int,
+    seeds: Sequence[int] | int,
+    *,
+    solver: Solver | None = None,
+    hold: Hold = ReplaceModes,
+    batch: int = 32,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    **condition: Any,
+) -> Tensor:
+    """Zero-shot super-resolution: fields on a finer grid whose low modes are those of given ones, the rest sampled.
+
+    Of cell averages, as images are, mode k of the result is that of `low` divided by what averaging over the coarse cells
+    took, times what the fine cells take. What averaging folded onto a mode from above the coarse grid stays in it, so averaged
+    again the result is near `low`, not equal to it.
+
+    Args:
+        denoiser: A model of such fields; nothing in it needs to know about super-resolution.
+        low: (C, *small) or (B, C, *small), in data units. One field and several seeds are several samples for it.
+        shape: The finer grid; an int for as many points on each side.
+        seeds: One for each sample, or a single one: other seeds are other fields that fit.
+        solver: Takes the steps; `DPMSolver(36)` by default.
+        hold: How the known modes are held.
+        batch, device, progress, condition: As for `sample`.
+
+    Returns:
+        (len(seeds), C, *shape) in data units, on the CPU.
+
+    Raises:
+        ValueError: If the finer grid does not hold the modes of the coarse one, or there is neither one field nor one for each
+            seed.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise, upscale
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()))
+        >>> low = field.sample((1, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+        >>> high = upscale(denoiser, low, (32, 32), seeds=[0, 1])
+        >>> bool((Box(2).resample(high, (16, 16)) - low).abs().max() < 0.01)
+        True
+    """
+    domain, seeds = denoiser.sde.domain, _seeds(seeds)
+    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    low = torch.as_tensor(low)
+    low = low[None] if low.ndim == domain.dim + 1 else low
+    small = domain.check_field(low)
+    if not all(n <= m for n, m in zip(small, shape, strict=True)) or small == shape:
+        raise ValueError(f"upscale: expected a grid finer than {small}, got {shape}; pass the shape to upscale to.")
+    if len(low) not in (1, len(seeds)):
+        raise ValueError(
+            f"upscale: expected one field, or one for each of the {len(seeds)} seeds, got {len(low)}; pass as many seeds."
+        )
+    low = denoiser.normalization(low).expand(len(seeds), *low.shape[1:])
+    solver = _checked(solver or DPMSolver(36))
+    stages = [Stage(shape, solver.times(denoiser.sde.schedule), small)]
+    bound = Given(denoiser, **_rows(condition, len(seeds))) if condition else denoiser
+    start = (low.shape[1], *shape)
+    return torch.cat(list(_batches("upscale", bound, solver, stages, start, seeds, batch, device, progress, hold, low)))
+
+
+def default_plan(denoiser: Denoiser, shape: Shape) -> Plan:
+    """The plan of `sample` where none is named.
+
+    `Direct` where coarser grids are not known to help: with an observation, without a spectrum or training shapes, for values
+    at points. For cell averages, as images are: above the largest training grid `Cascade`, else `Progressive`.
+    """
+    if denoiser.one_grid or denoiser.spectrum is None or not denoiser.cell_averages or not denoiser.training_shapes:
+        return Direct()
+    largest = max(denoiser.training_shapes, key=math.prod)
+    above = shape != largest and all(n <= m for n, m in zip(largest, shape, strict=True))
+    return Cascade() if above else Progressive()
+
+
+def _batches(
+    name: str,
+    denoiser: Denoiser,
+    solver: Solver,
+    stages: Sequence[Stage],
+    shape: Shape,
+    seeds: list[int],
+    batch: int,
+    device: torch.device | str | None,
+    progress: bool,
+    hold: Hold,
+    low: Tensor | None,
+) -> Iterator[Tensor]:
+    """Samples of a plan, in data units, some seeds at a time."""
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"{name}: expected batch >= 1, got {batch!r}; 32 is usual.")
+    sde = denoiser.sde
+    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+    if progress:
+        tqdm.write(f"{name}: {describe(stages)}", file=sys.stderr)
+    with tqdm(total=len(seeds), disable=not progress, desc=name, unit="sample") as bar:
+        for first in range(0, len(seeds), batch):
+            part = slice(first, first + batch)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+
+            def noise(x: Tensor, generators: list[torch.Generator] = generators) -> Tensor:
+                return sde.noise.sample(x.shape, generator=generators, device=x.device, dtype=x.dtype)
+
+            start = sde.prior((len(generators), *shape), generator=generators, device=device)
+            known = None if low is None else low[part].to(start)
+            rows = denoiser.rows(part) if len(seeds) > batch else denoiser
+            x = run(rows, solver, stages, start, low=known, hold=hold, noise=noise)
+            yield denoiser.normalization.inverse(x).cpu()
+            bar.update(len(generators))
+
+
+def _emerged(denoiser: Denoiser, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t / alpha_t with every mode of the variance that it has at t, from the noise that began the run."""
+    sde, shape = denoiser.sde, tuple(noise.shape[2:])
+    level = sde.schedule.ratio(t).to(noise)
+    if denoiser.spectrum is None:
+        raise ValueError(
+            "run: expected a denoiser that knows the data's spectrum, as the stages change the grid, got none; pass "
+            "spectrum= to the model, or one stage."
+        )
+
+    def gain(eigenvalues: Tensor) -> Tensor:
+        c = sde.noise.on(shape).std(eigenvalues).square()
+        return (denoiser.spectrum(eigenvalues, sde.domain.dim) / c + level.square()).sqrt()
+
+    return sde.domain.filter(noise, gain)
+
+
+def _on_cells(denoiser: Denoiser, low: Tensor, shape: Shape) -> Tensor:
+    """A coarse grid's field, as a finer grid shows the same modes, on the coarse grid: averages over the finer cells."""
+    domain, small = denoiser.sde.domain, tuple(low.shape[2:])
+    if not denoiser.cell_averages:
+        return low
+    c = domain.analyze(low)
+    fine, coarse = (domain.attenuation(small, cells, device=c.device, dtype=c.real.dtype) for cells in (shape, small))
+    return domain.synthesize(c * (fine / coarse), small).to(low.dtype)
+
+
+def _channels(denoiser: Denoiser) -> int:
+    if denoiser.channels is None:
+        raise ValueError(
+            f"sample: expected a denoiser that knows its channels, got {type(denoiser).__name__} without; make it with "
+            f"channels=, as Model(network, sde, scaling, channels=3)."
+        )
+    return denoiser.channels
+
+
+def _checked(solver: Solver | None) -> Solver:
+    solver = DPMSolver(12) if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise ValueError(f"expected a solver such as DPMSolver(12), got {solver!r}; a solver holds no denoiser.")
+    return solver
+
+
+def _seeds(seeds: Sequence[int] | int) -> list[int]:
+    """Python integers, one or several."""
+    out = [int(seed) for seed in np.atleast_1d(np.asarray(seeds))]
+    if not out or np.asarray(seeds).dtype.kind not in "iu":
+        raise ValueError(f"expected seeds as whole numbers, at least one, got {seeds!r}; such as seeds=range(16).")
+    return out
+
+
+def _rows(condition: dict[str, Any], count: int) -> dict[str, Tensor]:
+    """Conditions with one row for each seed."""
+    out = {}
+    for name, value in condition.items():
+        rows = torch.as_tensor(value)
+        rows = rows[None] if rows.ndim == 0 else rows
+        if len(rows) not in (1, count):
+            raise ValueError(
+                f"expected {name} with one row for each of the {count} seeds, or one for all, got {tuple(rows.shape)}; repeat "
+                f"or cut it."
+            )
+        out[name] = rows.expand(count, *rows.shape[1:])
+    return out

@@ -1,0 +1,100 @@
+"""What a training run is told beside the model and the data: its optimizer, what it logs, and how it is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from accelerate import Accelerator
+
+from fnodiff.domain import Shape
+from fnodiff.train.preview import Preview
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with a linear ramp-up of the rate, gradient clipping, and a moving average of the weights.
+
+    Args:
+        lr: Learning rate after the ramp-up.
+        rampup: Steps of linear ramp-up.
+        decay: Let the rate fall to zero along half a cosine: over the steps, or without them over the minutes.
+        clip: Largest norm of the gradient.
+        ema_halflife: Of the moving average, in samples; shorter early on (a twentieth of the samples seen).
+        betas: Of Adam. Its average of squared gradients spans 100 steps; the usual 0.999 comes to about the same.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    lr: float = 1e-3
+    rampup: int = 100
+    decay: bool = False
+    clip: float = 1.0
+    ema_halflife: float = 20_000
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "clip", "ema_halflife"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"Adam: expected {name} > 0, got {getattr(self, name)!r}; the default is usual.")
+        if self.rampup < 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"Adam: expected rampup >= 0 and betas in [0, 1), got {self.rampup!r} and {self.betas!r}.")
+
+    def rate(self, step: int, done: float) -> float:
+        """The learning rate of a step, `done` of the run being over."""
+        rate = self.lr * min(1.0, (step + 1) / max(1, self.rampup))
+        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if self.decay else rate
+
+    def ema_decay(self, step: int, batch_size: int) -> float:
+        """What a step leaves of the moving average, after so many of them."""
+        return 0.5 ** (batch_size / min(self.ema_halflife, max(1.0, step * batch_size / 20)))
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What a run says of itself.
+
+    Args:
+        progress: Show a bar with the loss per grid, beside that of the best linear estimate.
+        callback: Called as callback(step, shape, loss) after each step.
+        preview: Samples of the averaged model for the accelerator's trackers, every some steps.
+    """
+
+    progress: bool = True
+    callback: Callable[[int, Shape, float], None] | None = None
+    preview: Preview | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out.
+
+    Args:
+        accelerator: For mixed precision, several processes, and a batch in parts (`gradient_accumulation_steps`); by default
+            a GPU where there is one. Trackers that it has (`init_trackers`) get each grid's loss and the learning rate.
+        save_every: Steps between checkpoints.
+        workers: Processes that prepare batches; the batches are the same for any number.
+        seed: Draw the times and the noise of each sample by a generator of its own, on the CPU, from this seed, the step and
+            its place in the batch: the same run for any number of processes and parts of a batch, dropout aside. By default
+            they come from torch's generator, another one in each process.
+        shard: Leave each of several processes its share of the weights, of Adam's averages and of the moving average (FSDP2),
+            for models that one device does not hold. The model stays shared out; what is returned, and written, is whole.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    accelerator: Accelerator | None = field(default=None, compare=False)
+    save_every: int = 1000
+    workers: int = 0
+    seed: int | None = None
+    shard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1 or self.workers < 0 or (self.seed is not None and self.seed < 0):
+            raise ValueError(
+                f"Execution: expected save_every >= 1, workers >= 0 and seed >= 0, got {self.save_every!r}, {self.workers!r} "
+                f"and {self.seed!r}."
+            )
