@@ -17,11 +17,12 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(BIN)/python examples/ffhq_superres.py
 
+# One thread a worker: two workers that each take both cores would wait for each other.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 test-all: install
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m 'slow or not slow'
 
 bench: install
 	$(BIN)/pip install --quiet --editable '.[bench]'

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
 from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution
-from fnodiff.data.hdf5 import write_fields
+from fnodiff.data import write_fields
 from fnodiff.sde import DenoisingLoss
 from fnodiff.train import keep_freed_memory
 

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fnodiff.data.hdf5 import write_fields
+from fnodiff.data import write_fields
 from fnodiff.data.terrain import CELL, Terrain
 
 SOURCE = "SRTM, 3 arc-seconds, around the Jacksboro fault, Tennessee: matplotlib's sample data jacksboro_fault_dem.npz"

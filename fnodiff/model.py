@@ -279,7 +279,7 @@ class Model(Denoiser):
         shapes = known.get("training_shapes", [])
         if not isinstance(shapes, list):
             raise ValueError(
-                f"{folder / checkpoint.CONFIG}: expected a list as training_shapes, got {str(shapes)[:80]}; save the model again."
+                f"{folder / checkpoint.CONFIG}: expected a list as training_shapes, got {str(shapes)[:80]}; save it again."
             )
         model.training_shapes = tuple(model.sde.domain.check_shape(shape) for shape in shapes)
         checkpoint.load_tensors(model, folder / checkpoint.MODEL)
@@ -304,7 +304,7 @@ def _rough_noise(domain: Domain, spectrum: Spectrum, reference: Shape) -> Noise:
 
 
 def _rough_law(domain: Domain, spectrum: DataSpectrum, reference: Shape) -> Matern | None:
-    """The Matern law of a quarter less smoothness than the data's, of the length scale that fits best; None for rougher data."""
+    """The Matern law of a quarter less smoothness than the data's and the best length scale; None if they are rougher."""
     smoothness = min(3.0, (spectrum.exponent - domain.dim) / 2 - 0.25)
     if smoothness < 0.1:
         return None

@@ -36,7 +36,7 @@ def convert(old: Path, new: Path, *, cell_averages: bool | None = None) -> Model
     described = _model(config["model"], cell_averages)
     tensors = safetensors.torch.load_file(old / checkpoint.MODEL)
     weights = {
-        name.replace("backbone.", "network.", 1): value
+        name.replace("backbone.", "network.", 1).replace(".operator.", ".local."): value
         for name, value in tensors.items()
         if not name.startswith(("normalization.", "field_normalization."))
     }
@@ -58,7 +58,7 @@ def convert(old: Path, new: Path, *, cell_averages: bool | None = None) -> Model
 
 def _model(old: dict[str, Any], cell_averages: bool | None) -> dict[str, Any]:
     """The description of a model, translated."""
-    network, domain = old["backbone"], old["sde"]["noise"]["domain"]
+    network, domain = _network(old["backbone"]), old["sde"]["noise"]["domain"]
     lengths = domain.get("lengths") or [3.141592653589793, 6.283185307179586]
     usual = {"Preconditioned": "point", "SpectralPreconditioned": "mode"}
     if old["class"] not in usual or old.get("told", usual[old["class"]]) != usual[old["class"]]:
@@ -87,3 +87,16 @@ def _model(old: dict[str, Any], cell_averages: bool | None) -> dict[str, Any]:
         "cell_averages": images if cell_averages is None else cell_averages,
         "channels": network["out_channels"],
     }
+
+
+def _network(old: dict[str, Any]) -> dict[str, Any]:
+    """The description of a DFU, translated."""
+    levels = old["levels"]
+    gone = {"levels", "antialias", "recompute"}
+    if old.get("antialias") or old["local"] == "both" or (levels == "moving" and old["local"] == "operator"):
+        raise ValueError(
+            "convert: expected a DFU without antialias, without local='both', and with taps on fixed levels, got one with; "
+            "today's networks have no such options: train it anew."
+        )
+    new = {name: value for name, value in old.items() if name not in gone}
+    return {**new, "reference": old["reference"] if levels == "fixed" else None}

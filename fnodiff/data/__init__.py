@@ -4,13 +4,14 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 "label" or a conditioning "field" if there is one.
 """
 
+from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.faces import Faces, face_attributes, faces
-from fnodiff.data.hdf5 import HDF5Fields, write_fields
+from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part, Upsampled
-from fnodiff.data.readers import ArrayFields
 from fnodiff.data.terrain import Terrain
+from fnodiff.data.write import write_fields
 
 __all__ = [
     "ArrayFields",

@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
-
-from fnodiff.data.loader import Fields
 
 VERSION = 1
 GRIDS = ("cell averages", "points")
@@ -94,7 +91,7 @@ class HDF5Fields:
         return 0 if label.ndim > 1 or label.dtype.kind == "f" else int(label[:].max(initial=-1)) + 1
 
     def __repr__(self) -> str:
-        grids = ", ".join(_name(shape) for shape in self.shapes)
+        grids = ", ".join(grid_name(shape) for shape in self.shapes)
         return f"HDF5Fields({str(self.path)!r}): {len(self)} samples, {self.channels} channels, at {grids}"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +121,7 @@ class HDF5Fields:
         """
         if tuple(shape) not in self.shapes:
             raise ValueError(
-                f"HDF5Fields: {self.path} has no grid {_name(shape)}, only {', '.join(map(_name, self.shapes))}; "
+                f"HDF5Fields: {self.path} has no grid {grid_name(shape)}, only {', '.join(map(grid_name, self.shapes))}; "
                 f"choose one of these, or write the file again with it."
             )
         index = np.asarray(indices)
@@ -135,7 +132,7 @@ class HDF5Fields:
                 f"HDF5Fields: expected indices in 0 .. {len(self) - 1}, got {index.min()} .. {index.max()}."
             )
         rows, inverse = np.unique(index, return_inverse=True)  # HDF5 selects increasing rows only
-        file, name = self._file(), _name(shape)
+        file, name = self._file(), grid_name(shape)
         out = {"x": _decode(file[f"x/{name}"][rows][inverse])}
         if self._labelled:
             label = file["label"][rows][inverse]
@@ -155,221 +152,8 @@ class HDF5Fields:
         return self._open[1]
 
 
-def write_fields(
-    path: str | os.PathLike[str],
-    source: Fields,
-    shapes: Sequence[tuple[int, ...]],
-    *,
-    attributes: Mapping[str, str | int | float],
-    dtype: Literal["uint8", "float32"] = "uint8",
-    length: int | None = None,
-    chunk: int = 64,
-    progress: bool = True,
-) -> None:
-    """Write a source's samples on several grids to an HDF5 file, or continue where an earlier call was interrupted.
-
-    Samples go to the file `chunk` at a time; after each the count `complete` is updated, so that a stopped program
-    loses one chunk at most. A file that is complete already is checked and left as it is. A source with a method
-    `batches(indices, shapes)`, which returns one batch per shape, is asked for all grids at once.
-
-    Args:
-        path: The file. One that exists must be the beginning of the same: the layout, length and attributes agree.
-        source: The samples. They must not change between calls: this is not checked beyond their number.
-        shapes: The grids, each of 1 to 3 sizes.
-        attributes: At least source, licence and grid ("cell averages" or "points"); more are kept as they are.
-        dtype: "uint8" rounds x, and the field if there is one, from [-1, 1] to the nearest of 256 levels; "float32"
-            keeps the values.
-        length: Write only the first so many samples.
-        chunk: Samples per step.
-        progress: Show a progress bar.
-
-    Raises:
-        ValueError: If the file is something else, or the source hands out something that would be lost: another shape,
-            an unknown key, values that are not finite, a mask of numbers other than 1 and 0, or for "uint8" values
-            beyond [-1, 1] by more than 1e-3.
-
-    Examples:
-        >>> import pathlib, tempfile
-        >>> from fnodiff.data import Faces, HDF5Fields, write_fields
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> path = pathlib.Path(folder.name, "faces.h5")
-        >>> about = {"source": "fnodiff.data.Faces", "licence": "MIT", "grid": "cell averages"}
-        >>> write_fields(path, Faces(3), [(16, 16), (24, 24)], attributes=about, progress=False)
-        >>> fields = HDF5Fields(path)
-        >>> len(fields), fields.shapes, fields.attributes["licence"]
-        (3, [(16, 16), (24, 24)], 'MIT')
-    """
-    path = Path(path)
-    shapes = _check_shapes(shapes)
-    length = len(source) if length is None else length
-    if dtype not in ("uint8", "float32"):
-        raise ValueError(f'write_fields: expected dtype "uint8" or "float32", got {dtype!r}.')
-    if not 1 <= length <= len(source):
-        raise ValueError(f"write_fields: expected a length from 1 to the source's {len(source)}, got {length}.")
-    if chunk < 1:
-        raise ValueError(f"write_fields: expected a chunk of at least one sample, got {chunk}.")
-    attributes = _check_attributes(attributes)
-    if not path.parent.is_dir():
-        raise ValueError(f"write_fields: the folder {path.parent} does not exist; make it first.")
-    first = _read(source, range(1), shapes, dtype)  # says which datasets there are, and of which shapes and types
-    layout = {name: ((length, *values.shape[1:]), values.dtype) for name, values in first.items()}
-    done = _check_same(path, layout, attributes) if path.exists() else _create(path, layout, attributes)
-    if done == length:
-        return
-    with (
-        h5py.File(path, "r+") as file,
-        tqdm(total=length, initial=done, desc=path.name, unit="sample", disable=not progress) as bar,
-    ):
-        for start in range(done, length, chunk):
-            rows = range(start, min(start + chunk, length))
-            data = _read(source, rows, shapes, dtype)
-            if _describe(data) != _describe(first):
-                raise ValueError(
-                    f"write_fields: samples {rows.start} .. {rows.stop - 1} have {_describe(data)}, and the first has "
-                    f"{_describe(first)}; every batch of the source needs the same keys, shapes and types."
-                )
-            for name, values in data.items():
-                file[name][rows.start : rows.stop] = values
-            file.flush()
-            file.attrs.modify("complete", np.int64(rows.stop))
-            file.flush()
-            bar.update(len(rows))
-
-
-# ---- writing ------------------------------------------------------------------------------------------------------
-
-
-def _read(source: Fields, rows: range, shapes: list[tuple[int, ...]], dtype: str) -> dict[str, np.ndarray]:
-    """These rows of every dataset, as they are stored."""
-    out: dict[str, np.ndarray] = {}
-    indices = list(rows)
-    together = getattr(source, "batches", None)
-    batches = together(indices, shapes) if together else (source.batch(indices, shape) for shape in shapes)
-    for shape, batch in zip(shapes, batches, strict=True):
-        unknown = sorted(set(batch) - {"x", "field", "label", "mask"})
-        if unknown or "x" not in batch:
-            raise ValueError(
-                f'write_fields: expected batches with "x" and perhaps "label", "field" and "mask", got {sorted(batch)}; '
-                f"wrap the source in one that renames or drops the others."
-            )
-        for key in sorted(batch):
-            name = "label" if key == "label" else f"{key}/{_name(shape)}"
-            values = batch[key].detach().cpu().numpy()
-            channels = source.channels if key == "x" else values.shape[1] if values.ndim > 1 else 0
-            expected = (len(rows), *values.shape[1:]) if key == "label" else (len(rows), channels, *shape)
-            if values.shape != expected:
-                raise ValueError(
-                    f"write_fields: expected {name} of shape {expected}, got {values.shape}; mend the source's batch()."
-                )
-            if key == "mask" and channels not in (1, source.channels):
-                raise ValueError(
-                    f"write_fields: expected {name} of 1 or {source.channels} channels, got {channels}; mend the source's "
-                    f"batch()."
-                )
-            encoded = _encode(values, name, rows, dtype)
-            if not np.array_equal(out.setdefault(name, encoded), encoded):
-                raise ValueError(
-                    f"write_fields: expected the same labels on every grid, got others on {_name(shape)}: samples "
-                    f"{rows.start} .. {rows.stop - 1}; mend the source, whose samples may be drawn anew at each call."
-                )
-    return out
-
-
-def _encode(values: np.ndarray, name: str, rows: range, dtype: str) -> np.ndarray:
-    if name == "label":
-        if values.ndim == 1 and values.dtype.kind in "iu":
-            return values.astype(np.int64)
-        if values.ndim == 2 and values.dtype.kind == "f" and np.isfinite(values).all():
-            return values.astype(np.float32)
-        raise ValueError(
-            f"write_fields: expected labels as integers (B,) or finite floats (B, K), got {values.dtype} "
-            f"{values.shape}; convert them in the source."
-        )
-    if name.startswith("mask/"):
-        if not ((values == 0) | (values == 1)).all():
-            raise ValueError(f"write_fields: expected {name} of 1 and 0 alone, got other values; use a threshold.")
-        return values.astype(np.uint8)
-    if values.dtype.kind != "f":
-        raise ValueError(f"write_fields: expected {name} as floats, got {values.dtype}; convert it in the source.")
-    limit = 1 + 1e-3 if dtype == "uint8" else np.finfo(np.float32).max
-    bad = ~(np.abs(values) <= limit)  # true for NaN
-    if bad.any():
-        raise ValueError(
-            f"write_fields: {name}, sample {rows[int(np.argwhere(bad)[0, 0])]}: expected finite values"
-            + (" in [-1, 1], as uint8 would clip others" if dtype == "uint8" else "")
-            + f', got {values[bad][0]}; mend or rescale the source, or write dtype="float32".'
-        )
-    return np.rint(values * 127.5 + 127.5).astype(np.uint8) if dtype == "uint8" else values.astype(np.float32)
-
-
-def _check_shapes(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    out = [tuple(shape) for shape in shapes]
-    right = all(1 <= len(shape) <= 3 and all(isinstance(n, int) and n > 0 for n in shape) for shape in out)
-    if not out or not right or len({len(shape) for shape in out}) > 1 or len(set(out)) < len(out):
-        raise ValueError(
-            f"write_fields: expected shapes of 1 to 3 positive sizes, all with as many axes and none twice, got {out}."
-        )
-    return out
-
-
-def _check_attributes(attributes: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
-    missing = [key for key in ("source", "licence", "grid") if key not in attributes]
-    reserved = [key for key in ("complete", "version") if key in attributes]
-    if missing or reserved or attributes["grid"] not in GRIDS:
-        raise ValueError(
-            f"write_fields: expected attributes source, licence and grid (one of {GRIDS}), but no version or complete, "
-            f"which are the writer's; got {dict(attributes)}."
-        )
-    wrong = {key: value for key, value in attributes.items() if not isinstance(value, (str, int, float))}
-    if wrong:
-        raise ValueError(f"write_fields: expected attributes that are text or numbers, got {wrong}.")
-    return {**attributes, "version": VERSION}
-
-
-def _create(path: Path, layout: Mapping[str, tuple], attributes: Mapping[str, Any]) -> int:
-    """Make an empty file of this layout, under its name only once it is whole, and return 0: the samples in it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with h5py.File(partial, "w") as file:
-        for name, (shape, dtype) in layout.items():
-            file.create_dataset(
-                name, shape, dtype
-            )  # contiguous: rows are read at random, and one write touches no index
-        file.attrs.update(attributes)
-        file.attrs["complete"] = np.int64(0)
-    os.replace(partial, path)
-    return 0
-
-
-def _check_same(path: Path, layout: Mapping[str, tuple], attributes: Mapping[str, Any]) -> int:
-    """How many samples the file has, or a ValueError unless it is of this layout."""
-    if not h5py.is_hdf5(path):
-        raise ValueError(f"write_fields: {path} exists and is not an HDF5 file; remove it or choose another name.")
-    with h5py.File(path, "r") as file:
-        if "complete" not in file.attrs:
-            raise ValueError(
-                f"write_fields: {path} exists and is not from write_fields; remove it or choose another name."
-            )
-        done = int(file.attrs["complete"])
-        found = {f"attribute {k}": v for k, v in file.attrs.items() if k != "complete"} | _datasets(file)
-    wanted = {f"attribute {k}": v for k, v in attributes.items()} | dict(layout)
-    differ = {k: (found.get(k), wanted.get(k)) for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)}
-    if differ:
-        raise ValueError(
-            f"write_fields: {path} exists and is not the beginning of the same: "
-            + "; ".join(f"{key} is {there}, expected {here}" for key, (there, here) in differ.items())
-            + ". Remove it, choose another name, or continue with what it was begun with."
-        )
-    return done
-
-
-def _describe(data: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(f"{name} {values.dtype} {values.shape[1:]}" for name, values in data.items())
-
-
-# ---- the layout ---------------------------------------------------------------------------------------------------
-
-
-def _name(shape: Sequence[int]) -> str:
+def grid_name(shape: Sequence[int]) -> str:
+    """ "32x48" of (32, 48)."""
     return "x".join(map(str, shape))
 
 
@@ -378,7 +162,7 @@ def _decode(values: np.ndarray) -> Tensor:
     return out.float() / 127.5 - 1 if out.dtype == torch.uint8 else out
 
 
-def _datasets(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def datasets(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The shape and type of every dataset, by name."""
     found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
 
@@ -392,7 +176,7 @@ def _datasets(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 
 def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], int, int, int]:
     """The grids, coarsest first, the channels of x and of the field, and the number of samples."""
-    found = _datasets(file)
+    found = datasets(file)
 
     def wrong(expected: str) -> ValueError:
         listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in found.items()) or "no dataset"

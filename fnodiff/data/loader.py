@@ -14,11 +14,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Box, Domain, Shape
+from fnodiff.domain import Domain, Shape
 
 
 class Fields(Protocol):
@@ -247,7 +246,7 @@ class InMemory(_Source):
             raise ValueError(
                 f"InMemory: expected one of the prepared shapes {list(self._kept)}, got {tuple(shape)}; add it."
             )
-        _check_indices("InMemory", indices, len(self))
+        check_indices("InMemory", indices, len(self))
         rows = torch.as_tensor(list(indices))
         return {name: value[rows] for name, value in self._kept[tuple(shape)].items()}
 
@@ -300,10 +299,7 @@ class Upsampled(_Source):
                 f"Upsampled: expected a grid as fine as {self.shape} along every axis, or as coarse, and no mask, got "
                 f"{shape} and {sorted(batch)}; name another grid, or fill in what is missing first."
             )
-        if not isinstance(self.domain, Box):
-            return {**batch, "x": self.domain.resample(batch["x"], shape)}
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
-        return {**batch, "x": interpolate(batch["x"], size=shape, mode=mode)}
+        return {**batch, "x": self.domain.upsample(batch["x"], shape)}
 
 
 class Part(_Source):
@@ -325,7 +321,7 @@ class Part(_Source):
     """
 
     def __init__(self, fields: Fields, indices: Sequence[int], names: Sequence[str] | None = None) -> None:
-        _check_indices("Part", indices, len(fields))
+        check_indices("Part", indices, len(fields))
         self.fields, self.selected, self.names = fields, indices, names
         self.channels = fields.channels
 
@@ -334,12 +330,13 @@ class Part(_Source):
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, with indices counted within the part."""
-        _check_indices("Part", indices, len(self))
+        check_indices("Part", indices, len(self))
         batch = self.fields.batch([self.selected[i] for i in indices], shape)
         return batch if self.names is None else {name: batch[name] for name in self.names}
 
 
-def _check_indices(owner: str, indices: Sequence[int], count: int) -> None:
+def check_indices(owner: str, indices: Sequence[int], count: int) -> None:
+    """Raise a ValueError unless the indices are those of `count` samples."""
     if len(indices) and not (min(indices) >= 0 and max(indices) < count):
         raise ValueError(
             f"{owner}: expected indices from 0 to {count - 1}, got {min(indices)} to {max(indices)}; it has {count} samples."

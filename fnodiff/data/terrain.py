@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.loader import _check_indices
+from fnodiff.data.loader import check_indices
 from fnodiff.domain import Box, Shape
 
 FILE = "jacksboro_fault_dem.npz"
@@ -141,7 +141,7 @@ class Terrain:
         return {"x": self.domain.average(x, shape).float() / self.scale}
 
     def _draw(self, index: int) -> tuple[int, int, bool, bool]:
-        _check_indices("Terrain", [index], len(self))
+        check_indices("Terrain", [index], len(self))
         rng = np.random.default_rng([self.seed, int(index)])
         top, place = rng.integers(SHAPE[0] - self.window + 1), rng.integers(len(self._left))
         down, across = self.flip & (rng.integers(2, size=2) > 0)

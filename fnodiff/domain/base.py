@@ -170,6 +170,18 @@ class Domain(abc.ABC):
         """The change of grid for a network's local branches: cell averages on Box, `resample` elsewhere."""
         return self.resample(x, shape)
 
+    def coarsen(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Measured fields on a grid no finer than theirs: averages over its cells on Box, else the modes that it holds."""
+        return self.resample(x, shape)
+
+    def upsample(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Fields on a finer grid, without new detail: linearly along each axis on Box, else the same modes."""
+        return self.resample(x, shape)
+
+    def is_usual(self, shape: Sequence[int]) -> bool:
+        """Whether a grid has the usual proportions: as many points on each side."""
+        return len(set(shape)) == 1
+
     def evaluate(self, x: Tensor, points: Tensor) -> Tensor:
         """The band-limited function with values `x`, at any points.
 
@@ -238,7 +250,11 @@ class Domain(abc.ABC):
         return out
 
     def check_points(self, points: Tensor) -> None:
-        """Raise a ValueError unless points (dim, ...) lie on the domain. On a periodic axis every number does."""
+        """Raise a ValueError unless points (dim, ...) lie on the domain; on a periodic axis every finite number does."""
+        if not bool(points.isfinite().all()):
+            raise ValueError(
+                f"expected finite coordinates on {self}, got NaN or infinite ones; leave those points out."
+            )
 
     def check_field(self, x: Tensor) -> Shape:
         """The spatial shape of a field (B, C, *shape), or a ValueError if `x` is not a real one of this dimension."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from fnodiff.domain.base import Shape, along, cached, full_precision
 from fnodiff.domain.draws import Generators, normals
@@ -48,6 +49,16 @@ class Box(Product):
         if n < 2:
             raise ValueError(f"derivative: expected two points or more along axis {axis}, got {tuple(x.shape)}.")
         return torch.gradient(x, spacing=length / n, dim=axis + 2)[0]  # one-sided at the edges
+
+    def coarsen(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return self.average(x, shape)
+
+    def upsample(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        shape = self.check_shape(shape)
+        self.check_field(x)
+        return interpolate(
+            x, size=shape, mode=("linear", "bilinear", "trilinear")[self.dim - 1]
+        )  # from centres of cells
 
     def check_points(self, points: Tensor) -> None:
         """Raise a ValueError unless points (dim, ...) lie within the box."""

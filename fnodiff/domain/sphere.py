@@ -89,6 +89,14 @@ class Sphere(Domain):
         points = torch.stack(torch.meshgrid(theta, phi, indexing="ij"))
         return points.to(device=device, dtype=dtype or torch.get_default_dtype())
 
+    def coarsen(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """The degrees that a grid holds; on the stored grid too: what no degree holds, no noise would reach."""
+        return self.synthesize(self.analyze(x), shape)
+
+    def is_usual(self, shape: Sequence[int]) -> bool:
+        """Twice as many longitudes as latitudes, but for those of the poles."""
+        return abs(shape[1] - 2 * shape[0]) <= 2
+
     def check_points(self, points: Tensor) -> None:
         """Raise a ValueError unless points (2, ...) have colatitudes from 0 to pi; longitudes may be any number."""
         low, high = float(points[0].min()), float(points[0].max())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.loader import _check_indices
+from fnodiff.data.loader import check_indices
 from fnodiff.domain import Domain, Shape
 
 
@@ -74,7 +74,7 @@ class Solved(abc.ABC):
                     f"larger `fine`."
                 )
         indices = [int(i) for i in indices]
-        _check_indices(name, indices, self.count)
+        check_indices(name, indices, self.count)
         if not indices:
             raise ValueError(f"{name}: expected at least one index, got none.")
         solutions = self._fetch(indices)

@@ -1,4 +1,4 @@
-"""Measures of fields: distances of sets, spectra, scores of ensembles. Functions of (x, y, domain): x is judged, y the truth."""
+"""Measures of fields: distances of sets, spectra, scores of ensembles. They are functions of (x, y, domain), y the truth."""
 
 from fnodiff.metrics.distances import (
     frechet_distance,

@@ -123,7 +123,7 @@ def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module 
     return float(fid), float(kid)
 
 
-def global_coherence(x: Tensor, y: Tensor, domain: Box, *, shape: Shape = (8, 8)) -> float:
+def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8, 8)) -> float:
     """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?
 
     Raises:
@@ -181,7 +181,7 @@ def high_band_distance(
         )
     if all(n <= m for n, m in zip(shape, band, strict=True)):
         raise ValueError(
-            f"high_band_distance: expected fields finer than {tuple(band)}, got {shape}; there is nothing above that band on them."
+            f"high_band_distance: expected fields finer than {tuple(band)}, got {shape}; they have nothing above it."
         )
     x, y = (v - domain.resample(domain.resample(v, band), shape) for v in (x, y))
     rows = patches(x, size), patches(y, size)

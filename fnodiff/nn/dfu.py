@@ -12,7 +12,6 @@ Source: Havrilla, Rojas, Liao, Tao (2024), DFU: scale-robust diffusion model for
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from numbers import Integral
@@ -24,7 +23,7 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
-from fnodiff.domain.base import cached
+from fnodiff.nn.blocks import NoiseEmbedding, ResidualBlock, positions
 from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.layers import DualConv, LocalConv, SpectralConv
 from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
@@ -48,15 +47,12 @@ class DFU(nn.Module):
             other arguments as they are, is exactly the baseline UNet: pixel convolutions alone.
         attention_levels: Levels with self-attention, 0 the finest; the bottleneck always has it.
         domain: Box (images and fields with edges), Torus (periodic fields) or Sphere.
-        local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "both", half of the
-            channels each; "point", 1 x 1 as in a Fourier neural operator, for smooth fields; or None for spectral branches
-            alone (then every level needs one). On Sphere "conv" reaches two rows of the grid at hand, "operator" as far as two
-            rows of the reference.
-        levels: "fixed": the first level lives on the input's own grid and level l on reference / 2^l points, whatever the
-            input's, reached by `domain.resample`; "moving", the paper's: level l has ceil(n / 2^l) points. By default fixed if
-            there is a reference.
-        reference: Spatial shape of the grid that fixed levels and the operator's taps refer to: the largest trained on.
-        antialias: Evaluate activations on a grid twice as fine, so that the frequencies they make do not fold back.
+        reference: Spatial shape of the largest grid trained on, which fixes the grids of the coarser levels: the first level
+            lives on the input's own grid and level l on reference / 2^l points, whatever the input's, reached by
+            `domain.resample`. None, the paper's way: level l has half as many points as the level above, ceil(n / 2^l).
+        local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "point", 1 x 1 as in a
+            Fourier neural operator, for smooth fields; or None for spectral branches alone (then every level needs one). On
+            Sphere "conv" reaches two rows of the grid at hand, "operator" as far as two rows of the reference.
         dropout: Probability, in every residual block.
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
@@ -65,9 +61,11 @@ class DFU(nn.Module):
             Box knows a place by its edges alone, and one on Torus or Sphere, which have no place of their own, not at all.
             `tiny` and `small` have 4 on Box and 2 on Sphere.
         zero_init: Start each block's last convolution, the network's, and attention near zero, as for training.
-        recompute: In training keep each block's input alone and compute the rest again for the gradient: less memory, more
-            time (activation checkpointing).
         spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
+
+    Attributes:
+        recompute: Set it to True to keep each block's input alone in training and compute the rest again for the gradient:
+            less memory, more time (activation checkpointing).
 
     Raises:
         ValueError: If a level is named that does not exist, or n_modes does not fit the domain.
@@ -94,23 +92,19 @@ class DFU(nn.Module):
         attention_levels: Sequence[int] = (2,),
         domain: Domain | None = None,
         *,
-        local: str | None = "conv",
-        levels: str | None = None,
         reference: Sequence[int] | None = None,
-        antialias: bool = False,
+        local: str | None = "conv",
         dropout: float = 0.13,
         num_classes: int = 0,
         condition_channels: int = 0,
         positional_modes: int = 0,
         zero_init: bool = True,
-        recompute: bool = False,
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         domain = Box(2) if domain is None else domain
-        levels = ("moving" if reference is None else "fixed") if levels is None else levels
-        self.config |= {"domain": domain, "levels": levels}
+        self.config |= {"domain": domain}
         n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
@@ -133,19 +127,17 @@ class DFU(nn.Module):
         self.spectral_modes = n_modes if spectral_levels else None
         self.num_classes, self.condition_channels = num_classes, condition_channels
         self.positional_modes = positional_modes
-        if levels not in ("moving", "fixed") or (
-            reference is None and (levels == "fixed" or local in ("operator", "both"))
-        ):
+        if reference is None and local == "operator":
             raise ValueError(
-                f'DFU: expected levels "moving", or "fixed" with a reference, as local="operator" and "both" need one too, got '
-                f"levels={levels!r}, local={local!r} and reference={reference!r}; pass the largest grid trained on."
+                f'DFU: expected a reference with local="operator", whose taps keep its spacing, got {reference!r}; pass the '
+                f"largest grid trained on."
             )
         self.levels = count
         references = [None] * count
         if reference is not None:
             references = self._levels(domain.check_shape(reference))
-        self.fixed = references if levels == "fixed" else None
-        self.antialias, self.recompute = antialias, recompute
+        self.fixed = None if reference is None else references
+        self.recompute = False
 
         widths = [hidden_channels * m for m in channel_mult]
         modes = [tuple(max(1, n >> i) for n in n_modes) if i < spectral_levels else None for i in range(count)]
@@ -165,7 +157,7 @@ class DFU(nn.Module):
         )
         self.embed_label = nn.Embedding(num_classes, embedding) if num_classes else None
 
-        resize = "pool" if levels == "moving" else "resample"
+        resize = "pool" if reference is None else "resample"
         conv = partial(DualConv, domain=domain, local=local, resize=resize, spectral=spectral)
         at = [{"n_modes": m, "reference": r} for m, r in zip(modes, references, strict=True)]
         last = {"init_scale": 1e-5 if zero_init else 1.0}
@@ -177,7 +169,6 @@ class DFU(nn.Module):
             dropout=dropout,
             last=last,
             resize=resize,
-            antialias=antialias,
         )
 
         width = widths[0]
@@ -239,7 +230,7 @@ class DFU(nn.Module):
             )
         x = self._with_field(x, field)
         if self.positional_modes:
-            places = _positions(self.domain, self.positional_modes, shape, x.dtype, x.device)
+            places = positions(self.domain, self.positional_modes, shape, x.dtype, x.device)
             x = torch.cat([x, places.expand(x.shape[0], *places.shape)], dim=1)
         emb = self._embedding(x, noise_level, label)
         shapes = self._levels(shape)
@@ -260,7 +251,7 @@ class DFU(nn.Module):
                     x = self._run(block, x, emb, shapes[level - 1])
                 else:
                     x = self._run(block, torch.cat([x, skips.pop()], dim=1), emb, shapes[level])
-        return self.head(_silu(self.head_norm(x), self.domain, self.antialias))
+        return self.head(silu(self.head_norm(x)))
 
     def _levels(self, shape: Shape) -> list[Shape]:
         """Half as many points at each level down, rounded up; on a sphere two latitudes or more."""
@@ -375,92 +366,6 @@ class DFU(nn.Module):
         return cls(in_channels, out_channels, **{"n_modes": n_modes, **preset, **options})
 
 
-class ResidualBlock(nn.Module):
-    """A residual block of two convolutions, with the noise embedding between them and self-attention after.
-
-    The first convolution also brings the field to another grid, when one is asked for.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        embedding: int,
-        conv: Any,
-        n_modes: Sequence[int] | None,
-        reference: Shape | None,
-        domain: Domain,
-        dropout: float,
-        last: dict[str, float],
-        resize: str,
-        antialias: bool,
-        attention: bool = False,
-    ) -> None:
-        super().__init__()
-        self.domain, self.resize, self.antialias = domain, getattr(domain, resize), antialias
-        self.norm_in, self.norm_out = GroupNorm(in_channels, domain), GroupNorm(out_channels, domain)
-        self.conv_in = conv(in_channels, out_channels, n_modes=n_modes, reference=reference)
-        self.conv_out = conv(out_channels, out_channels, n_modes=n_modes, reference=reference, **last)
-        self.embed = nn.Linear(embedding, out_channels)
-        self.dropout = nn.Dropout(dropout)
-        self.skip = (
-            None if in_channels == out_channels else LocalConv(in_channels, out_channels, domain=domain, kernel_size=1)
-        )
-        self.attention = Attention(out_channels, domain, **last) if attention else None
-
-    def forward(self, x: Tensor, emb: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """(B, in_channels, *any) -> (B, out_channels, *shape), with an embedding (B, embedding)."""
-        target = None if tuple(x.shape[2:]) == shape else shape
-        h = self.conv_in(_silu(self.norm_in(x), self.domain, self.antialias), target)
-        h = h + self.embed(emb).reshape(*h.shape[:2], *(1,) * (h.ndim - 2))
-        h = self.conv_out(self.dropout(_silu(self.norm_out(h), self.domain, self.antialias)))
-        x = x if target is None else self.resize(x, target)
-        x = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
-        return x if self.attention is None else self.attention(x)
-
-
-class NoiseEmbedding(nn.Module):
-    """Sines and cosines of a scalar at frequencies from 0.1 to 100 radians per unit, (B,) -> (B, channels)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.logspace(-1, 2, channels // 2))
-
-    def forward(self, noise_level: Tensor) -> Tensor:
-        """(B,) -> (B, channels)."""
-        phase = noise_level[:, None] * self.frequencies.to(noise_level)
-        return torch.cat([phase.cos(), phase.sin()], dim=1)
-
-
-def _silu(x: Tensor, domain: Domain, antialias: bool) -> Tensor:
-    """silu at the grid's points, or on a grid twice as fine and brought back."""
-    if not antialias:
-        return silu(x)
-    shape = tuple(x.shape[2:])
-    return domain.resample(silu(domain.resample(x, tuple(2 * n for n in shape))), shape)
-
-
 def _places(options: dict[str, Any]) -> int:
     """positional_modes of the small presets: a torus has no place of its own; the earth turns about an axis."""
     return {Box: 4, Sphere: 2}.get(type(options.get("domain") or Box(2)), 0)
-
-
-@cached
-def _positions(domain: Domain, count: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The first waves along each axis, or harmonics, of mean square one: (channels, *shape)."""
-    if isinstance(domain, Sphere):
-        harmonics = torch.eye((count + 1) ** 2, dtype=torch.float64).unflatten(1, (count + 1, count + 1))
-        degree = torch.arange(count + 1)
-        order = (
-            torch.maximum(degree[:, None], degree).flatten().argsort(stable=True)
-        )  # by degree; the first is constant
-        return domain.synthesize(harmonics[order[1:], None], shape)[:, 0].to(device, dtype)
-    waves = []
-    for points, length in zip(domain.points(shape, dtype=torch.float64), domain.lengths, strict=True):
-        for k in range(1, count + 1):
-            if isinstance(domain, Box):
-                waves.append((math.pi * k * points / length).cos())
-            else:
-                waves += [(2 * math.pi * k * points / length).cos(), (2 * math.pi * k * points / length).sin()]
-    return (math.sqrt(2) * torch.stack(waves)).to(device, dtype)

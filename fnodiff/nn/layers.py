@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
@@ -324,8 +324,8 @@ class DualConv(nn.Module):
         out_channels: Channels of the output.
         domain: Torus, Box or Sphere.
         n_modes: Of the spectral branch (neuralop's convention); None: no such branch.
-        local: "conv", 3 x 3 pixels; "operator", taps at the spacing of `reference`; "both", half of the output channels each;
-            "point", one by one, as in a Fourier neural operator; or None: no such branch.
+        local: "conv", 3 x 3 pixels; "operator", taps at the spacing of `reference`; "point", one by one, as in a Fourier
+            neural operator; or None: no such branch.
         reference: Spatial shape of the grid whose spacing the operator's taps keep.
         resize: How the local branch reaches another grid: "pool" or "resample".
         init_scale: The initial weights' factor; 0 starts the layer at zero.
@@ -359,24 +359,20 @@ class DualConv(nn.Module):
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if local not in ("conv", "operator", "both", "point", None) or (local is None and n_modes is None):
+        if local not in ("conv", "operator", "point", None) or (local is None and n_modes is None):
             raise ValueError(
-                f'DualConv: expected local="conv", "operator", "both" or "point", or local=None with n_modes given, got '
+                f'DualConv: expected local="conv", "operator" or "point", or local=None with n_modes given, got '
                 f"local={local!r} and n_modes={n_modes!r}; a layer needs at least one branch."
             )
-        if local in ("operator", "both") and reference is None:
+        if local == "operator" and reference is None:
             raise ValueError(f"DualConv: expected a reference with local={local!r}, got none; name the taps' grid.")
-        whole = (out_channels, 0)
-        widths = {"conv": whole, "point": whole, "operator": (0, out_channels), None: (0, 0)}
-        pixels, taps = widths.get(local, (out_channels // 2, out_channels - out_channels // 2))
-        if isinstance(domain, Sphere) and local != "point":
-            make = partial(SphericalLocalConv, in_channels, domain=domain, resize=resize)
-        else:
-            make = partial(
-                LocalConv, in_channels, domain=domain, resize=resize, kernel_size=1 if local == "point" else 3
+        self.local = None
+        if local is not None:
+            kind = SphericalLocalConv if isinstance(domain, Sphere) and local != "point" else LocalConv
+            options = (
+                {"kernel_size": 1} if local == "point" else {"reference": reference if local == "operator" else None}
             )
-        self.local = make(pixels) if pixels else None
-        self.operator = make(taps, reference=reference) if taps else None
+            self.local = kind(in_channels, out_channels, domain=domain, resize=resize, **options)
         self.spectral = None
         if n_modes is not None:
             options = {"bias": local is None, **(spectral or {})}
@@ -389,8 +385,7 @@ class DualConv(nn.Module):
 
     def forward(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
         """(B, in_channels, *shape) -> (B, out_channels, *output_shape), by default on the same grid."""
-        local = [branch(x, output_shape) for branch in (self.local, self.operator) if branch is not None]
-        if not local:
+        if self.local is None:
             return self.spectral(x, output_shape)
-        out = local[0] if len(local) == 1 else torch.cat(local, dim=1)
+        out = self.local(x, output_shape)
         return out if self.spectral is None else out + self.spectral(x, output_shape)

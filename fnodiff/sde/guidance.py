@@ -97,8 +97,8 @@ class Autoguided(Wrapper):
         )
         if guide.sde != denoiser.sde or not same:
             raise ValueError(
-                f"Autoguided: expected a guide of the same process and units, {denoiser.sde} and {units[0]}, got {guide.sde} and "
-                f"{units[1]}; train it as the model was, for less time."
+                f"Autoguided: expected a guide of the same process and units, {denoiser.sde} and {units[0]}, got {guide.sde} "
+                f"and {units[1]}; train it as the model was, for less time."
             )
         if not (0 <= noise_levels[0] < noise_levels[1] and math.isfinite(scale)):
             raise ValueError(

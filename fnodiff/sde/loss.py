@@ -49,8 +49,8 @@ class DenoisingLoss(nn.Module):
         super().__init__()
         if not hasattr(model, "loss_weight") or not hasattr(model, "noise_law"):
             raise ValueError(
-                f"DenoisingLoss: expected a model with a loss_weight and a noise_law, got {type(model).__name__}; make a network "
-                f"one: Model(network, sde, EDMScaling())."
+                f"DenoisingLoss: expected a model with a loss_weight and a noise_law, got {type(model).__name__}; make a "
+                f"network one: Model(network, sde, EDMScaling())."
             )
         p_mean = model.noise_law[0] if p_mean is None else float(p_mean)
         p_std = model.noise_law[1] if p_std is None else float(p_std)

@@ -199,8 +199,8 @@ class _Bar:
         known = [(self.recent[shape], linear) for shape, linear in self.linear.items() if linear is not None]
         if self.shown and known and all(value > 0.95 * linear for value, linear in known):
             tqdm.write(
-                "The loss is no better than that of the best linear estimate: beyond the data's spectrum nothing is learnt yet. "
-                "Train it longer.",
+                "The loss is no better than that of the best linear estimate: beyond the data's spectrum nothing is learnt "
+                "yet. Train it longer.",
                 file=sys.stderr,
             )
 

@@ -1,7 +1,6 @@
-"""Fields from arrays, on disk or in memory: MATLAB, NumPy, PyTorch and HDF5 files, and missing values.
+"""Fields from arrays, on disk or in memory, and missing values.
 
-Coarser grids are made from the stored one: on `Box` by averages over the cells, on `Torus` and `Sphere` by `resample`, which
-truncates.
+Coarser grids are made from the stored one: on `Box` by averages over the cells, elsewhere by the modes that they hold.
 Missing values are left out of an average: with m = 1 where x was measured and 0 elsewhere,
 
     m_c = 1 if the mean of m over cell c exceeds 1/2, else 0,    x_c = m_c (mean of m x over c) / (mean of m over c).
@@ -10,23 +9,17 @@ Missing values are left out of an average: with m = 1 where x was measured and 0
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.latlon import LatLon
-from fnodiff.data.loader import _check_indices
-from fnodiff.domain import Box, Domain, Shape, Sphere
+from fnodiff.data.loader import check_indices
+from fnodiff.domain import Domain, Shape
 
-SUFFIXES = (".mat", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
-_UNNAMED = "arr_0"  # numpy's name for an array without one
 _CHUNK = 64  # samples looked through at a time
 
 
@@ -154,7 +147,7 @@ class ArrayFields:
         """
         found = list_arrays(path)
         if x is None and len(found) != 1:
-            raise ValueError(f"ArrayFields: expected x, the name of an array of {path}, which has {_text(found)}.")
+            raise ValueError(f"ArrayFields: expected x, the name of an array of {path}, which has {found_text(found)}.")
         named = {"x": x or next(iter(found)), "field": field, "label": label, "mask": mask}
         named |= {"latitudes": latitude, "longitudes": longitude}
         named = {role: name for role, name in named.items() if name is not None}
@@ -162,7 +155,7 @@ class ArrayFields:
         try:
             return cls(**{role: arrays[name] for role, name in named.items()}, domain=domain, channel_axis=channel_axis)
         except ValueError as error:
-            raise ValueError(f"{error} {path} has {_text(found)}.") from error
+            raise ValueError(f"{error} {path} has {found_text(found)}.") from error
 
     def __len__(self) -> int:
         return len(self._x)
@@ -185,7 +178,7 @@ class ArrayFields:
         Raises:
             ValueError: If the grid is too fine, an index out of range, or the field is not finite.
         """
-        _check_indices("ArrayFields", indices, len(self))
+        check_indices("ArrayFields", indices, len(self))
         rows = torch.as_tensor(list(indices), dtype=torch.long)
         x = self._placed(self._x[rows].float())
         if not self.masked:
@@ -212,18 +205,15 @@ class ArrayFields:
         shape, stored = self.domain.check_shape(shape), tuple(values.shape[2:])
         if any(n > m for n, m in zip(shape, stored, strict=True)):
             raise ValueError(f"ArrayFields: expected a grid no finer than {stored}, that of {name}, got {shape}.")
-        if isinstance(self.domain, Box):
-            return self.domain.average(values, shape)
-        if isinstance(self.domain, Sphere) and shape == stored and not (self.masked and name != "field"):
-            return self.domain.synthesize(
-                self.domain.analyze(values), shape
-            )  # what no mode holds, no noise would reach
-        if self.masked and name != "field" and shape != stored:
+        local = self.domain.averages_cells or not self.masked or name == "field"
+        if not local and shape == stored:
+            return values
+        if not local:
             raise ValueError(
                 f"ArrayFields: expected {stored}, the stored grid, got {shape}: resampling on {self.domain} is not local and "
                 f"would spread missing values; fill them first, or use Box, which averages cell by cell."
             )
-        return self.domain.resample(values, shape)
+        return self.domain.coarsen(values, shape)
 
     def _as_mask(self, mask: Tensor, channel_axis: int | None) -> Tensor:
         """(N or 1, C or 1, *grid)."""
@@ -257,17 +247,18 @@ def _as_fields(
     if out.ndim == dim + 1:
         return out.unsqueeze(1)
     sides = tuple(out.shape[1:])
-    if channel_axis is None and dim > 1 and not known and _usual(sides[:-1], domain) and not _usual(sides[1:], domain):
+    if (
+        channel_axis is None
+        and dim > 1
+        and not known
+        and domain.is_usual(sides[:-1])
+        and not domain.is_usual(sides[1:])
+    ):
         raise ValueError(
             f"ArrayFields: {name} {tuple(out.shape)} has a usual grid only with its channels last; pass channel_axis=-1 for "
             f"{sides[-1]} channels on a grid {sides[:-1]}, or channel_axis=1 for {sides[0]} channels on {sides[1:]}."
         )
     return out.movedim(-1, 1) if channel_axis == -1 else out
-
-
-def _usual(grid: Shape, domain: Domain) -> bool:
-    """As many points on each side; on the globe twice as many longitudes as latitudes, but for those of the poles."""
-    return abs(grid[1] - 2 * grid[0]) <= 2 if isinstance(domain, Sphere) else len(set(grid)) == 1
 
 
 def _as_label(values: Tensor | np.ndarray) -> Tensor:
@@ -278,154 +269,3 @@ def _as_label(values: Tensor | np.ndarray) -> Tensor:
         return label.float()
     got = f"{label.dtype} {tuple(label.shape)}"
     raise ValueError(f"ArrayFields: expected labels as integers (N,) or finite floats (N, K), got {got}.")
-
-
-# ---- files --------------------------------------------------------------------------------------------------------
-
-_Entries = Mapping[str, tuple[Shape, Callable[[], np.ndarray | Tensor]]]
-
-
-def list_arrays(path: str | os.PathLike[str]) -> dict[str, Shape]:
-    """The names and shapes of a file's numeric arrays, read only if PyTorch's old format. Errors as of `read_arrays`."""
-    return {name: tuple(shape) for name, (shape, _) in _entries(Path(path)).items()}
-
-
-def read_arrays(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The numeric arrays of a file; text, cells, structures and other objects are left out.
-
-    .npy, .pt and contiguous HDF5 data sets are mapped: read where and when they are used, and what is written to them never
-    reaches the file. The others are read whole, and so are packed ones (netCDF's scale_factor, add_offset, _FillValue), which
-    come unpacked, missing values as NaN.
-
-    Args:
-        path: MATLAB .mat (v7.3 too, whose axes HDF5 has in reverse: they come as MATLAB shows them), NumPy .npy and .npz,
-            PyTorch .pt and .pth (a dict of tensors, or a tensor), or HDF5 .h5 and .hdf5 ("group/name" for nested ones). An
-            array without a name is called "arr_0".
-        names: Which to read; all by default.
-
-    Raises:
-        ValueError: If the file is of another kind, damaged, or holds pickled objects instead of arrays, which are refused
-            because loading them can run code; or has no array of such a name: those it has are listed.
-    """
-    path = Path(path)
-    entries = _entries(path)
-    names = list(entries) if names is None else list(names)
-    unknown = [name for name in names if name not in entries]
-    if unknown:
-        raise ValueError(f"read_arrays: expected arrays {unknown} in {path}, which has {_text(list_arrays(path))}.")
-    return {name: _attempt(path, lambda name=name: _tensor(entries[name][1]())) for name in names}
-
-
-def _entries(path: Path) -> _Entries:
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES or not path.is_file():
-        raise ValueError(f"read_arrays: expected a file ending in one of {', '.join(SUFFIXES)}, got {path}.")
-    matlab = _hdf5 if h5py.is_hdf5(path) else _matlab  # v7.3 is HDF5
-    read = {".npy": _npy, ".npz": _npz, ".pt": _torch, ".pth": _torch, ".mat": matlab}.get(suffix, _hdf5)
-    return _attempt(path, lambda: read(path))
-
-
-def _attempt(path: Path, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except Exception as error:  # damaged bytes make the readers raise errors of nearly every kind
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(f"read_arrays: {path} cannot be read, damaged or not what its name says: {reason}.") from error
-
-
-def _text(found: Mapping[str, Shape], limit: int = 20) -> str:
-    listed = ", ".join(f"{name} {shape}" for name, shape in list(found.items())[:limit]) or "no numeric array"
-    return listed + (f" and {len(found) - limit} more" if len(found) > limit else "")
-
-
-def _tensor(values: np.ndarray | Tensor) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
-
-
-def _numeric(dtype: np.dtype) -> bool:
-    return dtype.kind in "biufc" and dtype.itemsize <= (16 if dtype.kind == "c" else 8)
-
-
-def _npy(path: Path) -> _Entries:
-    values = np.load(path, mmap_mode="c", allow_pickle=False)
-    return {_UNNAMED: (values.shape, lambda: values)} if _numeric(values.dtype) else {}
-
-
-def _npz(path: Path) -> _Entries:
-    out = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as file:
-                old = np.lib.format.read_magic(file) == (1, 0)
-                header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-                shape, _, dtype = header(file)
-            if _numeric(dtype):
-                out[member.removesuffix(".npy")] = shape, lambda name=member: np.load(path, allow_pickle=False)[name]
-    return out
-
-
-def _matlab(path: Path) -> _Entries:
-    from scipy import io
-
-    kinds = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-    return {
-        name: (shape, lambda name=name: io.loadmat(path, variable_names=[name])[name])
-        for name, shape, kind in io.whosmat(path)
-        if kind in kinds
-    }
-
-
-def _hdf5(path: Path) -> _Entries:
-    out, step = {}, -1 if path.suffix.lower() == ".mat" else 1
-
-    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        other = name.startswith("#") or item.attrs.get("MATLAB_class") == b"char" or "MATLAB_empty" in item.attrs
-        if isinstance(item, h5py.Dataset) and item.shape is not None and _numeric(item.dtype) and not other:
-            axes = range(item.ndim)[::step]
-            out[name] = item.shape[::step], lambda: _read_hdf5(path, name).transpose(axes)
-
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
-    return out
-
-
-def _read_hdf5(path: Path, name: str) -> np.ndarray:
-    with h5py.File(path, "r") as file:
-        data = file[name]
-        if packing := {key: data.attrs[key] for key in _PACKING if key in data.attrs}:
-            return _unpacked(data[()], packing)
-        offset = data.id.get_offset()  # None if it is stored in chunks
-        if offset is None or data.size == 0 or data.external:
-            return data[()]
-        return np.memmap(path, dtype=data.dtype, mode="c", offset=offset, shape=data.shape)
-
-
-_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value")
-
-
-def _unpacked(values: np.ndarray, packing: Mapping[str, Any]) -> np.ndarray:
-    """What netCDF's conventions mean by stored values: scale_factor times them plus add_offset, NaN where missing."""
-    packing = {key: np.asarray(value).reshape(-1)[0] for key, value in packing.items()}
-    missing = np.zeros(values.shape, dtype=bool)
-    for key in ("_FillValue", "missing_value"):
-        if key in packing:
-            missing |= values == packing[key]
-    if not missing.any() and not {"scale_factor", "add_offset"} & set(packing):
-        return values
-    out = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
-    out = out * out.dtype.type(packing.get("scale_factor", 1)) + out.dtype.type(packing.get("add_offset", 0))
-    out[missing] = np.nan
-    return out
-
-
-def _torch(path: Path) -> _Entries:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise ValueError("expected tensors, got other objects, refused as loading them can run code") from error
-    found = {_UNNAMED: found} if isinstance(found, Tensor) else found
-    if not isinstance(found, Mapping):
-        raise ValueError(f"expected a dict of tensors or a tensor, got {type(found).__name__}")
-    return {str(key): (v.shape, lambda v=v: v.detach()) for key, v in found.items() if isinstance(v, Tensor)}
