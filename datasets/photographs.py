@@ -88,14 +88,14 @@ class Photographs:
             latitude = math.degrees(math.asin(rng.uniform(-1, 1) * math.sin(math.radians(HIGHEST))))
             place = latitude, rng.uniform(-180, 180), rng.uniform(0, 2 * math.pi)
             reach = DEGREES / math.sqrt(2)
-            if self.held_out != _touches(place[:2], -reach if self.held_out else reach):
+            if self.held_out != touches(place[:2], -reach if self.held_out else reach):
                 continue
-            picture = self._read(*place)
+            picture = self.read(*place)
             if float(_water(picture).float().mean()) < 0.02:
                 return picture
         raise ValueError(f"Photographs: found no land in {TRIES} places for picture {index}.")
 
-    def _read(self, latitude: float, longitude: float, turn: float) -> Tensor:
+    def read(self, latitude: float, longitude: float, turn: float) -> Tensor:
         """The map at the points of a turned square of the tangent plane, brought to the sphere."""
         at = ((torch.arange(SIZE, dtype=torch.float64) + 0.5) / SIZE - 0.5) * math.radians(DEGREES)
         y, x = torch.meshgrid(at, at, indexing="ij")
@@ -110,7 +110,7 @@ class Photographs:
         return grid_sample(self._map, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _touches(place: tuple[float, float], margin: float) -> bool:
+def touches(place: tuple[float, float], margin: float) -> bool:
     """Whether a place lies within `margin` degrees of a region that is held out; deep in it, for a negative margin."""
     (latitude, longitude), wide = place, margin / max(0.3, math.cos(math.radians(place[0])))
     return any(
