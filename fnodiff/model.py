@@ -149,10 +149,12 @@ class Model(Denoiser):
             ValueError: If the data cannot be measured, or what is named does not fit.
 
         Examples:
-            >>> from fnodiff import DFU, Box, GaussianRandomField, Matern, Model, MultiResolution
+            >>> import torch
+            >>> from fnodiff import DFU, GaussianRandomField, Matern, Model, MultiResolution, Torus
             >>> from fnodiff.data import ArrayFields
-            >>> x = GaussianRandomField(Box(1), Matern(1.0, 0.3)).sample((64, 1, 32))
-            >>> data = MultiResolution(ArrayFields(x, domain=Box(1)), Box(1), shapes=[16, 32], batch_size=8)
+            >>> field = GaussianRandomField(Torus(1), Matern(1.0, 0.3))
+            >>> x = field.sample((64, 1, 32), generator=torch.Generator().manual_seed(0))
+            >>> data = MultiResolution(ArrayFields(x, domain=Torus(1)), Torus(1), shapes=[16, 32], batch_size=8)
             >>> model = Model.for_data(data, DFU.tiny)
             >>> model.channels, model.training_shapes, type(model.sde.noise).__name__
             (1, ((16,), (32,)), 'GaussianRandomField')

@@ -1,6 +1,7 @@
-"""How far the resolution still matters to a model: one call, or one command, a table and a figure.
+"""How far the resolution still matters to a model: one call, a table and a figure.
 
-    python -m fnodiff.report CHECKPOINT --shapes 32 48 64 --data faces          # or a folder, a zip, an HDF5 file
+    print(invariance_report(model, [(32, 32), (48, 48), (64, 64)], pictures))
+    fnodiff report MODEL --shapes 32 48 64 --data PICTURES          # the same as a command
 
 The same seeds are sampled on every grid, and what is made of them is compared on the coarsest, to which `Domain.resample`
 brings it: the same modes, exactly. An operator whose samples are functions makes the same ones on every grid. Of a model of
@@ -8,11 +9,11 @@ cell averages (images) a part of the difference is that a finer cell averages le
 Columns:
 
 - samples: |x_n - x_0| / |x_0 - mean|, the samples of grid n against those of the coarsest grid, seed by seed.
-- denoiser: the same of single denoised estimates, x_t being a field on the finest grid with noise, shown on grid n; root mean
-  squares over five noise levels.
+- denoiser: the same of single denoised estimates. x_t is a noisy field on the finest grid, resampled to grid n; root mean
+  squares over five times.
 - sliced: sliced Wasserstein distance to the truth, both brought to the coarsest grid, in spreads of the truth.
-- spectrum, global, patches, new band and its energy: against the truth on grid n, see `fnodiff.metrics`; images only but for
-  the first. The new band is what the largest training grid cannot hold.
+- spectrum, global, patches, high band and its energy: against the truth on grid n, see `fnodiff.metrics`; images only but for
+  the first. The high band is the detail above the training band, which the largest training grid cannot hold.
 - FID, KID: where torchmetrics' Inception is at hand (pip install fnodiff[fid], and its weights), for images of 3 channels.
 
 Without a truth, the samples of the coarsest grid stand in for it on that grid, and the columns that need more are left out.
@@ -20,9 +21,8 @@ Without a truth, the samples of the coarsest grid stand in for it on that grid, 
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,11 @@ import torch
 from torch import Tensor
 
 from fnodiff import metrics
-from fnodiff.checkpoint import from_pretrained
-from fnodiff.data import Faces, Fields, HDF5Fields, ImageFolder
-from fnodiff.domain import Box, Domain, Shape
-from fnodiff.sde import Denoiser, DPMSolver, Sampler
+from fnodiff.data import Fields
+from fnodiff.domain import Domain, Shape
+from fnodiff.sde import Denoiser, Plan, Solver, sample
 
-NOISE_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
+TIMES = (0.2, 0.35, 0.5, 0.65, 0.8)
 """The times at which single estimates are compared."""
 
 
@@ -57,14 +56,10 @@ class InvarianceReport:
     spectra: dict[Shape | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        names = list(dict.fromkeys(name for row in (*self.rows.values(), *self.truth.values()) for name in row))
-        lines = [f"{'':<22}" + "".join(f"{name:>10}" for name in names)]
-        for kind, rows in (("sampled", self.rows), ("true", self.truth)):
-            for shape, row in rows.items():
-                cells = [f"{row[name]:>10.3f}" if name in row else f"{'-':>10}" for name in names]
-                lines.append(f"{'x'.join(map(str, shape)):<10}{kind:<12}" + "".join(cells))
+        kinds = {"sampled": self.rows, "true": self.truth}
+        rows = {("x".join(map(str, shape)), kind): row for kind, found in kinds.items() for shape, row in found.items()}
         count = len(next(iter(self.samples.values())))
-        return "\n".join([f"{count} samples on each grid, the same seeds", *lines])
+        return f"{count} samples on each grid, the same seeds\n{table(rows)}"
 
     def plot(self, path: str | Path | None = None) -> Any:
         """A figure: a few seeds on every grid, the spectra, and the two errors by grid. Written to `path`, if given.
@@ -116,13 +111,14 @@ def invariance_report(
     reference: Fields | None = None,
     *,
     samples: int = 64,
-    sampler: Callable[[Denoiser], Sampler] = lambda denoiser: DPMSolver(denoiser, 12),
+    solver: Solver | None = None,
+    plan: Plan | None = None,
     seed: int = 0,
-    chunk: int = 16,
+    batch: int = 16,
     inception: bool = False,
     device: torch.device | str | None = None,
     progress: bool = False,
-    **condition: Tensor,
+    **condition: Any,
 ) -> InvarianceReport:
     """Sample the same seeds on several grids, and measure what the grid changes: see the head of this module.
 
@@ -131,13 +127,14 @@ def invariance_report(
         shapes: Spatial shapes, the coarsest first: each at least as fine along every axis as the first.
         reference: True fields that exist on every grid, at least twice `samples` of them.
         samples: How many on each grid.
-        sampler: Makes a sampler of the denoiser, such as `lambda d: Progressive(DPMSolver(d, 12), [(32, 32)], spectrum)`.
+        solver, plan: As of `fnodiff.sample`. With `Direct()` the samples of each grid depend on the network alone; the default
+            plan holds low modes of images above the training grids.
         seed: The seeds are 10,000 seed, 10,000 seed + 1, ...
-        chunk: Samples at a time.
+        batch: Samples at a time.
         inception: Compute FID and KID too.
         device: Where to sample; by default where the model is.
         progress: Show bars.
-        condition: Given to the denoiser, one row per sample.
+        condition: As of `fnodiff.sample`, one row per sample or one for all.
 
     Raises:
         ValueError: If the shapes are not at least two different ones, the first the coarsest; or there are too few samples
@@ -155,27 +152,26 @@ def invariance_report(
             f"{'none' if reference is None else len(reference)}; draw fewer."
         )
     channels = _channels(denoiser, reference)
-    if inception and (reference is None or channels != 3 or domain != Box(2)):
+    if inception and (reference is None or channels != 3 or not _has_pictures(domain)):
         raise ValueError(
             f"invariance_report: expected images of 3 channels on Box(2) and true ones for FID and KID, got {channels} "
             f"channels on {domain} and {'no' if reference is None else 'some'} true fields; leave inception out."
         )
     device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
-    denoiser, run = denoiser.to(device).eval(), sampler(denoiser)
+    denoiser = denoiser.to(device).eval()
     seeds = range(10_000 * seed, 10_000 * seed + samples)
-    options = {"chunk": chunk, "device": device, "progress": progress, **condition}
-    drawn = {shape: run.draw((channels, *shape), seeds, **options) for shape in shapes}
+    options = {"solver": solver, "plan": plan, "batch": batch, "device": device, "progress": progress, **condition}
+    sampled = {shape: sample(denoiser, shape, seeds, **options) for shape in shapes}
     true = {}
     if reference is not None:
         true = {shape: reference.batch(range(2 * samples), shape)["x"] for shape in shapes}
     rows: dict[Shape, dict[str, float]] = {shape: {} for shape in shapes}
     truth: dict[Shape, dict[str, float]] = {shape: {} for shape in true}
 
-    first = drawn[coarsest]
-    for shape, error in _denoiser_errors(
-        denoiser, shapes, (true or drawn)[finest][:samples], chunk, device, condition
-    ).items():
-        x = domain.resample(drawn[shape], coarsest)
+    first, noisy = sampled[coarsest], (true or sampled)[finest][:samples]
+    rest = {name: _rows(value, samples) for name, value in condition.items()}
+    for shape, error in _denoiser_errors(denoiser, shapes, noisy, batch, device, rest).items():
+        x = domain.resample(sampled[shape], coarsest)
         spread = domain.norm(first - first.mean(0)).square().mean().sqrt()
         rows[shape]["samples"] = float(domain.norm(x - first).square().mean().sqrt() / spread)
         rows[shape]["denoiser"] = error
@@ -184,43 +180,50 @@ def invariance_report(
     for shape, fields in true.items():
         half, other = (domain.resample(part, coarsest) for part in fields.chunk(2))
         truth[shape]["sliced"] = _sliced(other, half, domain)
-        for row, x in ((rows[shape], drawn[shape]), (truth[shape], fields[samples:])):
+        for row, x in ((rows[shape], sampled[shape]), (truth[shape], fields[samples:])):
             row.update(distances(x, fields[:samples], domain, denoiser.training_shapes, inception))
-    spectra: dict[Shape | None, Any] = {shape: metrics.radial_spectrum(x, domain) for shape, x in drawn.items()}
+    spectra: dict[Shape | None, Any] = {shape: metrics.radial_spectrum(x, domain) for shape, x in sampled.items()}
     if true:
         spectra[None] = metrics.radial_spectrum(true[finest], domain)
-    return InvarianceReport(rows, drawn, truth, spectra)
+    return InvarianceReport(rows, sampled, truth, spectra)
 
 
 def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
     """How many channels the samples have."""
-    channels = getattr(getattr(denoiser, "backbone", None), "out_channels", None)
-    if channels is not None and reference is not None and reference.channels != channels:
-        raise ValueError(
-            f"invariance_report: expected true fields of {channels} channels, as the model's, got {reference.channels}."
-        )
-    channels = reference.channels if channels is None and reference is not None else channels
+    channels = denoiser.channels
     if channels is None:
         raise ValueError(
-            "invariance_report: expected a model with a DFU, or true fields, to know the channels; pass reference=."
+            "invariance_report: expected a denoiser that knows its channels, got one without; make it with channels=."
+        )
+    if reference is not None and reference.channels != channels:
+        raise ValueError(
+            f"invariance_report: expected true fields of {channels} channels, as the model's, got {reference.channels}; pass "
+            f"those that it was made for."
         )
     return channels
 
 
+def _rows(value: Any, count: int) -> Tensor:
+    """A condition with one row for each sample."""
+    rows = torch.as_tensor(value)
+    rows = rows[None] if rows.ndim == 0 else rows
+    return rows.expand(count, *rows.shape[1:])
+
+
 @torch.no_grad()
 def _denoiser_errors(
-    denoiser: Denoiser, shapes: list[Shape], x: Tensor, chunk: int, device: torch.device, condition: dict[str, Tensor]
+    denoiser: Denoiser, shapes: list[Shape], x: Tensor, batch: int, device: torch.device, condition: dict[str, Tensor]
 ) -> dict[Shape, float]:
     """Of single estimates, for each shape."""
     domain, sde = denoiser.sde.domain, denoiser.sde
     totals = {shape: [0.0, 0.0] for shape in shapes}
-    for level, time in enumerate(NOISE_LEVELS):
+    for number, time in enumerate(TIMES):
         t = torch.tensor(time, device=device)
         found: dict[Shape, list[Tensor]] = {shape: [] for shape in shapes}
-        for start in range(0, len(x), chunk):
-            part = denoiser.normalization(x[start : start + chunk].to(device))
-            given = {name: value[start : start + chunk].to(device) for name, value in condition.items()}
-            generator = [torch.Generator().manual_seed(1000 * level + start + i) for i in range(len(part))]
+        for start in range(0, len(x), batch):
+            part = denoiser.normalization(x[start : start + batch].to(device))
+            given = {name: value[start : start + batch].to(device) for name, value in condition.items()}
+            generator = [torch.Generator().manual_seed(1000 * number + start + i) for i in range(len(part))]
             x_t, _ = sde.perturb(part, t, generator=generator)
             for shape in shapes:
                 estimate = denoiser(domain.resample(x_t, shape), t, **given)
@@ -249,68 +252,31 @@ def distances(
     Args:
         x, y: The fields, and the true ones.
         domain: Theirs.
-        trained: The training shapes: the new band is what the largest cannot hold.
+        trained: The training shapes: the high band is what the largest cannot hold.
         inception: FID and KID too.
     """
     found, shape = {"spectrum": metrics.spectrum_error(x, y, domain)}, tuple(x.shape[2:])
-    if not isinstance(domain, Box) or domain.dim != 2:
+    if not _has_pictures(domain):
         return found
     found["global"], found["patches"] = metrics.global_coherence(x, y, domain), metrics.patch_distance(x, y)
     largest = max(trained, key=math.prod, default=None)
     if largest is not None and all(n > m for n, m in zip(shape, largest, strict=True)):
-        found["new band"], found["energy"] = metrics.new_band(x, y, domain, largest)
+        found["high band"], found["energy"] = metrics.high_band_distance(x, y, domain, largest)
     if inception:
         found["FID"], found["KID"] = metrics.inception_distances(x, y)
     return found
 
 
-def open_fields(data: str, count: int) -> Fields:
-    """True fields by what names them: "faces" (`count` drawn portraits), an .h5 of fields, or a folder or zip of images."""
-    if data == "faces":
-        return Faces(count, seed=1)
-    return HDF5Fields(data) if data.endswith(".h5") else ImageFolder(data)
+def _has_pictures(domain: Domain) -> bool:
+    """Whether fields on it are pictures: averages over cells in two dimensions."""
+    return domain.dim == 2 and domain.averages_cells
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fnodiff.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", help="a folder of save_pretrained, or a hub id")
-    parser.add_argument("--shapes", nargs="+", required=True, help="such as 32 48 64x96, the coarsest first")
-    parser.add_argument("--data", help='"faces" (drawn portraits), a folder or zip of images, or an .h5 of fields')
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--evaluations", type=int, default=12, help="of the network, per sample")
-    parser.add_argument("--inception", action="store_true", help="FID and KID too")
-    parser.add_argument("--out", type=Path, default=Path("invariance_report.png"), help="the figure")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    model = from_pretrained(args.checkpoint)
-    try:
-        shapes = [tuple(map(int, shape.split("x"))) for shape in args.shapes]
-    except ValueError:
-        parser.error(f"expected --shapes such as 32 48 64x96, got {' '.join(args.shapes)}")
-    dim = model.sde.domain.dim
-    shapes = [model.sde.domain.shape_of(*shape) if len(shape) == 1 else shape for shape in shapes]
-    reference: Fields | None = None
-    if args.data is not None:
-        reference = open_fields(args.data, 2 * args.samples)
-    report = invariance_report(
-        model,
-        shapes,
-        reference,
-        samples=args.samples,
-        sampler=lambda denoiser: DPMSolver(denoiser, args.evaluations),
-        seed=args.seed,
-        inception=args.inception,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        progress=True,
-    )
-    print(report)
-    if dim == 2:
-        report.plot(args.out)
-        print(f"figure: {args.out}")
-
-
-if __name__ == "__main__":
-    main()
+def table(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+    """(size, of what) -> numbers by name, as lines of text, the names on top and "-" where there is none."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = [f"{'':<22}" + "".join(f"{name:>10}" for name in names)]
+    for (size, kind), row in rows.items():
+        cells = [f"{row[name]:>10.3f}" if name in row else f"{'-':>10}" for name in names]
+        lines.append(f"{size:<10}{kind:<12}" + "".join(cells))
+    return "\n".join(lines)

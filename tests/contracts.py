@@ -1,17 +1,34 @@
-"""What every domain, noise, schedule and sampler promises. A new one joins by a line in one of these lists."""
+"""What every domain, noise, schedule, scaling, solver, plan, wrapper and observation promises.
+
+A new one joins by a line in one of these lists.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fnodiff import Model
 from fnodiff.domain import Box, Domain, Sphere, Torus
+from fnodiff.inverse import (
+    DPS,
+    Linear,
+    Linearised,
+    Masked,
+    MomentMatching,
+    Observation,
+    PiGDM,
+    PointObservation,
+    Restriction,
+)
 from fnodiff.sde import (
     DDIM,
     EDM,
@@ -19,33 +36,43 @@ from fnodiff.sde import (
     VE,
     VP,
     AnnealedLangevin,
+    Autoguided,
     Cascade,
+    ClassifierFree,
     Cosine,
+    Denoiser,
+    DenoisingLoss,
+    Direct,
     DPMSolver,
+    EDMScaling,
     EulerMaruyama,
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
+    Given,
     Heun,
-    KnownModes,
-    Linear,
-    Masked,
     Matern,
     Noise,
     Normalization,
-    Observation,
     PixelNoise,
-    PointObservation,
+    Plan,
     PredictorCorrector,
     Progressive,
-    Restriction,
-    Sampler,
+    ReplaceModes,
+    Scaling,
     Schedule,
+    Solver,
+    SpectralScaling,
+    Stage,
     SubVP,
     WhiteNoise,
-    cascade,
+    Wrapper,
+    default_plan,
+    integrate,
+    run,
+    sample,
+    upscale,
 )
-from fnodiff.sde.observe import Linearised
 
 DOMAINS = [Torus(1), Torus(2), Torus(2, (1.0, 2.5)), Torus(3), Box(1), Box(2), Box(2, (1.0, 2.5)), Box(3)]
 DOMAINS += [Sphere(), Sphere("equiangular")]
@@ -56,7 +83,23 @@ NOISES = [
     lambda domain: WhiteNoise(domain, reference=(32,) * domain.dim),
 ]
 SCHEDULES = [EDM(), EDM(sigma_min=0.01, sigma_max=50.0, rho=3.0), VE(), VP(), SubVP(), Cosine()]
-SAMPLERS = [(Heun, 2.0), (DDIM, 1.0), (DPMSolver, 2.0)]
+
+
+@dataclass(frozen=True)
+class AdamsBashforth(Solver):
+    """A user's solver: second order by the slope of the step before, which it remembers."""
+
+    def step(self, denoiser, x_t, t, s, memory, noise):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (denoiser.sde.marginal(x_t, time) for time in (t, s))
+        y, h = x_t / alpha_t, sigma_s / alpha_s - sigma_t / alpha_t
+        slope = average = (y - denoiser(x_t, t)) * alpha_t / sigma_t
+        if memory is not None:
+            h_before, slope_before = memory
+            average = slope + (slope - slope_before) * h / (2 * h_before)
+        return alpha_s * (y + h * average), (h, slope)
+
+
+SOLVERS = [(Heun, 2.0), (DDIM, 1.0), (DPMSolver, 2.0), (AdamsBashforth, 2.0)]
 STOCHASTIC = [
     partial(DDIM, eta=1.0),
     partial(DDIM, eta=0.5),
@@ -65,6 +108,14 @@ STOCHASTIC = [
     EulerMaruyama,
     partial(PredictorCorrector, corrections=2, snr=0.1),
     partial(AnnealedLangevin, corrections=10, snr=0.2),
+]
+EVERY_SOLVER = [solver for solver, _ in SOLVERS] + STOCHASTIC
+# Of the shape of the reference grid.
+SCALINGS = [
+    lambda shape: EDMScaling(0.7),
+    lambda shape: EDMScaling(0.7, linear_estimate=True),
+    lambda shape: SpectralScaling(shape, None),
+    lambda shape: SpectralScaling(shape, 4.0, linear_estimate=True),
 ]
 
 # What is seen of two channels, on grids that hold (9,) * dim points.
@@ -396,41 +447,120 @@ class TestSchedule:
         torch.testing.assert_close(2 * f * variance(t) + sde.diffusion(t) ** 2, expected, rtol=1e-5, atol=1e-5)
 
 
-# ---- samplers -----------------------------------------------------------------------------------------------------
+# ---- scalings and the loss ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
-@pytest.mark.parametrize(("sampler", "order"), SAMPLERS)
+@pytest.mark.parametrize("noise", [NOISES[0], NOISES[3]])
+@pytest.mark.parametrize("make", SCALINGS)
+@pytest.mark.parametrize("domain", [Torus(1), Box(2), Sphere()], ids=str)
+class TestScaling:
+    def setup(self, domain, make, noise, schedule) -> tuple[Scaling, tuple[int, ...], Matern, FunctionSpaceSDE]:
+        shape = (10, 19) if isinstance(domain, Sphere) else (9, 8)[: domain.dim]
+        return make(shape), shape, Matern(1.0, 0.3), FunctionSpaceSDE(noise(domain), schedule)
+
+    def test_shapes_and_channels(self, domain, make, noise, schedule):
+        scaling, shape, spectrum, sde = self.setup(domain, make, noise, schedule)
+        scaled = scaling(sde, spectrum, torch.randn(3, 2, *shape), torch.tensor(0.4))
+        assert scaled.input.shape == (3, scaling.inputs(2), *shape)
+        assert scaled.noise_level.shape == (3,)
+        assert scaled.skip.shape == scaled.out(torch.randn(3, 2, *shape)).shape == (3, 2, *shape)
+
+    def test_loss_weight_makes_the_networks_errors_count_alike(self, domain, make, noise, schedule):
+        # An error of variance one at a point of the reference grid, the same in every mode, at every noise level.
+        scaling, shape, spectrum, sde = self.setup(domain, make, noise, schedule)
+        error = torch.ones(1, 1, *domain.coefficient_shape(shape), dtype=domain.white((1, 1), shape).dtype)
+        error = domain.synthesize(error, shape)
+        x_t, t = torch.zeros(5, 1, *shape), torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0])
+        out = scaling(sde, spectrum, x_t, t).out((error / domain.norm(error)).expand_as(x_t))
+        weight = scaling.loss_weight(sde, spectrum, t, shape)
+        torch.testing.assert_close(domain.norm(out).square() * weight, torch.ones(5))
+
+    def test_noise_law_is_within_the_schedule(self, domain, make, noise, schedule):
+        scaling, _, spectrum, sde = self.setup(domain, make, noise, schedule)
+        mean, std = scaling.noise_law(sde, spectrum)
+        low, high = schedule.ratio(torch.tensor([0.0, 1.0])).log()
+        assert float(low) < mean < float(high)
+        assert std > 0.9  # a mode alone turns from noise to data within pi / sqrt(12)
+
+
+class Zero(nn.Module):
+    """A network that returns zero."""
+
+    def forward(self, x, noise_level):
+        return torch.zeros_like(x)
+
+
+class ExactlyLinear(nn.Module):
+    """What a network under EDM's scalars must return for the linear estimate, which it is given, to be the result."""
+
+    def __init__(self, sigma_data):
+        super().__init__()
+        self.sigma_data = sigma_data
+
+    def forward(self, x, noise_level):
+        y, estimate = x.chunk(2, dim=1)  # c_in y, G x_t / sd
+        s, sd = (4 * noise_level).exp().reshape(-1, *(1,) * (x.ndim - 1)), self.sigma_data
+        return (estimate * (s.square() + sd**2).sqrt() - sd * y) / s
+
+
+LINEAR = [
+    lambda shape: (Zero(), SpectralScaling(shape, None)),
+    lambda shape: (ExactlyLinear(0.7), EDMScaling(0.7, linear_estimate=True)),
+]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("make", [NOISES[0], NOISES[3], PixelNoise])
+@pytest.mark.parametrize("model", LINEAR)
+@pytest.mark.parametrize(("domain", "shape"), [(Torus(1), (15,)), (Box(2), (5, 8))], ids=str)
+def test_the_linear_loss_is_that_of_the_exact_linear_estimator(domain, shape, model, make):
+    data, count = GaussianRandomField(domain, Matern(1.0, 0.3)), 8000
+    network, scaling = model(shape)
+    spectrum = lambda eigenvalues, dim: data.std(eigenvalues).square()  # noqa: E731
+    loss = DenoisingLoss(Model(network, FunctionSpaceSDE(make(domain), EDM()), scaling, spectrum=spectrum))
+    values = loss(data.sample((count, 1, *shape)))
+    assert float(values.mean()) == pytest.approx(loss.linear(shape), abs=4 * float(values.std()) / math.sqrt(count))
+
+
+# ---- solvers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+@pytest.mark.parametrize(("solver", "order"), SOLVERS)
 @pytest.mark.parametrize("domain", FLAT, ids=str)
-class TestSampler:
-    def test_order_against_the_closed_form_flow(self, domain, sampler: type[Sampler], order, schedule):
+class TestSolver:
+    def test_order_against_the_closed_form_flow(self, domain, solver: type[Solver], order, schedule):
         sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.7, 0.3)), schedule)
         denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.5, 0.2)), sde)
         x = sde.prior((2, 1, *(12, 9)[: domain.dim]), generator=torch.Generator().manual_seed(0))
         exact = denoiser.flow(x, torch.ones(()), torch.zeros(()))
-        intervals = (256, 512)
-        errors = [float(domain.norm(sampler(denoiser, n + 1).solve(x) - exact).max()) for n in intervals]
-        assert errors[1] < 0.02 * float(domain.norm(exact).max())
-        assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+        coarse, fine = (
+            float(domain.norm(integrate(denoiser, solver(n + 1), x, solver(n + 1).times(schedule)) - exact).max())
+            for n in (128, 256)
+        )
+        assert fine < 0.03 * float(domain.norm(exact).max())
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
-    def test_last_step_is_the_denoised_estimate(self, domain, sampler: type[Sampler], order, schedule):
+    def test_last_step_is_the_denoised_estimate(self, domain, solver: type[Solver], order, schedule):
         sde = FunctionSpaceSDE(WhiteNoise(domain, (8,) * domain.dim), schedule)
         denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.5)), sde)
-        x = sde.prior((2, 1, *(8,) * domain.dim))
-        s = sampler(denoiser, 5)
-        torch.testing.assert_close(s(x), denoiser(s.solve(x), torch.zeros(())))
+        x, times = sde.prior((2, 1, *(8,) * domain.dim)), solver(5).times(schedule)
+        end = run(denoiser, solver(5), [Stage((8,) * domain.dim, times)], x)
+        torch.testing.assert_close(end, denoiser(integrate(denoiser, solver(5), x, times), torch.zeros(())))
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("domain", "schedule"), [(Torus(1), VE()), (Box(1), SubVP())], ids=str)
-@pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)
-def test_stochastic_samplers_have_the_right_law_on_gaussian_data(domain, sampler, schedule):
+@pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
+def test_stochastic_solvers_have_the_right_law_on_gaussian_data(domain, solver, schedule):
     # Per mode, the state at t = 0 has variance alpha^2 S + sigma^2 C: within 4 standard errors and 8% for finite steps.
     sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.3)), schedule)
     denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.5, 0.2)), sde)
     count = 3000
-    x = sampler(denoiser, 200).solve(sde.prior((count, 1, 6)))
+    x = integrate(denoiser, solver(200), sde.prior((count, 1, 6)), solver(200).times(schedule))
     phi, eigenvalues = on_grid(domain, (6,))
     coefficients = (x[:, 0] @ phi.T) / phi.square().sum(1)
     (alpha, sigma), zero = schedule(torch.zeros(())), coefficients.mean(0)
@@ -441,148 +571,592 @@ def test_stochastic_samplers_have_the_right_law_on_gaussian_data(domain, sampler
     assert bool((expected[0] > 2 * expected[-1]).all()), "modes differ: a law that ignored the spectra would fail"
 
 
-# ---- progressive sampling -----------------------------------------------------------------------------------------
+# ---- plans of stages ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exact(Solver):
+    """The probability flow in closed form: of the oracle, and of what these tests wrap around it."""
+
+    def step(self, denoiser, x_t, t, s, memory, noise):
+        return flow(denoiser, x_t, t, s), None
+
+
+def flow(denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (denoiser.sde.marginal(x_t, time) for time in (t, s))
+    if isinstance(denoiser, Shifted):
+        shift = denoiser.shift
+        return alpha_s * shift + flow(denoiser.denoiser, x_t - alpha_t * shift, t, s)
+    if isinstance(denoiser, ReplaceModes):  # a mode c that is held is c + s z on the way
+        domain, shape, small = denoiser.sde.domain, tuple(x_t.shape[2:]), denoiser.small
+        x_s = flow(denoiser.denoiser, x_t, t, s)
+        z = (domain.resample(x_t, small) - alpha_t * denoiser.low) / sigma_t
+        return x_s + domain.resample(alpha_s * denoiser.low + sigma_s * z - domain.resample(x_s, small), shape)
+    return denoiser.flow(x_t, t, s)
+
+
+class Shifted(Wrapper):
+    """A user's wrapper: data of another mean."""
+
+    def __init__(self, denoiser: Denoiser, shift: float) -> None:
+        super().__init__(denoiser)
+        self.shift = shift
+
+    def forward(self, x_t, t, **condition):
+        alpha_t = self.sde.marginal(x_t, t)[0]
+        return self.shift + self.denoiser(x_t - alpha_t * self.shift, t, **condition)
+
+
+class Unchanged(Wrapper):
+    """A user's wrapper that changes nothing."""
+
+    def forward(self, x_t, t, **condition):
+        return self.denoiser(x_t, t, **condition)
+
+
+@dataclass(frozen=True)
+class Delegating(Solver):
+    """A user's solver that leaves its steps to another one."""
+
+    inner: Solver = DPMSolver()
+
+    @property
+    def evaluations_per_step(self):
+        return self.inner.evaluations_per_step
+
+    def step(self, denoiser, x_t, t, s, memory, noise):
+        return self.inner.step(denoiser, x_t, t, s, memory, noise)
+
+
+def oracle(domain: Domain, kind: str, schedule: Schedule | None = None) -> tuple[GaussianDenoiser, list[tuple]]:
+    """Gaussian data under one kind of noise, and three grids."""
+    noise = {
+        "matern": lambda: GaussianRandomField(domain, Matern(0.5, 0.3)),
+        "white": lambda: WhiteNoise(domain, (8,) * domain.dim),
+        "pixel": lambda: PixelNoise(domain),
+    }[kind]()
+    grids = [(4, 7), (8, 15), (10, 19)] if isinstance(domain, Sphere) else [(4, 5), (8, 7), (12, 13)]
+    sde = FunctionSpaceSDE(noise, EDM(0.01, 1000.0) if schedule is None else schedule)
+    return GaussianDenoiser(GaussianRandomField(domain, Matern(1.5, 0.3)), sde), [grid[: domain.dim] for grid in grids]
+
+
+def level_share(sde: FunctionSpaceSDE, grid: tuple[int, ...], finest: tuple[int, ...]) -> float:
+    """The noise level on a grid that leaves a mode the noise of level one on the finest: PixelNoise puts 1 / points in each."""
+    return math.sqrt(math.prod(grid) / math.prod(finest)) if isinstance(sde.noise, PixelNoise) else 1.0
+
+
+def on_its_grid(sde: FunctionSpaceSDE, times: Tensor, grid: tuple[int, ...], finest: tuple[int, ...]) -> Tensor:
+    """Times of the finest grid, as those of another one."""
+    part = level_share(sde, grid, finest)
+    return times if part == 1 else sde.schedule.time(part * sde.schedule.ratio(times))
+
+
+def moving_on(sde: FunctionSpaceSDE, grids: list[tuple], changes: tuple[float, ...], steps: int = 1) -> list[Stage]:
+    """The state goes on from grid to grid at these times of the finest."""
+    ends = itertools.pairwise([1.0, *changes, 0.0])
+    times = [torch.linspace(a, b, steps + 1) if a > b else torch.tensor([a]) for a, b in ends]
+    return [Stage(grid, on_its_grid(sde, t, grid, grids[-1])) for grid, t in zip(grids, times, strict=True)]
+
+
+def finishing(sde: FunctionSpaceSDE, grids: list[tuple], changes: tuple[float, ...], steps: int = 1) -> list[Stage]:
+    """Each grid is sampled to its end, and held on the next, which begins at that time of the finest."""
+    starts = [on_its_grid(sde, torch.tensor(a), grid, grids[-1]) for a, grid in zip(changes, grids[1:], strict=True)]
+    first = Stage(grids[0], torch.linspace(1, 0, steps + 1))
+    finer = zip(starts, grids[1:], grids, strict=False)
+    return [first, *(Stage(grid, torch.linspace(float(a), 0, steps + 1), held) for a, grid, held in finer)]
+
+
+def one_deviation(sde: FunctionSpaceSDE, shape: tuple[int, ...]) -> Tensor:
+    """A start whose modes have one standard deviation each."""
+    domain = sde.domain
+    noise = sde.noise.on(shape).std(domain.eigenvalues(shape))[None, None].to(domain.white((1, 1), shape).dtype)
+    return sde.schedule(torch.ones(()))[1] * domain.synthesize(noise, shape)
+
+
+KINDS = [(domain, kind) for domain in FLAT for kind in ("matern", "white", "pixel")]
+KINDS = [(domain, kind) for domain, kind in KINDS if domain.uniform or kind != "pixel"]
+FEW_KINDS = [(Torus(1), "matern"), (Box(2), "white"), (Box(2), "pixel"), (Sphere(), "white")]
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("schedule", [EDM(0.01, 1000.0), VP(beta_max=60.0)], ids=str)
-@pytest.mark.parametrize("kind", ["matern", "white", "pixel"])
-@pytest.mark.parametrize("domain", FLAT, ids=str)
-class TestProgressive:
-    def setup(self, domain, kind, schedule):
-        if kind == "pixel" and isinstance(domain, Sphere):
-            pytest.skip("points of different areas: PixelNoise is no process there, and says so")
-        noise = {
-            "matern": GaussianRandomField(domain, Matern(0.5, 0.3)),
-            "white": WhiteNoise(domain, (8,) * domain.dim),
-        }.get(kind) or PixelNoise(domain)
-        sde = FunctionSpaceSDE(noise, schedule)
-        data = GaussianRandomField(domain, Matern(1.5, 0.3))
-        ladder = [(4, 7), (8, 15), (10, 19)] if isinstance(domain, Sphere) else [(4, 5), (8, 7), (12, 13)]
-        *shapes, shape = (grid[: domain.dim] for grid in ladder)
-        return sde, GaussianDenoiser(data, sde), lambda e, dim: data.std(e).square(), shapes, shape
+@pytest.mark.parametrize(("domain", "kind"), KINDS, ids=str)
+class TestStages:
+    """Every step is linear and diagonal in the modes: modes of one standard deviation each end with theirs."""
 
-    @pytest.mark.parametrize("switches", [(0.8, 0.5), (0.3, 0.1), (0.6, 0.6), (1.0, 0.0)])
-    def test_exact_in_law_at_any_switch(self, domain, kind, schedule, switches):
-        # Every step is linear and diagonal in the modes: modes of one standard deviation each end with theirs.
-        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
-        if kind == "pixel" and switches[1] == 0:
-            with pytest.raises(
-                ValueError, match="switch earlier"
-            ):  # less noise a mode than the coarse grid's schedule has
-                Progressive(Heun(denoiser, 9), shapes, spectrum, switch_times=switches).plan(sde.prior((1, 1, *shape)))
+    @pytest.mark.parametrize("changes", [(0.8, 0.5), (0.3, 0.1), (0.6, 0.6), (1.0, 0.2)])
+    def test_going_on_is_exact_in_law_at_any_change_of_grid(self, domain, kind, schedule, changes):
+        denoiser, grids = oracle(domain, kind, schedule)
+        sde, eigenvalues = denoiser.sde, domain.eigenvalues(grids[-1])
+        end = run(denoiser, Exact(), moving_on(sde, grids, changes), one_deviation(sde, grids[-1]))
+        low, noise = schedule.ratio(torch.zeros(())), sde.noise.on(grids[-1]).std(eigenvalues)
+        data = denoiser.data.std(eigenvalues)
+        expected = data.square() / (data.square() + (low * noise).square()).sqrt()
+        torch.testing.assert_close(domain.analyze(end)[0, 0].abs(), expected, rtol=1e-4, atol=1e-9)
+
+    def test_a_grid_may_take_over_at_the_end(self, domain, kind, schedule):
+        denoiser, grids = oracle(domain, kind, schedule)
+        if kind == "pixel":  # less noise in a mode than the coarser grid's levels reach
+            with pytest.raises(ValueError, match=r"\[0, 1\]"):
+                run(
+                    denoiser,
+                    Exact(),
+                    moving_on(denoiser.sde, grids, (1.0, 0.0)),
+                    one_deviation(denoiser.sde, grids[-1]),
+                )
             return
-        eigenvalues = domain.eigenvalues(shape)
-        noise = sde.noise.on(shape).std(eigenvalues)
-        (alpha, sigma), (_, sigma_1) = schedule(torch.zeros(())), schedule(torch.ones(()))
-        start = domain.synthesize((sigma_1 * noise)[None, None].to(domain.white((1, 1), shape).dtype), shape)
-        seen = []
-        denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
-        end = Progressive(Heun(denoiser, 400, spacing="log_snr"), shapes, spectrum, switch_times=switches).solve(start)
-        expected = alpha**2 * denoiser.data.std(eigenvalues) ** 2 + sigma**2 * noise**2
-        ratio = domain.analyze(end)[0, 0].abs() ** 2 / expected
-        torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=5e-3)
-        assert seen == sorted(seen), "coarse grids first"
-        assert (shapes[0] in seen) == (switches[0] < 1)
+        self.test_going_on_is_exact_in_law_at_any_change_of_grid(domain, kind, schedule, (1.0, 0.0))
+
+    def test_holding_is_exact_in_law_and_keeps_what_was_sampled(self, domain, kind, schedule):
+        denoiser, grids = oracle(domain, kind, schedule)
+        sde, start, changes = denoiser.sde, one_deviation(denoiser.sde, grids[-1]), (0.8, 0.5)
+        end = run(denoiser, Exact(), finishing(sde, grids, changes), start)
+        # A mode ends on the first grid that has it, with what noise is left there.
+        eigenvalues, low = domain.eigenvalues(grids[-1]), schedule.ratio(torch.zeros(()))
+        left = sde.noise.on(grids[-1]).std(eigenvalues)
+        for grid in reversed(grids[:-1]):
+            there = domain.analyze(domain.resample(domain.resample(start, grid), grids[-1]))[0, 0].abs() > 1e-9
+            left = torch.where(there, sde.noise.on(grid).std(eigenvalues), left)
+        data = denoiser.data.std(eigenvalues)
+        expected = data.square() / (data.square() + (low * left).square()).sqrt()
+        torch.testing.assert_close(domain.analyze(end)[0, 0].abs(), expected, rtol=1e-4, atol=1e-9)
+        if kind != "pixel":  # whose start on a coarser grid is another
+            coarse = domain.resample(start, grids[1])
+            middle = run(denoiser, Exact(), finishing(sde, grids[:2], changes[:1]), coarse)
+            torch.testing.assert_close(domain.resample(end, grids[1]), middle)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("domain", "kind"), FEW_KINDS, ids=str)
+@pytest.mark.parametrize(("solver", "order"), SOLVERS)
+@pytest.mark.parametrize("stages", [moving_on, finishing])
+@pytest.mark.parametrize("shift", [None, 2.0])
+def test_order_through_stages_and_a_wrapper_against_the_closed_form(domain, kind, solver, order, stages, shift):
+    denoiser, grids = oracle(domain, kind, EDM(0.01, 50.0))
+    wrapped = denoiser if shift is None else Shifted(denoiser, shift)
+    start = denoiser.sde.prior((2, 1, *grids[-1]), generator=torch.Generator().manual_seed(0))
+    exact = run(wrapped, Exact(), stages(denoiser.sde, grids, (0.8, 0.5)), start)
+    coarse, fine = (
+        float(domain.norm(run(wrapped, solver(9), stages(denoiser.sde, grids, (0.8, 0.5), n), start) - exact).max())
+        for n in (32, 64)
+    )
+    assert fine < 0.05 * float(domain.norm(exact).max())
+    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
+@pytest.mark.parametrize("kind", ["white", "pixel"])
+@pytest.mark.parametrize("stages", [moving_on, finishing])
+def test_stochastic_solvers_have_the_right_law_through_stages(solver, kind, stages):
+    domain, count = Box(1), 2000
+    denoiser, _ = oracle(domain, kind, EDM(0.01, 50.0))
+    grids = [(3,), (6,)]
+    x = run(denoiser, solver(150), stages(denoiser.sde, grids, (0.6,), 150), denoiser.sde.prior((count, 1, 6)))
+    phi, eigenvalues = on_grid(domain, (6,))
+    coefficients = (x[:, 0] @ phi.T) / phi.square().sum(1)
+    ratio = coefficients.square().mean(0) / denoiser.data.std(eigenvalues).square()
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=0.08 + 4 * math.sqrt(2 / count))
+
+
+PLANS = {
+    "direct": lambda grids: Direct(),
+    "progressive": lambda grids: Progressive(grids[:-1], budget=0.3),
+    "cascade": lambda grids: Cascade(grids[1:-1], through=grids[:1], budget=0.3),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", ["matern", "white", "pixel"])
+@pytest.mark.parametrize("plan", PLANS)
+class TestPlan:
+    """Any solver and any wrapper goes through any plan."""
+
+    def setup(self, kind: str, plan: str) -> tuple[GaussianDenoiser, Plan, tuple[int, ...]]:
+        denoiser, grids = oracle(Box(2), kind)
+        return denoiser, PLANS[plan](grids), grids[-1]
+
+    def stages(self, denoiser: Denoiser, plan: Plan, shape: tuple[int, ...], solver: Solver) -> list[Stage]:
+        stages = plan.plan(denoiser, shape, solver.times(denoiser.sde.schedule))
+        assert isinstance(plan, Direct) or (len(stages) == 3 and min(stage.steps for stage in stages) > 0)
+        return stages
+
+    @pytest.mark.parametrize("solver", EVERY_SOLVER, ids=str)
+    def test_a_solver_that_delegates_gives_the_same_samples(self, plan, kind, solver):
+        (denoiser, plan, shape), solver = self.setup(kind, plan), solver(16)
+        self.stages(denoiser, plan, shape, solver)
+        plain, delegated = (
+            sample(denoiser, shape, [3, 5], solver=s, plan=plan) for s in (solver, Delegating(16, inner=solver))
+        )
+        assert torch.equal(delegated, plain)
+
+    @pytest.mark.parametrize("solver", EVERY_SOLVER, ids=str)
+    def test_a_wrapper_that_changes_nothing_gives_the_same_samples(self, plan, kind, solver):
+        (denoiser, plan, shape), solver = self.setup(kind, plan), solver(16)
+        plain, wrapped = (
+            sample(d, shape, [3, 5], solver=solver, plan=plan) for d in (denoiser, Unchanged(Unchanged(denoiser)))
+        )
+        assert torch.equal(wrapped, plain)
+
+    @pytest.mark.parametrize("solver", EVERY_SOLVER, ids=str)
+    def test_a_wrapper_that_shifts_the_data_shifts_the_samples(self, plan, kind, solver):
+        (denoiser, plan, shape), solver = self.setup(kind, plan), solver(16)
+        plain, shifted = (
+            sample(d, shape, [3, 5], solver=solver, plan=plan) for d in (denoiser, Shifted(denoiser, 3.0))
+        )
+        torch.testing.assert_close(shifted - plain, torch.full_like(plain, 3.0), rtol=0, atol=0.15)
+
+    @pytest.mark.parametrize("solver", EVERY_SOLVER, ids=str)
+    def test_a_sample_depends_on_its_seed_alone(self, plan, kind, solver):
+        (denoiser, plan, shape), solver = self.setup(kind, plan), solver(8)
+        together, apart = (sample(denoiser, shape, range(5), solver=solver, plan=plan, batch=n) for n in (5, 2))
+        torch.testing.assert_close(apart, together)
+        torch.testing.assert_close(sample(denoiser, shape, 3, solver=solver, plan=plan), together[3:4])
+        assert float((together[0] - together[1]).abs().max()) > 0.1
+
+    @pytest.mark.parametrize("solver", EVERY_SOLVER, ids=str)
+    def test_evaluations_are_those_of_the_steps_and_one_for_each_grid_that_is_finished(self, plan, kind, solver):
+        (denoiser, plan, shape), solver, calls = self.setup(kind, plan), solver(16), []
+        denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+        sample(denoiser, shape, [0], solver=solver, plan=plan)
+        stages = self.stages(denoiser, plan, shape, solver)
+        finished = 1 + sum(stage.held is not None for stage in stages)
+        assert len(calls) == sum(stage.steps for stage in stages) * solver.evaluations_per_step + finished
+        assert solver.evaluations == 15 * solver.evaluations_per_step + 1
+
+    def test_memory_is_what_the_last_step_returned_and_none_at_a_stages_first(self, plan, kind):
+        (denoiser, plan, shape), seen = self.setup(kind, plan), []
+
+        @dataclass(frozen=True)
+        class Counting(Solver):
+            def step(self, denoiser, x_t, t, s, memory, noise):
+                seen.append((tuple(x_t.shape[2:]), float(t), float(s), memory))
+                return x_t, 1 if memory is None else memory + 1
+
+        sample(denoiser, shape, [0], solver=Counting(16), plan=plan)
+        stages = self.stages(denoiser, plan, shape, Counting(16))
+        steps = [
+            (stage.shape, t, s, number or None)
+            for stage in stages
+            for number, (t, s) in enumerate(itertools.pairwise(stage.times.tolist()))
+        ]
+        assert seen == steps
+
+    def test_stages_meet_and_end_with_the_schedule(self, plan, kind):
+        # The noise of a mode is the same on both sides of a change of grid: its level over that grid's share.
+        (denoiser, plan, shape), solver = self.setup(kind, plan), Heun(16)
+        sde, stages, low = denoiser.sde, self.stages(denoiser, plan, shape, solver), 0.01
+        share = [level_share(sde, stage.shape, shape) for stage in stages]
+        first = [float(sde.schedule.ratio(stage.times[0])) / part for stage, part in zip(stages, share, strict=True)]
+        last = [float(sde.schedule.ratio(stage.times[-1])) / part for stage, part in zip(stages, share, strict=True)]
+        finished = [after.held is not None for after in stages[1:]] + [True]
+        visited = sde.schedule.ratio(solver.times(sde.schedule))
+        # In a cascade the first grids have times as if the samples were on the last of them.
+        whole = next((stage.shape for stage, done in zip(stages, finished, strict=True) if done), shape)
+        assert first[0] == pytest.approx(1000.0 / level_share(sde, whole, shape))
+        assert last[-1] == pytest.approx(low)
+        assert [b == pytest.approx(a) for a, b in zip(last, first[1:], strict=False)] == [not f for f in finished[:-1]]
+        assert all(float((visited / first[i + 1] - 1).abs().min()) < 1e-9 for i, f in enumerate(finished[:-1]) if f)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("schedule", [EDM(0.01, 1000.0), VP(beta_max=60.0)], ids=str)
+@pytest.mark.parametrize(("domain", "kind"), KINDS, ids=str)
+class TestPlannedStages:
+    @pytest.mark.parametrize("budget", [0.1, 1e-9, 1e9])
+    def test_a_grid_takes_over_when_its_new_modes_reach_the_budget(self, domain, kind, schedule, budget):
+        denoiser, grids = oracle(domain, kind, schedule)
+        times, sde = Heun(200).times(schedule), denoiser.sde
+        starts = [0]
+        for coarse, fine in itertools.pairwise(grids):
+            # The sum over modes of the finer grid that the coarser one lacks, by a field of their standard deviations.
+            eigenvalues = domain.eigenvalues(fine)
+            roots = denoiser.data.std(eigenvalues) / sde.noise.on(grids[-1]).std(eigenvalues)
+            field = domain.synthesize(roots[None, None].to(domain.white((1, 1), fine).dtype), fine)
+            band = field - domain.resample(domain.resample(field, coarse), fine)
+            snr = float(domain.norm(band).square()) / schedule.ratio(times).square()
+            reached = schedule.ratio(times) * level_share(sde, coarse, grids[-1]) >= schedule.ratio(torch.zeros(()))
+            starts.append(max(0, int(((snr <= budget) & reached).sum()) - 1))
+        starts = [min(starts[i:]) for i in range(len(starts))]
+        ends = [*starts[1:], 199]
+        expected = [
+            (grid, on_its_grid(sde, times[a : b + 1], grid, grids[-1]))
+            for grid, a, b in zip(grids, starts, ends, strict=True)
+            if b > a or grid == grids[-1]
+        ]
+        stages = Progressive(grids[:-1], budget).plan(denoiser, grids[-1], times)
+        assert [stage.shape for stage in stages] == [grid for grid, _ in expected]
+        torch.testing.assert_close(torch.cat([s.times for s in stages]), torch.cat([t for _, t in expected]))
 
     def test_one_seed_is_one_function(self, domain, kind, schedule):
         if kind == "pixel":
             return  # another process on each grid
-        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
-        sampler, finer = Progressive(Heun(denoiser, 30), shapes, spectrum), tuple(2 * n for n in shape)
-        coarse, fine = (
-            sampler.solve(sde.prior((2, 1, *n), generator=torch.Generator().manual_seed(0))) for n in (shape, finer)
-        )
-        torch.testing.assert_close(domain.resample(fine, shapes[0]), domain.resample(coarse, shapes[0]))
+        denoiser, grids = oracle(domain, kind, schedule)
+        draw = partial(sample, denoiser, seeds=[0, 1], solver=Heun(20), plan=Progressive(grids[:-1]))
+        coarse, fine = (draw(shape) for shape in (grids[-1], tuple(2 * n for n in grids[-1])))
+        torch.testing.assert_close(domain.resample(fine, grids[0]), domain.resample(coarse, grids[0]))
 
-    def test_a_cascade_is_exact_in_law_and_keeps_what_it_has_drawn(self, domain, kind, schedule):
-        if isinstance(schedule, VP) and isinstance(domain, Sphere):
-            return  # a minute for what the others show
-        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
-        eigenvalues, (_, sigma_1) = domain.eigenvalues(shape), schedule(torch.ones(()))
-        noise = sde.noise.on(shape).std(eigenvalues)
-        start = domain.synthesize((sigma_1 * noise)[None, None].to(domain.white((1, 1), shape).dtype), shape)
-        run = partial(Cascade, Heun(denoiser, 300, spacing="log_snr"), spectrum=spectrum, cell_averages=False)
-        seen, switches = [], (0.8, 0.5)
-        denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
-        end = run(shapes, switch_times=switches)(start)
-        assert seen[-1] == shape and seen.count(shapes[0]) > 500, "the first grid to its end"
-        # The last step on each grid gives the estimate there, from what noise is left in a mode.
-        low, data = float(schedule.ratio(torch.zeros(()))), denoiser.data.std(eigenvalues).square()
-        left = noise
-        for grid in reversed(shapes):
-            held = domain.analyze(domain.resample(domain.resample(start, grid), shape))[0, 0].abs() > 1e-9
-            left = torch.where(held, sde.noise.on(grid).std(eigenvalues), left)
-        ratio = domain.analyze(end)[0, 0].abs() ** 2 * (data + (low * left).square()) / data.square()
-        torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-2)
-        if kind != "pixel":  # whose levels are those of the finest grid
-            middle = run(shapes[:1], switch_times=switches[:1])(domain.resample(start, shapes[1]))
-            torch.testing.assert_close(domain.resample(end, shapes[1]), middle)
+    @pytest.mark.parametrize(("keep", "averages", "share"), [(None, False, 1.0), (0.5, False, 0.5), (None, True, 0.75)])
+    def test_a_cascade_holds_the_share_of_modes_that_it_should(self, domain, kind, schedule, keep, averages, share):
+        if averages and not domain.averages_cells:
+            return  # whose fields are none
+        (denoiser, grids), held = oracle(domain, kind, schedule), []
+        denoiser.cell_averages = averages
 
-    def test_a_cascade_keeps_the_share_of_modes_that_it_should(self, domain, kind, schedule, monkeypatch):
-        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
-        x, known = sde.prior((1, 1, *shape), generator=torch.Generator().manual_seed(0)), []
+        def note(denoiser, low):
+            held.append(low)
+            return ReplaceModes(denoiser, low)
 
-        def note(denoiser, values):
-            known.append(values)
-            return KnownModes(denoiser, values)
-
-        monkeypatch.setattr(cascade, "KnownModes", note)
-        run = partial(Cascade, Heun(denoiser, 10), shapes[1:], spectrum)
-        ends = [run(cell_averages=False, keep=keep)(x) for keep in (None, 0.5)]
-        shares = (1.0, 0.5) if isinstance(domain, Sphere) else (1.0, 0.5, 0.75)
-        if not isinstance(domain, Sphere):  # which averages over no cells
-            run()(x)
-        kept = [tuple(round(share * n) for n in shapes[1]) for share in shares]
-        assert [tuple(values.shape[2:]) for values in known] == kept
-        torch.testing.assert_close(
-            domain.resample(ends[1], kept[1]), domain.resample(known[1], kept[1]), rtol=1e-3, atol=1e-3
-        )
+        plan = Cascade(grids[1:-1], through=(), keep=keep)
+        x = sample(denoiser, grids[-1], [0], solver=Heun(10), plan=plan, hold=note)
+        small = tuple(round(share * n) for n in grids[1])
+        assert [tuple(low.shape[2:]) for low in held] == [small]
+        torch.testing.assert_close(domain.resample(x, small), held[0])
 
     def test_a_cascade_reaches_its_first_grid_through_coarser_ones(self, domain, kind, schedule):
-        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
-        inner, seed = Heun(denoiser, 30), lambda: torch.Generator().manual_seed(0)
-        run = Cascade(inner, shapes[1:], spectrum, first=shapes[:1], cell_averages=False)
-        x = sde.prior((2, 1, *shape), generator=seed())
-        seen = []
-        denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
-        end = run(x)
-        assert [grid for grid, _ in itertools.groupby(seen)] == [*shapes, shape]
-        planned = [(grid, sum(n for _, n in same)) for grid, same in itertools.groupby(run.grids(x), lambda g: g[0])]
-        assert planned == [(grid, len(list(same))) for grid, same in itertools.groupby(seen)]
+        denoiser, grids = oracle(domain, kind, schedule)
+        plan, through = Cascade(grids[1:-1], through=grids[:1]), Progressive(grids[:1])
+        times = Heun(20).times(schedule)
+        stages, first = plan.plan(denoiser, grids[-1], times), through.plan(denoiser, grids[1], times)
+        assert [(s.shape, s.held) for s in stages] == [(grids[0], None), (grids[1], None), (grids[2], grids[1])]
+        assert all(torch.equal(a.times, b.times) for a, b in zip(first, stages, strict=False))
         if kind != "pixel":
-            coarse = sde.prior((2, 1, *shapes[1]), generator=seed())
-            torch.testing.assert_close(
-                domain.resample(end, shapes[1]), Progressive(inner, shapes[:1], spectrum)(coarse)
+            end, coarse = (
+                sample(denoiser, shape, [0, 1], solver=Heun(20), plan=p)
+                for shape, p in ((grids[2], plan), (grids[1], through))
             )
+            torch.testing.assert_close(domain.resample(end, grids[1]), coarse)
 
-    def test_switches_when_the_new_modes_reach_the_budget(self, domain, kind, schedule):
-        sde, denoiser, spectrum, shapes, shape = self.setup(domain, kind, schedule)
-        sampler, x = Progressive(Heun(denoiser, 200), shapes, spectrum, budget=0.1), sde.prior((1, 1, *shape))
-        rungs, times = sampler.plan(x), sampler.times(x)
-        assert [r.shape for r in rungs] == [*shapes, shape]
-        assert sum(r.steps for r in rungs) == len(times) - 1
-        ladder = [*shapes, shape]
-        for coarse, fine, rung in zip(ladder, ladder[1:], rungs[1:], strict=False):
-            # The sum over modes of the finer grid that the coarser one lacks, by a field of their standard deviations.
-            eigenvalues = domain.eigenvalues(fine)
-            c = sde.noise.on(shape).std(eigenvalues)
-            roots = spectrum(eigenvalues, domain.dim).sqrt() / c
-            field = domain.synthesize(roots[None, None].to(domain.white((1, 1), fine).dtype), fine)
-            band = field - domain.resample(domain.resample(field, coarse), fine)
-            total = float(domain.norm(band).square())
-            at = int((times - rung.time).abs().argmin())
-            assert rung.snr == pytest.approx(total / float(schedule.ratio(times[at])) ** 2)
-            assert rung.snr <= 0.1 or at == 0
-            later = total / float(schedule.ratio(times[at + 1])) ** 2
-            assert later > 0.1 or at + 1 >= len(times) - 1
+
+# ---- the plan where none is named ---------------------------------------------------------------------------------
+
+
+class TestDefaultPlan:
+    """`Direct` where coarser grids are not known to help; for images through the training grids, and held above them."""
+
+    def images(self, **known: Any) -> GaussianDenoiser:
+        sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+        data = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        denoiser = GaussianDenoiser(data, sde, **{"cell_averages": True, **known})
+        denoiser.training_shapes = ((16, 16), (8, 8), (12, 16))
+        return denoiser
+
+    @pytest.mark.parametrize("shape", [(16, 16), (12, 16), (8, 8), (4, 4), (8, 32)])
+    def test_images_up_to_the_largest_training_grid(self, shape):
+        assert default_plan(self.images(), shape) == Progressive()
+
+    @pytest.mark.parametrize("shape", [(32, 32), (16, 17)])
+    def test_images_above_the_largest_training_grid(self, shape):
+        assert default_plan(self.images(), shape) == Cascade()
+
+    @pytest.mark.parametrize("known", [{"cell_averages": False}, {"spectrum": None}])
+    def test_values_at_points_and_an_unknown_spectrum(self, known):
+        assert default_plan(self.images(**known), (32, 32)) == Direct()
+
+    def test_no_training_grids(self):
+        denoiser = self.images()
+        denoiser.training_shapes = ()
+        assert default_plan(denoiser, (32, 32)) == Direct()
+
+    @pytest.mark.parametrize("wrap", [lambda guided: guided, Unchanged])
+    def test_an_observation_also_within_a_wrapper(self, wrap):
+        seen = PointObservation(torch.tensor([[0.5], [0.5]]), torch.zeros(1, 1), 0.1)
+        assert default_plan(wrap(MomentMatching(self.images(), seen)), (32, 32)) == Direct()
+        assert default_plan(wrap(self.images()), (32, 32)) == Cascade()
+
+    @pytest.mark.parametrize(
+        ("shape", "route"),
+        [
+            ((32, 32), [((8, 8), None), ((16, 16), None), ((32, 32), (12, 12))]),
+            ((16, 16), [((8, 8), None), ((16, 16), None)]),
+            ((12, 14), [((8, 8), None), ((12, 14), None)]),
+            ((8, 8), [((8, 8), None)]),
+            ((8, 32), [((8, 8), None), ((8, 32), None)]),
+        ],
+    )
+    def test_goes_through_the_smallest_and_the_largest_training_grid(self, shape, route):
+        denoiser, times = self.images(), DPMSolver(24).times(EDM())
+        assert [(s.shape, s.held) for s in default_plan(denoiser, shape).plan(denoiser, shape, times)] == route
+
+    def test_is_what_sample_takes(self):
+        denoiser = self.images()
+        named = sample(denoiser, 24, [0], solver=Heun(8), plan=Cascade([(16, 16)], through=[(8, 8)], keep=0.75))
+        assert torch.equal(sample(denoiser, (24, 24), [0], solver=Heun(8)), named)
+
+
+# ---- wrappers -----------------------------------------------------------------------------------------------------
+
+
+class Labelled(GaussianDenoiser):
+    """A user's model: Gaussian data whose mean is the label, 0 without one."""
+
+    def forward(self, x_t, t, label=None):
+        mean = torch.zeros(len(x_t)) if label is None else label.clamp(min=0)
+        mean = mean.to(x_t).reshape(-1, *(1,) * (x_t.ndim - 1))
+        return mean + super().forward(x_t - self.sde.marginal(x_t, t)[0] * mean, t)
+
+
+class Moved(Wrapper):
+    """A user's wrapper that holds something for each sample."""
+
+    def __init__(self, denoiser: Denoiser, by: Tensor) -> None:
+        super().__init__(denoiser)
+        self.by = by
+
+    def forward(self, x_t, t, **condition):
+        return self.denoiser(x_t, t, **condition) + self.by.reshape(-1, 1, 1)
+
+    def rows(self, part):
+        return Moved(self.denoiser.rows(part), self.by[part])
+
+
+def labelled() -> Labelled:
+    sde = FunctionSpaceSDE(WhiteNoise(Torus(1), (9,)), EDM(0.01, 100.0))
+    denoiser = Labelled(GaussianRandomField(Torus(1), Matern(1.0, 0.3)), sde)
+    denoiser.sigma_data = 1.0
+    return denoiser
+
+
+def seeds(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def stations(count: int = 0, noise_std: float | Tensor = 0.1) -> PointObservation:
+    """Three values: one observation, or one for each of `count` samples."""
+    batch = (count,) if count else ()
+    points, values = torch.rand(1, 3, generator=seeds(0)), torch.randn(*batch, 1, 3, generator=seeds(1))
+    return PointObservation(points, values, noise_std)
+
+
+def fields(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=seeds(2))
+
+
+LABELS = torch.tensor([0, 3, 1, 5, 2])
+SPECTRUM = Matern(1.0, 0.3)
+WRAPPERS = {
+    "Given": lambda d: Given(d, label=LABELS[:2]),
+    "ReplaceModes": lambda d: ReplaceModes(d, fields(2, 1, 3)),
+    "Autoguided": lambda d: Autoguided(d, labelled(), 1.5),
+    "ClassifierFree": lambda d: ClassifierFree(d, 1.5),
+    "the user's": lambda d: Shifted(d, 1.0),
+    "one in another": lambda d: Unchanged(Given(d, label=LABELS[:2])),
+}
+GUIDED = {
+    "DPS": lambda d: DPS(d, stations()),
+    "PiGDM": lambda d: PiGDM(d, stations()),
+    "MomentMatching": lambda d: MomentMatching(d, stations()),
+    "MomentMatching, spectrum": lambda d: MomentMatching(d, stations(), SPECTRUM),
+}
+PER_SAMPLE = {
+    "Given": lambda d: Given(d, label=LABELS),
+    "ReplaceModes": lambda d: ReplaceModes(d, fields(5, 1, 3)),
+    "the user's": lambda d: Moved(d, LABELS.double()),
+    "one in another": lambda d: Unchanged(Moved(Given(d, label=LABELS), LABELS.double())),
+    "a guide": lambda d: Autoguided(d, Given(d, label=LABELS), 1.5),
+    "a guide and its model": lambda d: Autoguided(Moved(d, LABELS.double()), Given(d, label=LABELS), 1.5),
+    "DPS": lambda d: DPS(d, stations(5)),
+    "PiGDM": lambda d: PiGDM(d, stations(5)),
+    "MomentMatching": lambda d: MomentMatching(d, stations(5)),
+    "MomentMatching, spectrum": lambda d: MomentMatching(d, stations(5), SPECTRUM),
+    "errors": lambda d: MomentMatching(d, stations(5, 0.1 + LABELS.double()[:, None, None])),
+    "one observation": lambda d: MomentMatching(d, stations()),
+    "one for each, one error for all": lambda d: MomentMatching(d, stations(5, torch.tensor([[0.1]]))),
+    "restrictions": lambda d: MomentMatching(d, Restriction((3,), fields(5, 1, 3), 0.1)),
+    "masks": lambda d: MomentMatching(d, Masked(torch.arange(9) % 3 > 0, fields(5, 1, 9), 0.1)),
+    "operators": lambda d: MomentMatching(d, Linear(lambda x: x.mean(2), fields(5, 1), 0.1)),
+    "wrapped": lambda d: Unchanged(MomentMatching(Given(d, label=LABELS), stations(5))),
+}
+
+
+@pytest.mark.usefixtures("float64")
+class TestWrapper:
+    @pytest.mark.parametrize("make", [*WRAPPERS.values(), *GUIDED.values()], ids=[*WRAPPERS, *GUIDED])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("sde", FunctionSpaceSDE(WhiteNoise(Torus(1), (9,)), VE())),
+            ("normalization", Normalization(3.0, 2.0)),
+            ("condition_normalization", {"field": Normalization(1.0, 2.0)}),
+            ("spectrum", Matern(2.0)),
+            ("cell_averages", True),
+            ("channels", 7),
+            ("training_shapes", ((8,), (16,))),
+            ("sigma_data", 0.3),
+        ],
+    )
+    def test_reads_its_model_when_it_is_asked(self, make, name, value):
+        model = labelled()
+        wrapper = make(model)
+        setattr(model, name, value)
+        assert getattr(wrapper, name) is value
+
+    @pytest.mark.parametrize("make", WRAPPERS.values(), ids=WRAPPERS)
+    def test_samples_follow_the_models_units(self, make):
+        model = labelled()
+        wrapper = make(model)
+        draw = partial(sample, wrapper, (9,), [0, 1], solver=DPMSolver(4))
+        condition = {"label": LABELS[1:3]} if isinstance(wrapper, ClassifierFree) else {}
+        before = draw(**condition)
+        model.normalization = Normalization(3.0, 2.0)
+        torch.testing.assert_close(draw(**condition), 3 + 2 * before)
+
+    @pytest.mark.parametrize("plan", [Direct(), Progressive([(5,)], 10.0), Cascade([(5,)], through=())], ids=str)
+    @pytest.mark.parametrize("make", PER_SAMPLE.values(), ids=PER_SAMPLE)
+    def test_what_belongs_to_a_sample_stays_with_it_in_any_batch(self, make, plan):
+        wrapper = make(labelled())
+        together, *apart = (sample(wrapper, (9,), range(5), solver=DPMSolver(6), plan=plan, batch=n) for n in (5, 2, 1))
+        torch.testing.assert_close(apart[0], together, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(apart[1], together, rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize("plan", [Direct(), Progressive([(5,)], 10.0), Cascade([(5,)], through=())], ids=str)
+    def test_conditions_have_one_row_for_each_sample_in_any_batch(self, plan):
+        model = labelled()
+        draw = partial(sample, model, (9,), range(5), solver=DPMSolver(12), plan=plan)
+        found = draw(label=LABELS, batch=2)
+        torch.testing.assert_close(draw(label=LABELS, batch=5), found)
+        expected = draw() + LABELS.double()[:, None, None]
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.2)
+        torch.testing.assert_close(draw(label=4, batch=2), draw(label=torch.full((5,), 4)))
+
+
+# ---- a finer grid for given fields --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+class TestUpscale:
+    def test_one_field_and_several_seeds_are_several_samples_for_it(self):
+        denoiser, grids = oracle(Box(2), "white")
+        low = denoiser.data.sample((1, 1, *grids[0]))
+        up = partial(upscale, denoiser, shape=grids[-1], solver=DPMSolver(6))
+        several = up(low[0], seeds=[4, 5, 6])
+        assert several.shape == (3, 1, *grids[-1])
+        assert torch.equal(up(low, seeds=[4, 5, 6]), several)
+        torch.testing.assert_close(up(low, seeds=5), several[1:2])
+        torch.testing.assert_close(up(low.expand(3, -1, -1, -1), seeds=[4, 5, 6], batch=2), several)
+        held = Box(2).resample(several, grids[0])
+        torch.testing.assert_close(held, low.expand_as(held))
+        assert float((several[0] - several[1]).abs().max()) > 0.05
+
+    @pytest.mark.parametrize("solver", EVERY_SOLVER, ids=str)
+    def test_a_field_and_its_seed_stay_together_in_any_batch(self, solver):
+        denoiser, grids = oracle(Box(2), "pixel")
+        low = denoiser.data.sample((5, 1, *grids[0]))
+        together, apart = (
+            upscale(denoiser, low, grids[-1], range(5), solver=solver(6), batch=batch) for batch in (5, 2)
+        )
+        torch.testing.assert_close(apart, together)
+        torch.testing.assert_close(Box(2).resample(together, grids[0]), low)
+
+
+# ---- observations ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", OBSERVATIONS)
 @pytest.mark.parametrize("domain", [d for d in DOMAINS if d.dim < 3], ids=repr)
 class TestObservation:
     def near(self, seen: Observation, x: Tensor, domain: Domain) -> Linearised:
-        return Linearised(seen, x, Normalization([0.5, -1.0], [2.0, 3.0]).to(x), domain)
+        return Linearised(seen, x, Normalization([0.5, -1.0], [2.0, 3.0]), domain)
 
     def test_transpose_is_the_transpose(self, domain, make):
         seen, x = make(domain), torch.randn(3, 2, *(9,) * domain.dim)
@@ -594,7 +1168,7 @@ class TestObservation:
         seen, x = make(domain), torch.randn(3, 2, *(9,) * domain.dim)
         near, u = self.near(seen, x, domain), torch.randn_like(x)
         torch.testing.assert_close(self.near(seen, x + u, domain).residual, near.residual - near.forward(u))
-        units = Normalization([0.5, -1.0], [2.0, 3.0]).to(x)
+        units = Normalization([0.5, -1.0], [2.0, 3.0])
         expected = (seen.values - seen(units.inverse(x), domain)) / seen.noise_std
         torch.testing.assert_close(near.residual, expected.reshape(3, -1))
 

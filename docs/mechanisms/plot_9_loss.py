@@ -1,46 +1,47 @@
 r"""
-Loss weights and the noise law
-==============================
+Loss weights and noise levels
+=============================
 
-Which scales of a picture does the loss see at which noise level, and how often is each level drawn? The denoising loss is
+Which scales of a picture does the loss see at which noise level? How often does training visit each level? And what does the
+network see of it? The denoising loss is
 
-.. math:: \mathbb{E}\; w(t)\, \lVert D(\alpha_t x + \sigma_t z, t) - x \rVert^2,
-   \qquad w = \frac{1}{\operatorname{tr} V}, \qquad V = \frac{S\, \sigma^2 C}{\alpha^2 S + \sigma^2 C},
+.. math:: \mathbb{E}\; w(t)\, \lVert D(\alpha_t x + \sigma_t z, t) - x \rVert^2.
 
-with :math:`V` the error per mode that the network starts from (here that of `SpectralPreconditioned`). An octave :math:`o` of
-modes has the share :math:`v_o / \operatorname{tr} V` of it, :math:`v_o = \operatorname{tr}_o V`. At small noise :math:`V`
-tends to :math:`\sigma^2 C / \alpha^2`, most of which is in the many modes of the finest octave. `DenoisingLoss(octaves=g)` is
+**The weight** makes the network's own error count alike at all times. It belongs to the scaling. Under `EDMScaling` it is
+:math:`1 / c_\mathrm{out}^2`. Under `SpectralScaling` it is :math:`1 / \operatorname{tr} V`, with
 
-.. math:: \sum_{o=1}^{n} \Bigl( \frac{n\, v_o}{\operatorname{tr} V} \Bigr)^{-g}
-   \frac{\lVert D - x \rVert_o^2}{\operatorname{tr} V},
+.. math:: V = \frac{S\, \sigma^2 C}{\alpha^2 S + \sigma^2 C}
 
-so that an octave whose error is still :math:`v_o` contributes :math:`n^{-g}\, (v_o / \operatorname{tr} V)^{1 - g}`: its share
-of :math:`V` for :math:`g = 0`, and :math:`1 / n` for :math:`g = 1`.
+the variance per mode of the error that the network starts from. An octave :math:`o` of modes has the share
+:math:`\operatorname{tr}_o V / \operatorname{tr} V` of that loss. At small noise :math:`V` tends to
+:math:`\sigma^2 C / \alpha^2`, most of which is in the many modes of the finest octave.
 
-**The noise law.** :math:`\ln(\sigma / \alpha)` is drawn from a normal law, restricted to the schedule's levels. That of
-`Preconditioned` is EDM's. `SpectralPreconditioned` derives its own: mode :math:`k` turns from noise to data around
-:math:`\sigma / \alpha = \sqrt{S_k / C_k}`, and `noise_law` has the mean of the logarithms of these turns, each octave counted
+**The law of the noise levels.** Training draws :math:`\ln(\sigma / \alpha)` from a normal law, restricted to the schedule's
+levels. `EDMScaling` has EDM's. `SpectralScaling` derives its own. Mode :math:`k` turns from noise to data around
+:math:`\sigma / \alpha = \sqrt{S_k / C_k}`. `noise_law` takes the mean of the logarithms of these turns, each octave counted
 by the square root of its number of modes, and their variance plus :math:`\pi^2 / 12`, that of a single turn.
 
-**What the network is told** is :math:`\tfrac14 \ln` of the level: of :math:`\sigma / \alpha` itself with `told="mode"`, or
-times the noise's standard deviation at a point of the grid at hand with `told="point"`. White noise grows per point as the grid
-is refined, so the second moves with the grid, and the first stays with what can be seen in the picture.
+**The noise level given to the network** is :math:`\tfrac14 \ln` of a level. `EDMScaling` takes the level at a point:
+:math:`\sigma / \alpha` times the noise's standard deviation at a point of the grid at hand. White noise grows per point as
+the grid is refined, so this moves with the grid. `SpectralScaling` takes :math:`\sigma / \alpha` itself, the level in a
+mode, which stays.
 """
 
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
-from fnodiff import EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
+from fnodiff import EDM, Box, EDMScaling, FunctionSpaceSDE, Model, SpectralScaling, WhiteNoise
 from fnodiff.data import Faces
-from fnodiff.sde import DenoisingLoss, SpectralPreconditioned, fit_spectrum
+from fnodiff.sde import DenoisingLoss, fit_spectrum, noise_law
+from fnodiff.sde.spectrum import residual_variance
 
 
 class Zero(nn.Module):
-    """A network that adds nothing, and remembers what it is told."""
+    """A network that adds nothing, and remembers the noise level that it was given."""
 
     def forward(self, x, noise_level):
-        self.told = float(noise_level.mean())
+        self.noise_level = float(noise_level.mean())
         return torch.zeros_like(x)
 
 
@@ -51,39 +52,39 @@ portraits = portraits - portraits.mean((0, 2, 3), keepdim=True)
 sde = FunctionSpaceSDE(WhiteNoise(domain, reference=shape), EDM(0.002, 200.0))
 
 # %%
-# The loss of the linear estimate, a network of zeros, on portraits, for two choices of :math:`S`. With the pixels' own spectrum
-# it is about one at :math:`g = 0` and :math:`g = 1`, and less in between. With that of the portraits as functions
-# (`cell_averages=True`) it is lower, as pixels have less of the finest modes than the functions that they average.
+# A network of zeros under `SpectralScaling` is the linear estimate. Its loss on portraits, for two choices of :math:`S`:
+# with the spectrum of the pixels it is about one. With that of the portraits as functions (`cell_averages=True`) it is
+# lower, as pixels have less of the finest modes than the functions that they average. `DenoisingLoss.linear` computes the
+# expected value.
 
-models = {
-    averages: SpectralPreconditioned(Zero(), sde, fit_spectrum(portraits, domain, cell_averages=averages), shape)
-    for averages in (False, True)
-}
-for averages, model in models.items():
-    print(f"cell_averages={averages}:", end="")
-    for g in (0.0, 0.5, 1.0):
-        losses = torch.cat([DenoisingLoss(model, octaves=g)(portraits[:100]) for _ in range(4)])
-        print(f"  g = {g:g}: {float(losses.mean()):.2f} +- {float(losses.std()) / len(losses) ** 0.5:.2f}", end="")
-    print()
+for averages in (False, True):
+    spectrum = fit_spectrum(portraits, domain, cell_averages=averages)
+    model = Model(Zero(), sde, SpectralScaling(shape), spectrum=spectrum, channels=3)
+    loss = DenoisingLoss(model)
+    losses = torch.cat([loss(portraits[:100]) for _ in range(4)])
+    print(f"cell_averages={averages}: {losses.mean():.2f} +- {losses.std() / len(losses) ** 0.5:.2f}", end="")
+    print(f", expected of data with this spectrum {loss.linear(shape):.2f}")
 
 # %%
-# The two noise laws, and what a network is told at :math:`\sigma = 1`:
+# The two laws of the noise levels, and the noise level that a network is given at :math:`\sigma = 1`:
 
-laws = {"EDM's": Preconditioned.noise_law, "of the spectra": model.noise_law}
+laws = {"EDM's": EDMScaling().noise_law(sde, None), "of the spectra": noise_law(sde.noise, spectrum, shape)}
 for name, (mean, std) in laws.items():
     print(f"{name}: mean of ln(sigma / alpha) {mean:.2f}, standard deviation {std:.2f}")
-for told in ("point", "mode"):
-    denoiser, levels = Preconditioned(Zero(), sde, told=told), []
+for scaling in (EDMScaling(), SpectralScaling(shape)):
+    model, levels = Model(Zero(), sde, scaling, spectrum=spectrum), []
     for n in (32, 64, 128):
-        denoiser(torch.zeros(1, 1, n, n), sde.schedule.time(torch.tensor(1.0)))
-        levels.append(f"{denoiser.backbone.told:.3f} at {n}x{n}")
-    print(f'told="{told}": ' + ", ".join(levels))
+        model(torch.zeros(1, 3, n, n), sde.schedule.time(torch.tensor(1.0)))
+        levels.append(f"{model.network.noise_level:.3f} at {n}x{n}")
+    print(f"{type(scaling).__name__}: " + ", ".join(levels))
 
 # %%
-# The expected loss by octaves at :math:`g = 0`, averaged over the two laws: EDM's looks at the finest more.
+# The expected loss by octaves, averaged over the two laws. EDM's looks at the finest more.
 
 sigma = torch.logspace(-2.5, 2, 150, dtype=torch.float64)
-variance = model.target_variance(sde.schedule.time(sigma), shape).flatten(1)
+eigenvalues = domain.eigenvalues(shape, dtype=torch.float64).flatten()
+s, c = spectrum(eigenvalues), sde.noise.std(eigenvalues).square()
+variance = residual_variance(s, c, torch.tensor(1.0), sigma[:, None])  # alpha = 1
 octave = domain.octaves(shape).flatten().clamp(max=6)  # the mean and six octaves; corners count with the sixth
 share = torch.zeros(len(sigma), 7, dtype=torch.float64).index_add(1, octave, variance)
 share = share / share.sum(1, keepdim=True)
@@ -93,22 +94,19 @@ for name, density in densities.items():
     print(f"{name}: {100 * float(finest):.0f}% of the loss in the two finest octaves")
 
 # %%
-# Above: what each octave contributes to the expected loss, coarse octaves at the bottom, named by their half-waves per side.
-# Below: the two noise laws.
+# Above: the share of each octave in the loss, coarse octaves at the bottom, named by their half-waves per side. Below: the two
+# laws of the noise levels.
 
 names, colors = (
     ["mean", "1", "2 to 3", "4 to 7", "8 to 15", "16 to 31", "32 to 63"],
     plt.cm.viridis(torch.linspace(0, 1, 7)),
 )
-figure, axes = plt.subplots(2, 3, figsize=(7.6, 4.2), sharex=True, sharey="row", height_ratios=[3, 1])
-for (top, bottom), g in zip(axes.T, (0.0, 0.5, 1.0), strict=True):
-    top.stackplot(sigma, (share.pow(1 - g) / 7**g).T, labels=names, colors=colors)
-    top.set(title=f"$g = {g:g}$", ylim=(0, 1))
-    for name, density in densities.items():
-        bottom.plot(sigma, density, label=name)
-    bottom.set(xscale="log", xlabel=r"$\sigma / \alpha$")
-axes[0, 0].set_ylabel("expected loss")
-axes[1, 0].set_ylabel("noise law")
+figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.6, 4.2), sharex=True, height_ratios=[3, 1])
+top.stackplot(sigma, share.T, labels=names, colors=colors)
+top.set(ylabel="share of the loss", ylim=(0, 1))
+for name, density in densities.items():
+    bottom.plot(sigma, density, label=name)
+bottom.set(xscale="log", xlabel=r"$\sigma / \alpha$", ylabel="density")
 top.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True, title="octave")
 bottom.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()

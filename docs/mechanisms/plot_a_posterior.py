@@ -3,15 +3,15 @@ Posteriors: a prior, and what was measured
 ==========================================
 
 Values :math:`y = A(x) + \text{noise}` were measured: a function at a few points, its averages over coarse cells, part of a
-picture. A model that samples the prior samples the posterior too, without training again, once its denoiser is a posterior's,
+picture. A model that samples the prior can sample the posterior too, without training again. It needs the posterior's denoiser,
 
 .. math:: \mathbb{E}[x \mid x_t, y] = \hat x + \frac{\sigma_t^2}{\alpha_t}\, C \nabla \ln p(y \mid x_t).
 
-:math:`p(y \mid x_t)` is an average over all :math:`x` that may have become :math:`x_t`, and each method has its own
-approximation. `DPS` puts :math:`\hat x` in their place; `PiGDM` gives them independent errors at the points of the grid;
-`MomentMatching` gives them their covariance, :math:`(\sigma_t^2 / \alpha_t)\, C J^\top` with the denoiser's Jacobian :math:`J`,
-and is exact for Gaussian priors. A guided denoiser is a denoiser: every sampler takes it, on any grid, and the likelihood is a
-sum over sensors with a stated error, which no grid changes.
+:math:`p(y \mid x_t)` is an average over all :math:`x` that may have become :math:`x_t`. Each method approximates it. `DPS`
+puts :math:`\hat x` in their place. `PiGDM` gives them independent errors at the points of the grid. `MomentMatching` gives
+them their covariance, :math:`(\sigma_t^2 / \alpha_t)\, C J^\top` with the denoiser's Jacobian :math:`J`, and is exact for
+Gaussian priors. A guided denoiser is a denoiser: every solver takes it, on any grid. The likelihood is a sum over sensors
+with a stated error, which no grid changes.
 
 Here the prior is a Gaussian field on an interval, so that the posterior is known in closed form.
 """
@@ -19,9 +19,10 @@ Here the prior is a Gaussian field on an interval, so that the posterior is know
 import matplotlib.pyplot as plt
 import torch
 
-from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Heun, Matern
+from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, sample
+from fnodiff.inverse import DPS, MomentMatching, PiGDM, PointObservation
 from fnodiff.metrics import coverage, rank_histogram
-from fnodiff.sde import DPS, GaussianDenoiser, MomentMatching, PiGDM, PointObservation
+from fnodiff.sde import GaussianDenoiser
 
 double = {"dtype": torch.float64}
 domain, n, sensors, noise_std, truths, members = Box(1), 48, 8, 0.1, 64, 39
@@ -47,8 +48,8 @@ mean = values[:, 0] @ gain.T
 std = (covariance - gain @ sensing @ covariance).diagonal().sqrt()
 
 # %%
-# An ensemble of 39 for each of 64 truths, by each method. Every truth has its own values, so they go with the samples. Means
-# and spreads are in posterior standard deviations.
+# An ensemble of 39 for each of 64 truths, by each method. Every truth has its own values: one observation for each sample,
+# which `sample` cuts for its batches. Means and spreads are in posterior standard deviations.
 
 methods = {
     "DPS": DPS,
@@ -58,9 +59,8 @@ methods = {
 ensembles = {}
 for name, method in methods.items():
     guided = method(prior, PointObservation(points, values.repeat(members, 1, 1), noise_std))
-    start = sde.prior((members * truths, 1, n), generator=torch.Generator().manual_seed(0), **double)
-    x = Heun(guided, steps=20)(start)
-    ensembles[name] = x.unflatten(0, (members, truths))
+    x = sample(guided, n, seeds=range(members * truths), solver=Heun(20), batch=13 * truths)
+    ensembles[name] = x.double().unflatten(0, (members, truths))
     error = (ensembles[name].mean(0)[:, 0] - mean) / std
     _, covered = coverage(ensembles[name], truth, domain)
     spread = (ensembles[name].var(0) / std.square()).mean().sqrt()
@@ -70,8 +70,8 @@ for name, method in methods.items():
     )
 
 # %%
-# One of the truths: the posterior, two standard deviations wide, in grey, and the ensembles'. Below, where the truth ranks
-# among the samples, over all truths and points: flat, if it is as likely as they are.
+# Above: one of the truths, the posterior in grey, two standard deviations wide, and the ensembles. Below: where the truth ranks
+# among the samples, over all truths and points. The ranks are flat if the truth is as likely as they are.
 
 grid = domain.points((n,))[0].numpy()
 figure, axes = plt.subplots(2, 3, figsize=(9, 4.6), sharex="row", sharey="row", height_ratios=[1.4, 1])
@@ -93,8 +93,8 @@ axes[1, 0].set_ylabel("frequency")
 plt.show()
 
 # %%
-# `DPS` and `PiGDM` land near the measurements, but between them neither their middle nor their spread is the posterior's; that
-# their intervals still hold the truth about as often as they should is the two errors making up for each other.
-# `python -m benchmarks.posterior` has the figures on one- and two-dimensional domains, at two resolutions each. What is right
-# for Gaussian priors need not be for others: there `MomentMatching` still matches the first two moments of :math:`x` given
-# :math:`x_t`, and no more.
+# `DPS` and `PiGDM` land near the measurements. Between them, neither their middle nor their spread is the posterior's.
+# Their intervals still hold the truth about as often as they should, because the two errors make up for each other. `python
+# -m benchmarks.posterior` has the figures on one- and two-dimensional domains, at two resolutions each. What is right for
+# Gaussian priors need not be right for others. There `MomentMatching` still matches the first two moments of :math:`x`
+# given :math:`x_t`, and no more.

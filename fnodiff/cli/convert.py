@@ -1,16 +1,41 @@
-"""Models of format 2, the first house's, as models of today's format."""
+"""fnodiff convert: models of format 2, the first house's, as models of today's format."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import safetensors.torch
+from cyclopts import Parameter
 
-from fnodiff import checkpoint
-from fnodiff.model import Model
+from fnodiff.cli.training import General
+
+if TYPE_CHECKING:
+    from fnodiff.model import Model
+
+
+def command(
+    old: Path,
+    new: Path,
+    *,
+    cell_averages: Annotated[bool | None, Parameter(negative="--points")] = None,
+    general: General = General(),  # noqa: B008 (frozen settings)
+) -> None:
+    """Write a model of the old format in today's.
+
+    fnodiff convert old-run new-run
+
+    Args:
+        old: The old model's folder.
+        new: A folder to write, which must not hold a model yet.
+        cell_averages: Whether its fields are averages over cells or values at points, which the old format did not say. By
+            default averages of three channels on a box, as pictures are.
+    """
+    model = convert(old, new, cell_averages=cell_averages)
+    kind = "averages over cells" if model.cell_averages else "values at points"
+    if not general.quiet:
+        print(f"{new}: a model of {model.channels} channels on {model.sde.domain}, {kind}")
 
 
 def convert(old: Path, new: Path, *, cell_averages: bool | None = None) -> Model:
@@ -25,6 +50,11 @@ def convert(old: Path, new: Path, *, cell_averages: bool | None = None) -> Model
     Raises:
         ValueError: If the old folder holds no model of format 2, or the new one holds a model.
     """
+    import safetensors.torch
+
+    from fnodiff import checkpoint
+    from fnodiff.model import Model
+
     if (new / checkpoint.CONFIG).exists():
         raise ValueError(f"convert: expected a folder without a model, got {new}; name another one.")
     for name in (checkpoint.CONFIG, checkpoint.MODEL):

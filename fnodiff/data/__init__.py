@@ -5,6 +5,7 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 """
 
 from fnodiff.data.arrays import ArrayFields
+from fnodiff.data.augmented import Augmented
 from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
@@ -15,6 +16,7 @@ from fnodiff.data.write import write_fields
 
 __all__ = [
     "ArrayFields",
+    "Augmented",
     "Faces",
     "Fields",
     "HDF5Fields",

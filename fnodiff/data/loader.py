@@ -131,14 +131,16 @@ class MultiResolution(_Source, Dataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return (self[step] for step in range(len(self)))
 
-    def steps(self, start: int = 0, stop: int | None = None) -> Steps:
+    def steps(self, start: int = 0, stop: int | None = None, every: int = 1) -> Steps:
         """The steps of a run from `start` to `stop`, without end if that is None: a sampler.
 
             loader = DataLoader(data, batch_size=None, sampler=data.steps(0, 10_000))
 
-        Steps beyond the first epoch are further epochs, each in an order of its own.
+        Steps beyond the first epoch are further epochs, each in an order of its own. In a loop of your own with several
+        processes each takes its own ones, `data.steps(rank, 10_000, every=processes)`. Accelerate's `prepare` is for the model
+        and the optimizer: of a loader without a batch size it loses the sampler.
         """
-        return Steps(start, stop)
+        return Steps(start, stop, every)
 
     def samples(self, count: int, shape: Shape) -> dict[str, Tensor]:
         """`count` samples of the source, or all if it has fewer, chosen at random by the seed: for measuring."""
@@ -180,26 +182,32 @@ class MultiResolution(_Source, Dataset):
 
 
 class Steps(Sampler[int]):
-    """The numbers of a run's steps, from `start` to `stop`; see `MultiResolution.steps`.
+    """The numbers of a run's steps, from `start` to `stop`, every one or one of `every`; see `MultiResolution.steps`.
 
     Raises:
-        ValueError: If they are not whole numbers, start >= 0 and stop >= start.
+        ValueError: If they are not whole numbers, start >= 0, stop >= start and every >= 1.
     """
 
-    def __init__(self, start: int = 0, stop: int | None = None) -> None:
-        if not isinstance(start, int) or start < 0 or not (stop is None or (isinstance(stop, int) and stop >= start)):
+    def __init__(self, start: int = 0, stop: int | None = None, every: int = 1) -> None:
+        whole = all(isinstance(n, int) for n in (start, every, 0 if stop is None else stop))
+        if not whole or start < 0 or every < 1 or (stop is not None and stop < start):
             raise ValueError(
-                f"steps: expected 0 <= start <= stop, got {start!r} and {stop!r}; stop=None goes on for ever."
+                f"steps: expected 0 <= start <= stop and every >= 1, got {start!r}, {stop!r} and {every!r}; stop=None goes on "
+                f"for ever."
             )
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.every = start, stop, every
 
     def __iter__(self) -> Iterator[int]:
-        return iter(itertools.count(self.start) if self.stop is None else range(self.start, self.stop))
+        return iter(itertools.count(self.start, self.every) if self.stop is None else self._range)
 
     def __len__(self) -> int:
         if self.stop is None:
             raise TypeError("steps without an end have no length; pass stop.")
-        return self.stop - self.start
+        return len(self._range)
+
+    @property
+    def _range(self) -> range:
+        return range(self.start, self.stop, self.every)
 
 
 class InMemory(_Source):
@@ -324,6 +332,14 @@ class Part(_Source):
         check_indices("Part", indices, len(fields))
         self.fields, self.selected, self.names = fields, indices, names
         self.channels = fields.channels
+
+    @property
+    def num_classes(self) -> int:
+        return super().num_classes if self.names is None or "label" in self.names else 0
+
+    @property
+    def condition_channels(self) -> int:
+        return super().condition_channels if self.names is None or "field" in self.names else 0
 
     def __len__(self) -> int:
         return len(self.selected)

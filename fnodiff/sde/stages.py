@@ -132,13 +132,13 @@ class Progressive(Plan):
             coarser = _coarser([trained[0], trained[-1]], shape)
         else:
             coarser = [denoiser.sde.domain.check_shape(grid) for grid in self.grids]
-        ladder = [*coarser, shape]
-        _check_nested(self, ladder)
-        starts = _starts(self, denoiser, ladder, times, self.budget)
+        route = [*coarser, shape]
+        _check_nested(self, route)
+        starts = _starts(self, denoiser, route, times, self.budget)
         ends = [*starts[1:], len(times) - 1]
         stages = [
             Stage(grid, _translate(denoiser, times[a : b + 1], grid, shape))
-            for grid, a, b in zip(ladder, starts, ends, strict=True)
+            for grid, a, b in zip(route, starts, ends, strict=True)
         ]
         return [stage for stage in stages[:-1] if stage.steps] + stages[-1:]
 
@@ -198,15 +198,15 @@ class Cascade(Plan):
             grids = _coarser(_trained(denoiser, "Cascade")[-1:], shape)
         else:
             grids = [domain.check_shape(grid) for grid in self.grids]
-        ladder = [*grids, shape]
-        _check_nested(self, ladder)
+        route = [*grids, shape]
+        _check_nested(self, route)
         keep = (0.75 if denoiser.cell_averages else 1.0) if self.keep is None else self.keep
-        starts = _starts(self, denoiser, ladder, times, self.budget)
+        starts = _starts(self, denoiser, route, times, self.budget)
         through = self.through
         if through is None:
-            through = _coarser(sorted(denoiser.training_shapes, key=math.prod)[:1], ladder[0])
-        stages = Progressive(through, self.budget).plan(denoiser, ladder[0], times)
-        for (coarse, fine), start in zip(itertools.pairwise(ladder), starts[1:], strict=True):
+            through = _coarser(sorted(denoiser.training_shapes, key=math.prod)[:1], route[0])
+        stages = Progressive(through, self.budget).plan(denoiser, route[0], times)
+        for (coarse, fine), start in zip(itertools.pairwise(route), starts[1:], strict=True):
             if coarse == fine:
                 continue
             translated = torch.unique_consecutive(_translate(denoiser, times[start:], fine, shape))
@@ -214,17 +214,17 @@ class Cascade(Plan):
         return stages
 
 
-def _starts(plan: Plan, denoiser: Denoiser, ladder: Sequence[Shape], times: Tensor, budget: float) -> list[int]:
+def _starts(plan: Plan, denoiser: Denoiser, route: Sequence[Shape], times: Tensor, budget: float) -> list[int]:
     """The index of the time at which each grid takes over."""
-    ratio, finest = denoiser.sde.schedule.ratio(times), ladder[-1]
-    if len(ladder) > 1 and denoiser.spectrum is None:
+    ratio, finest = denoiser.sde.schedule.ratio(times), route[-1]
+    if len(route) > 1 and denoiser.spectrum is None:
         raise ValueError(
             f"{type(plan).__name__}: expected a denoiser that knows the data's spectrum, got none; make the model with "
             f"Model.for_data, or pass spectrum=fit_spectrum(fields, domain) to it."
         )
-    totals = [_total(denoiser, grid, finest) for grid in ladder] if len(ladder) > 1 else []
+    totals = [_total(denoiser, grid, finest) for grid in route] if len(route) > 1 else []
     starts = []
-    for coarse, (total, finer) in zip(ladder, itertools.pairwise(totals), strict=False):
+    for coarse, (total, finer) in zip(route, itertools.pairwise(totals), strict=False):
         lowest = float(ratio[-1]) / share(denoiser, coarse, finest)  # below it the coarse grid's schedule ends
         lowest = max(lowest, math.sqrt(max(0.0, finer - total) / budget))
         starts.append(max(0, int((ratio >= lowest).sum()) - 1))
@@ -274,11 +274,11 @@ def _within(coarse: Shape, fine: Shape) -> bool:
     return all(n <= m for n, m in zip(coarse, fine, strict=True))
 
 
-def _check_nested(plan: Plan, ladder: Sequence[Shape]) -> None:
-    if not all(_within(coarse, fine) for coarse, fine in itertools.pairwise(ladder)):
+def _check_nested(plan: Plan, route: Sequence[Shape]) -> None:
+    if not all(_within(coarse, fine) for coarse, fine in itertools.pairwise(route)):
         raise ValueError(
-            f"{type(plan).__name__}: expected each grid to hold the one before, got {list(ladder)}; sort the grids, coarsest "
-            f"first, none finer than the samples' {ladder[-1]}."
+            f"{type(plan).__name__}: expected each grid to hold the one before, got {list(route)}; sort the grids, coarsest "
+            f"first, none finer than the samples' {route[-1]}."
         )
 
 

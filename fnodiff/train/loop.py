@@ -88,8 +88,10 @@ def fit(
     optimizer, logging, execution = optimizer or Adam(), logging or Logging(), execution or Execution()
     if steps is None and minutes is None:
         raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
-    _check_data(model, data)
-    accelerator = execution.accelerator or Accelerator()
+    going_on = _check_folder(folder, resume)
+    _check_data(model, data, new=not going_on)
+    # without cpu=True accelerate takes several processes on CPUs for as many runs
+    accelerator = execution.accelerator or Accelerator(cpu=not torch.accelerator.is_available())
     parts = accelerator.gradient_accumulation_steps
     share = _Share(data, accelerator.process_index, accelerator.num_processes, parts, execution.seed)
     if logging.preview is not None and not can_show(accelerator.trackers):
@@ -100,7 +102,6 @@ def fit(
     loss = loss or DenoisingLoss(model)
     if loss.model is not model:
         raise ValueError("fit: expected a loss of this model, got one of another; build DenoisingLoss(model).")
-    going_on = _check_folder(folder, resume)
     if folder is not None:
         checkpoint.describe(model)  # what cannot be saved is known before it is trained
         check_writable(Path(folder))
@@ -131,7 +132,7 @@ def fit(
         generator=torch.Generator(),
     )
     elapsed = 0.0
-    bar = _Bar(loss, steps, step, logging.progress and accelerator.is_main_process)
+    bar = _Bar(loss, steps, step, deadline, logging.progress and accelerator.is_main_process)
     with _interruptible() as interrupted, bar:
         for batch in loader if step < last else ():
             shape = tuple(batch["x"].shape[2:])
@@ -183,10 +184,10 @@ def fit(
 
 
 class _Bar:
-    """The bar of a run, with each grid's loss beside that of the best linear estimate."""
+    """The bar of a run, with each grid's loss beside that of the best linear estimate, and the time that is left."""
 
-    def __init__(self, loss: DenoisingLoss, total: int | None, initial: int, shown: bool) -> None:
-        self.loss, self.shown = loss, shown
+    def __init__(self, loss: DenoisingLoss, total: int | None, initial: int, deadline: float, shown: bool) -> None:
+        self.loss, self.deadline, self.shown = loss, deadline, shown
         self.recent: dict[Shape, float] = defaultdict(float)
         self.linear: dict[Shape, float | None] = {}
         self.bar = tqdm(total=total, initial=initial, disable=not shown, desc="training")
@@ -216,6 +217,8 @@ class _Bar:
         for grid, recent in sorted(self.recent.items()):
             linear = self.linear.get(grid)
             words["x".join(map(str, grid))] = f"{recent:.3f}" + ("" if linear is None else f" (linear {linear:.3f})")
+        if math.isfinite(self.deadline):
+            words["left"] = tqdm.format_interval(max(0.0, self.deadline - time.monotonic()))
         self.bar.set_postfix(words, refresh=False)
 
     def losses(self, prefix: str) -> dict[str, float]:
@@ -236,7 +239,7 @@ def _check_folder(folder: str | os.PathLike[str] | None, resume: bool | Literal[
     return there if resume == "auto" else bool(resume)
 
 
-def _check_data(model: Model, data: MultiResolution) -> None:
+def _check_data(model: Model, data: MultiResolution, new: bool) -> None:
     """Whether a model, a new one or one that has learnt elsewhere, can learn from these grids."""
     if not isinstance(model, Model) or not all(hasattr(data, name) for name in ("batch_size", "domain", "shapes")):
         raise ValueError(
@@ -249,9 +252,10 @@ def _check_data(model: Model, data: MultiResolution) -> None:
             f"fit: expected data on {domain}, as the noise is, got {data.domain}; use one domain for both."
         )
     modes = getattr(model.network, "spectral_modes", None)
-    if modes is None:
+    if modes is None or not new:
         return
-    if not any(all(n <= m for n, m in zip(modes, domain.modes(grid), strict=True)) for grid in data.shapes):
+    grids = [*data.shapes, *model.training_shapes]  # or one that it has learnt on before
+    if not any(all(n <= m for n, m in zip(modes, domain.modes(grid), strict=True)) for grid in grids):
         raise ValueError(
             f"fit: expected a network of modes that one of the grids {data.shapes} holds, got n_modes={modes}: the others "
             f"would learn nothing, and show on finer grids; build it with fewer, or train on finer grids too."

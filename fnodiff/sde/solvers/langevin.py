@@ -32,7 +32,7 @@ class AnnealedLangevin(Solver):
         >>> from fnodiff.sde import GaussianDenoiser
         >>> field = GaussianRandomField(Torus(1), Matern(1.0, 0.01))
         >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM(0.01, 10.0)))
-        >>> x = sample(denoiser, (256,), range(8), solver=AnnealedLangevin(40, corrections=8, snr=0.3))
+        >>> x = sample(denoiser, (256,), range(8), solver=AnnealedLangevin(40, corrections=16, snr=0.3))
         >>> bool(0.8 < x.var() < 1.2)  # the data's is 1
         True
     """

@@ -1,0 +1,94 @@
+"""The command line as a whole: its commands, a file of settings below the flags, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+from fnodiff import __version__
+from fnodiff.cli.errors import explained, one_line
+
+COMMANDS = {
+    "train": "Train a model on pictures or fields, on several grids at once.",
+    "finetune": "Go on training a model for a finer grid: the paper's mixed fine-tuning.",
+    "sample": "Draw samples of a model into a folder.",
+    "upscale": "Draw finer pictures of a coarse one.",
+    "evaluate": "Measure how far samples are from true fields, at each size.",
+    "report": "Measure how far the grid still matters to a model.",
+    "convert": "Write a model of the old format in today's.",
+}
+RESUMABLE = ("train", "finetune", "sample", "upscale", "evaluate")
+HELP = """Diffusion models on function spaces: train on a few resolutions, sample on any grid.
+
+MODEL is a folder that `train` wrote, the name of a model that comes with fnodiff, or a hub id (owner/name).
+`fnodiff COMMAND --help` lists a command's options. They can stand in a TOML file too (`--config FILE.toml`): a table for each
+command, such as `[train]`, with options as keys. What is said on the command line comes first.
+Several processes share the work: `accelerate launch -m fnodiff COMMAND ...`."""
+
+
+def application(config: Dict | None = None) -> App:
+    """The commands, below them the settings of a file."""
+    app = App(
+        name="fnodiff",
+        help=HELP,
+        version=f"fnodiff {__version__}",
+        config=config,
+        default_parameter=Parameter(negative_iterable=(), negative_none=()),
+        suppress_keyboard_interrupt=False,
+    )
+    for place, (name, text) in enumerate(COMMANDS.items()):
+        app.command(f"fnodiff.cli.{name}:command", name=name, help=text, sort_key=place)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command of these arguments (by default those of the process) and return its exit status.
+
+    0: done. 1: it began and failed. 2: an argument, a file or a folder is not what it should be. 130: stopped by Ctrl-C.
+    """
+    tokens = [str(token) for token in (sys.argv[1:] if arguments is None else arguments)]
+    name = tokens[0] if tokens and tokens[0] in COMMANDS else ""
+    status, text = 2, ""
+    try:
+        app = application(_settings(tokens, name))
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        return 0
+    except CycloptsError as error:
+        text = explained(error, name, list(COMMANDS))
+    except (ValueError, OSError, ImportError) as error:
+        text = one_line(error)
+    except FloatingPointError as error:  # a run that diverged
+        status, text = 1, one_line(error)
+    except KeyboardInterrupt as error:
+        resumes = "stopped; the same command goes on where it was" if name in RESUMABLE else "stopped"
+        status, text = 130, one_line(error) or resumes
+    print(f"fnodiff {name}: {text}" if name else f"fnodiff: {text}", file=sys.stderr)
+    return status
+
+
+def _settings(tokens: Sequence[str], command: str) -> Dict | None:
+    """What the file of `--config` says."""
+    named = [after for token, after in itertools.pairwise([*tokens, ""]) if token == "--config"]
+    named += [token.partition("=")[2] for token in tokens if token.startswith("--config=")]
+    if not named or not command:
+        return None
+    path = Path(named[-1])
+    if not path.is_file():
+        raise ValueError(f"expected --config FILE.toml, got {named[-1]!r}, which is no file; name one.")
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a TOML file, got {path}: {error}; mend it.") from error
+    unknown = [key for key in data if key not in COMMANDS or not isinstance(data[key], dict)]
+    if unknown or command not in data:
+        raise ValueError(
+            f"expected {path} with a table [{command}], and those of other commands, got {', '.join(data) or 'nothing'}; "
+            f"write the options below it."
+        )
+    return Dict(data, source=str(path))

@@ -1,0 +1,52 @@
+"""A source's samples under symmetries of their law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fnodiff.data.loader import Fields, _Source, check_indices
+from fnodiff.domain import Shape
+
+
+class Augmented(_Source):
+    """A source's samples under maps that leave their law as it is: `len(maps)` times as many.
+
+    Such are the turns of a square, or the shifts of a periodic field. Sample i is the source's i // len(maps), under map
+    i % len(maps); a conditioning field and a mask go the same way.
+
+    Args:
+        fields: The source.
+        maps: Each takes fields (C, *shape), of any grid, and returns such. The identity is one of them, if the samples as they
+            are should be there too.
+
+    Raises:
+        ValueError: If there are no maps, or an index is none of the samples'.
+
+    Examples:
+        >>> from fnodiff.data import Augmented, Faces
+        >>> mirrored = Augmented(Faces(3), [lambda x: x, lambda x: x.flip(-1)])
+        >>> x = mirrored.batch([4, 5], (16, 16))["x"]
+        >>> len(mirrored), bool((x[1] == x[0].flip(-1)).all())
+        (6, True)
+    """
+
+    def __init__(self, fields: Fields, maps: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        if not len(maps):
+            raise ValueError("Augmented: expected one map or more, got none; lambda x: x leaves samples as they are.")
+        self.fields, self.maps, self.channels = fields, list(maps), fields.channels
+
+    def __len__(self) -> int:
+        return len(self.maps) * len(self.fields)
+
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """As the source's, each sample under its map."""
+        check_indices("Augmented", indices, len(self))
+        count = len(self.maps)
+        batch = dict(self.fields.batch([i // count for i in indices], shape))
+        for name in {"x", "field", "mask"} & set(batch):
+            mapped = [self.maps[i % count](sample) for i, sample in zip(indices, batch[name], strict=True)]
+            batch[name] = torch.stack(mapped)
+        return batch
