@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, Torus
 from fnodiff.domain import Domain, Shape
-from fnodiff.sde import DPS, Denoiser, GaussianDenoiser, Guided, MomentMatching, PiGDM, PointObservation
+from fnodiff.inverse import DPS, Guided, MomentMatching, PiGDM, PointObservation
+from fnodiff.sde import Denoiser, Direct, GaussianDenoiser, run
 
 MEMBERS = 39
 METHODS = {
@@ -79,8 +80,9 @@ def ensemble(method, case: Problem, steps: int, members: int = MEMBERS, seed: in
     guided: Guided = method(case.denoiser, observation)
     shape = (members * len(case.truth), 1, *case.shape)
     generator = torch.Generator().manual_seed(seed)
-    x = Heun(guided, steps)(guided.sde.prior(shape, generator=generator, dtype=torch.float64))
-    return x.unflatten(0, (members, -1))
+    start, solver = guided.sde.prior(shape, generator=generator, dtype=torch.float64), Heun(steps)
+    stages = Direct().plan(guided, case.shape, solver.times(guided.sde.schedule))
+    return run(guided, solver, stages, start).unflatten(0, (members, -1))
 
 
 def scores(samples: Tensor, case: Problem) -> tuple[float, float, float]:

@@ -2,10 +2,9 @@
 Navier-Stokes: rollout and forecast
 ===================================
 
-The vorticity w of a periodic two-dimensional flow, dw/dt + (u, v) . grad w = nu Delta w + f, with the initial law and the
-forcing of the neural-operator papers, solved by `fnodiff.equations.navier_stokes`. Models that were trained on 16 to 48 points
-per side are asked for six time steps, at 48 and at 96, and for w(0) and w(1) given w(0) at 3% of the points. There the truth
-is known: w(0) is Gaussian, so its posterior has a closed form, and the solver carries samples of it to time 1::
+The vorticity w of a periodic flow, dw/dt + (u, v) . grad w = nu Delta w + f, with the initial law and the forcing of the
+neural-operator papers, solved by `fnodiff.equations.navier_stokes`. Models that were trained on 16 to 48 points per side are
+asked for six time steps, at 48 and at 96, and for w(0) and w(1) given w(0) at 3% of the points::
 
     python examples/navier_stokes.py             # asks the models of the repository: two minutes on one core
     python examples/navier_stokes.py --train     # trains others first, into ./navier_stokes
@@ -21,9 +20,9 @@ import torch
 
 from fnodiff import DFU, GaussianRandomField, Matern, Model, MultiResolution, Torus, fit, metrics, sample
 from fnodiff.data import ArrayFields, Augmented
-from fnodiff.equations.navier_stokes import benchmark_forcing, initial_vorticity, solve
+from fnodiff.equations import navier_stokes
 from fnodiff.inverse import MomentMatching, PointObservation
-from fnodiff.sde import DDIM, EDM, DenoisingLoss, EDMScaling, GaussianDenoiser, Normalization
+from fnodiff.sde import DDIM, EDM, DenoisingLoss, DPMSolver, EDMScaling, GaussianDenoiser, Normalization
 from fnodiff.train import Adam, keep_freed_memory
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,82 +36,83 @@ add("--smoke", action="store_true", help="all of it in seconds, to see that it r
 args = parser.parse_args()
 shipped = Path(sys.argv[0]).parent / "models" / "navier_stokes"
 folder = args.checkpoint or (args.out / "navier_stokes" if args.train else shipped)
-minutes, samples, many, truths, steps = (0.01, 10, 10, 1, 2) if args.smoke else (args.minutes, args.samples, 39, 2, 16)
+many, truths, steps, last, fine = (10, 1, 2, 2, 96) if args.smoke else (39, 2, 16, 6, 144)
 
 # %%
 # The flow is ten times less viscous and six times as strong as the benchmark's: in a time unit half of the field becomes
 # another, and yet 48 points hold nearly all of it. The forcing depends on x + y alone: a flow shifted along (1, -1) is a flow.
 
 keep_freed_memory()
-domain, error = Torus(2), partial(metrics.relative_l2, domain=Torus(2))  # |x - y| / |y|, of each sample
-
-
-def starts(count: int, seed: int) -> torch.Tensor:
-    """w(0) of some flows, the same functions whatever the grid that they are then brought to."""
-    generators = [torch.Generator().manual_seed(1_000_003 * seed + i) for i in range(count)]
-    return initial_vorticity((count, 1, 144, 144), generator=generators, scale=25.0)
-
-
-def evolve(w0: torch.Tensor, last: int, fine: int) -> torch.Tensor:
-    """w at 0, 1, .., last, solved on fine x fine points: (B, last + 1, fine, fine)."""
-    options = {"save": range(1, last + 1), "forcing": benchmark_forcing, "dt": 1.6 / fine}
-    w0 = domain.resample(w0.double(), (fine, fine))
-    return torch.cat([w0, torch.cat([solve(part, last, 1e-4, **options) for part in w0.split(32)])], dim=1).float()
-
-
+domain, start = Torus(2), partial(navier_stokes.initial_vorticity, scale=25.0)
+solve = partial(navier_stokes.solve, viscosity=1e-4, forcing=navier_stokes.benchmark_forcing)
 if args.train:
     torch.manual_seed(0)
-    w = domain.resample(evolve(starts(4 if args.smoke else 512, seed=1), 4, 80), (48, 48))
+    w = domain.resample(solve(start((4 if args.smoke else 512, 1, 80, 80)), 4, save=range(5), dt=0.02), (48, 48)).float()
     now, later = (x.reshape(-1, 1, 48, 48) for x in (w[:, :-1], w[:, 1:]))
-    sources = {"step": ArrayFields(later, field=now, domain=domain), "pair": ArrayFields(w[:, [1, 0]], domain=domain)}
+    fields = {"step": ArrayFields(later, field=now, domain=domain), "pair": ArrayFields(w[:, [1, 0]], domain=domain)}
     shifts = [lambda x, k=k: x.roll((k * x.shape[-1] // 8, -k * x.shape[-1] // 8), (-2, -1)) for k in range(8)]
-    process = {"noise": GaussianRandomField(domain, Matern(1.5, 3**0.5 / 7)), "schedule": EDM(0.01, 10.0)}  # as w(0) is
+    noise = GaussianRandomField(domain, Matern(1.5, 3**0.5 / 7))  # as w(0) is
     network = partial(DFU.tiny, n_modes=(28, 28), channel_mult=(1, 1, 1), spectral_levels=3, dropout=0.0)
     network = partial(network, local="operator", positional_modes=1)
     for name, levels in {"step": (2.2, 0.1), "pair": (-0.5, 1.0)}.items():  # mean and spread of ln(noise level)
-        data = MultiResolution(Augmented(sources[name], shifts), domain, [16, 24, 32, 48], batch_size=8)
-        model = Model.for_data(data, network, scaling=EDMScaling(sigma_data=1.0), **process)
+        data = MultiResolution(Augmented(fields[name], shifts), domain, [16, 24, 32, 48], batch_size=8)
+        model = Model.for_data(data, network, noise=noise, schedule=EDM(0.01, 10.0), scaling=EDMScaling(sigma_data=1.0))
         options = {"loss": DenoisingLoss(model, *levels), "optimizer": Adam(lr=3e-3, decay=True), "resume": "auto"}
-        fit(model, data, minutes=minutes, folder=folder / name, **options)
+        fit(model, data, minutes=0.01 if args.smoke else args.minutes, folder=folder / name, **options)
 pair, step = (Model.from_pretrained(folder / name) for name in ("pair", "step"))
-true = evolve(starts(2 if args.smoke else 6, seed=2), 2 if args.smoke else 6, 96 if args.smoke else 144)
-low, high = (domain.resample(true, (n, n)) for n in (48, 96))
+generators = [torch.Generator().manual_seed(2_000_006 + i) for i in range(last)]
+true = solve(start((last, 1, fine, fine), generator=generators), last, save=range(last + 1), dt=1.6 / fine)
+low, high = (domain.resample(true, (n, n)).float() for n in (48, 96))
 
 # %%
-# 1. One step after another, each from the last. A step is the estimate at pure noise, which says nothing: a regression.
-
-
-@torch.no_grad()
-def advance(w: torch.Tensor) -> torch.Tensor:
-    """w(t + 1) from w(t), on any grid."""
-    noise = step.sde.prior(w.shape, generator=torch.Generator().manual_seed(0))
-    return step.normalization.inverse(step(noise, torch.ones(()), field=w))
-
+# 1. One step after another. A step is sampled in one evaluation, at pure noise, which says nothing: it is a regression.
 
 for w in (low, high):
-    rollout = w[:, :1]
-    while rollout.shape[1] < w.shape[1]:
-        rollout = torch.cat([rollout, advance(rollout[:, -1:])], dim=1)
-    errors = [float(error(x, y).mean()) for x, y in zip(rollout.split(1, 1), w.split(1, 1), strict=True)]
+    rollout = [w[:, :1]]
+    while len(rollout) <= last:
+        rollout.append(sample(step, w.shape[2:], [0] * last, solver=DPMSolver(1), field=rollout[-1]))
+    errors = [float(metrics.relative_l2(x, y, domain).mean()) for x, y in zip(rollout, w.split(1, 1), strict=True)]
     print(f"1. rollout at {w.shape[2]}, errors at t = 1, 2, ..: {', '.join(f'{e:.1%}' for e in errors[1:])}")
 
 # %%
 # 2. `MomentMatching` makes of the model of pairs (w(1), w(0)) one of the posterior, for which it was not trained; w(1) is then
-# a step from w(0). In place of the model, the exact denoiser of w(0)'s law gives the true posterior.
+# a step from w(0). The true posterior comes from the exact denoiser of w(0), which is Gaussian, and from the solver.
 
 generator, noise_std, truth = torch.Generator().manual_seed(0), 0.02 * float(low[:, 0].std()), low[:truths, :2]
 points = torch.rand(2, 69, generator=generator, dtype=torch.float64).float()
-values = domain.evaluate(truth[:, :1], points)
-values = values + noise_std * torch.randn(values.shape, generator=generator, dtype=torch.float64).float()
+noise = noise_std * torch.randn(truths, 1, 69, generator=generator, dtype=torch.float64).float()
 law = GaussianRandomField(domain, lambda eigenvalues, dim: (eigenvalues > 0) * (eigenvalues + 49) ** -2.5)
 oracle = GaussianDenoiser(law, pair.sde, normalization=Normalization(0.0, 25 * 7**0.75 * law.trace**0.5))
-found = {}
-for name, (model, count, options) in {"models": (pair, samples, {"channels": 1}), "exact": (oracle, many, {})}.items():
-    seen = PointObservation(points, values.repeat(count, 1, 1), noise_std, **options)
-    posterior = MomentMatching(model, seen, iterations=1 if args.smoke else 6 if model is pair else 69)
-    x = sample(posterior, (48, 48), [s for s in range(count) for _ in truth], solver=DDIM(steps, eta=1.0))[:, -1:]
-    then = advance(x) if model is pair else domain.resample(evolve(x, 1, 80)[:, 1:], (48, 48))
-    found[name] = torch.cat([x, then], dim=1).unflatten(0, (count, truths))
+values, found = domain.evaluate(truth[:, :1], points) + noise, []
+for model, count, channel, iterations in ((pair, args.samples, 1, 6), (oracle, many, 0, 69)):
+    seen, seeds = PointObservation(points, values.repeat(count, 1, 1), noise_std, channels=channel), range(count * truths)
+    posterior = MomentMatching(model, seen, iterations=1 if args.smoke else iterations)
+    now = sample(posterior, (48, 48), [s // truths for s in seeds], solver=DDIM(steps, eta=1.0))[:, [channel]]
+    if model is pair:
+        then = sample(step, (48, 48), seeds, solver=DPMSolver(1), field=now)
+    else:
+        then = domain.resample(solve(domain.resample(now.double(), (80, 80)), 1, dt=0.02), (48, 48)).float()
+    found.append(torch.cat([now, then], dim=1).unflatten(0, (count, truths)))
 for i in range(2):
-    ours, exact, y = found["models"][:, :, [i]], found["exact"][:, :, [i]], truth[:, [i]]
-    print(error(ours.mean(0), y).mean(), error(exact.mean(0), y).mean(), error(ours.mean(0), exact.mean(0)).mean())
+    (ours, exact), y = (x[:, :, [i]] for x in found), truth[:, [i]]
+    off = metrics.relative_l2(ours.mean(0), exact.mean(0), domain).mean()
+    chance = (exact.var(0).mean() * (1 / many + 1 / args.samples) / exact.mean(0).square().mean()).sqrt()
+    nominal, covered = metrics.coverage(ours, y, domain)
+    print(f"2. w({i}) from w(0) at 69 points: {off:.1%} from the exact posterior's mean ({chance:.1%} by chance); ", end="")
+    print(f"{covered.mean():.0%} within the central {nominal:.0%} of the samples")
+
+# %%
+# Above: a flow, and the rollout at 96 from its start. Below: a forecast.
+
+pictures = {f"solver, t = {t}": high[0, t] for t in (0, last // 3, 2 * last // 3, last)}
+pictures |= {f"model, t = {t}": rollout[t][0, 0] for t in (0, last // 3, 2 * last // 3, last)}
+pictures |= {"w(0), and where it is seen": truth[0, 0], "w(1)": truth[0, 1]}
+pictures |= {"mean of our samples": found[0][:, 0, 1].mean(0), "of exact ones": found[1][:, 0, 1].mean(0)}
+figure, axes = plt.subplots(3, 4, figsize=(8.4, 6.8), layout="constrained", subplot_kw={"xticks": [], "yticks": []})
+for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
+    axis.imshow(picture, cmap="RdBu", vmin=-4, vmax=4, interpolation="nearest")
+    axis.set_title(title, fontsize=9)
+axes[2, 0].scatter(*(points.flip(0) * 48), s=4, c="black", linewidths=0)
+args.out.mkdir(parents=True, exist_ok=True)
+figure.savefig(args.out / "navier_stokes.png", dpi=130)
+print(f"figure: {args.out / 'navier_stokes.png'}")

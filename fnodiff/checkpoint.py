@@ -196,11 +196,12 @@ def _dfu() -> type:
     return DFU
 
 
-def download(repo: str, revision: str | None) -> Path:
-    """The folder of a model on the hub, "owner/name"."""
+def download(repo: str, revision: str | None, names: Sequence[str] = ()) -> Path:
+    """The folder of a model on the hub, "owner/name"; `names` are those of models that need no hub."""
     if repo.count("/") != 1 or repo.startswith((".", "/")):
+        names = f", a model that comes with fnodiff ({', '.join(names)})" if names else ""
         raise ValueError(
-            f"{repo}: expected a folder with a saved model, or a hub id such as owner/name; neither is there."
+            f"{repo}: expected a folder with a saved model{names}, or a hub id such as owner/name; got none of these."
         )
     try:
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=[CONFIG, MODEL]))

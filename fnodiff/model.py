@@ -34,6 +34,8 @@ from fnodiff.sde import (
 )
 from fnodiff.sde.noise import Spectrum
 
+INCLUDED = Path(__file__).parent / "models"
+
 
 class Batches(Protocol):
     """What a model is made for: `fnodiff.data.MultiResolution`, or your own batches on several grids."""
@@ -246,10 +248,10 @@ class Model(Denoiser):
     def from_pretrained(
         cls, source: str | os.PathLike[str], *, classes: Sequence[type] = (), revision: str | None = None
     ) -> Model:
-        """Read a model from a folder, or from the hub by its id "owner/name".
+        """Read a model from a folder, by the name of one that comes with fnodiff, or from the hub by its id "owner/name".
 
         Args:
-            source: A folder written by `save_pretrained` or `fit`, or a hub id.
+            source: A folder written by `save_pretrained` or `fit`, a name (`fnodiff.model.included()` lists them), or a hub id.
             classes: Your own classes that config.json may name, beside fnodiff's.
             revision: Of the hub's repository.
 
@@ -272,7 +274,8 @@ class Model(Denoiser):
         """
         folder = Path(source)
         if not folder.is_dir():
-            folder = checkpoint.download(os.fspath(source), revision)
+            name = os.fspath(source)
+            folder = INCLUDED / name if name in included() else checkpoint.download(name, revision, included())
         model, known = checkpoint.read(folder, (cls, *classes))
         if not isinstance(model, Model):
             raise ValueError(
@@ -292,6 +295,11 @@ class Model(Denoiser):
         from fnodiff.hub import push_to_hub
 
         return push_to_hub(self, repo, measured, licence=licence, description=description, **options)
+
+
+def included() -> list[str]:
+    """The names of the models that come with fnodiff."""
+    return sorted(folder.name for folder in INCLUDED.glob("*") if (folder / checkpoint.CONFIG).is_file())
 
 
 def _rough_noise(domain: Domain, spectrum: Spectrum, reference: Shape) -> Noise:

@@ -22,8 +22,9 @@ from fnodiff.sde import (
     Heun,
     Matern,
     Noise,
-    Progressive,
     WhiteNoise,
+    sampling,
+    stages,
 )
 
 
@@ -37,46 +38,67 @@ def matern(domain):
 
 
 def first_order_only(method):
-    return lambda self, x, t, s, before, generator, condition: method(self, x, t, s, None, generator, condition)
+    return lambda self, denoiser, x, t, s, memory, noise: method(self, denoiser, x, t, s, None, noise)
 
 
 def half_the_correction(method):
     """Heun's average of slopes with weights that do not sum to one."""
-    return lambda self, x, t, s, **options: torch.lerp(
-        method(self, x, t, s, **options), DDIM.step(_Deterministic(self), x, t, s), 0.1
+    return lambda self, *args: (torch.lerp(method(self, *args)[0], DDIM(2).step(*args)[0], 0.1), None)
+
+
+def louder(method):
+    """A step whose fresh noise is half as large again in variance."""
+    return lambda self, denoiser, x, t, s, memory, noise: method(
+        self, denoiser, x, t, s, memory, lambda x: math.sqrt(1.5) * noise(x)
     )
 
 
-class _Deterministic:
-    eta = 0
-
-    def __init__(self, sampler):
-        self.sde, self.denoiser = sampler.sde, sampler.denoiser
+def scaled_state(factor):
+    """Multiplies the state that a step returns."""
+    return lambda method: lambda *args: (method(*args)[0] * factor, None)
 
 
-domains, noises, schedules, samplers = (
+domains, noises, schedules, solvers = (
     contracts.TestDomain(),
     contracts.TestNoise(),
     contracts.TestSchedule(),
-    contracts.TestSampler(),
+    contracts.TestSolver(),
 )
-order = partial(samplers.test_order_against_the_closed_form_flow, Torus(1))
-law = contracts.test_stochastic_samplers_have_the_right_law_on_gaussian_data
+order = partial(solvers.test_order_against_the_closed_form_flow, Torus(1))
+law = contracts.test_stochastic_solvers_have_the_right_law_on_gaussian_data
 
-progressive = contracts.TestProgressive()
+staged, planned = contracts.TestStages(), contracts.TestPlannedStages()
 
 CASES = {
     "new modes 1% too large": (
-        (Progressive, "_emerged", scaled(1.01)),
-        partial(progressive.test_exact_in_law_at_any_switch, Box(2), "white", EDM(0.01, 1000.0), (0.8, 0.5)),
+        (sampling, "_emerged", scaled(1.01)),
+        partial(
+            staged.test_going_on_is_exact_in_law_at_any_change_of_grid, Box(2), "white", EDM(0.01, 1000.0), (0.8, 0.5)
+        ),
     ),
-    "time not translated between grids": (
-        (Progressive, "_translate", lambda f: lambda self, times, grid, finest: times),
-        partial(progressive.test_exact_in_law_at_any_switch, Box(1), "pixel", EDM(0.01, 1000.0), (0.3, 0.1)),
+    "held modes 1% too large": (
+        (sampling, "_on_cells", scaled(1.01)),
+        partial(staged.test_holding_is_exact_in_law_and_keeps_what_was_sampled, Box(1), "white", EDM(0.01, 1000.0)),
     ),
-    "a switch too late": (
-        (Progressive, "_total", scaled(0.8)),
-        partial(progressive.test_switches_when_the_new_modes_reach_the_budget, Torus(1), "matern", EDM(0.01, 1000.0)),
+    "times that are not translated between grids": (
+        (stages, "_translate", lambda f: lambda denoiser, times, grid, finest: times),
+        partial(
+            planned.test_a_grid_takes_over_when_its_new_modes_reach_the_budget,
+            Box(1),
+            "pixel",
+            EDM(0.01, 1000.0),
+            0.1,
+        ),
+    ),
+    "a change of grid too late": (
+        (stages, "_total", scaled(0.8)),
+        partial(
+            planned.test_a_grid_takes_over_when_its_new_modes_reach_the_budget,
+            Torus(1),
+            "matern",
+            EDM(0.01, 1000.0),
+            0.1,
+        ),
     ),
     "a half-spectrum's modes count once": (
         (Torus, "multiplicity", lambda f: lambda *a, **k: f(*a, **k).clamp(max=1)),
@@ -121,10 +143,10 @@ CASES = {
         partial(schedules.test_forward_sde_has_these_marginals, VP()),
     ),
     "Heun with a tenth of Euler": ((Heun, "step", half_the_correction), partial(order, Heun, 2.0, VP())),
-    "DPM-Solver without its memory": ((DPMSolver, "_step", first_order_only), partial(order, DPMSolver, 2.0, EDM())),
-    "a step 0.1% too large": ((DDIM, "step", scaled(1.001)), partial(order, DDIM, 1.0, VP())),
+    "DPM-Solver without its memory": ((DPMSolver, "step", first_order_only), partial(order, DPMSolver, 2.0, EDM())),
+    "a step 0.1% too large": ((DDIM, "step", scaled_state(1.001)), partial(order, DDIM, 1.0, VP())),
     "a reverse SDE with too much noise": (
-        (EulerMaruyama, "_noise", scaled(math.sqrt(1.5))),
+        (EulerMaruyama, "step", louder),
         partial(law, Torus(1), EulerMaruyama, VE()),
     ),
 }

@@ -1,4 +1,3 @@
-# HELPER NOTE: another helper converts this file now; leave it alone.
 """The same results on a GPU as on the CPU; skipped where there is none."""
 
 from __future__ import annotations
@@ -10,8 +9,27 @@ import torch
 from contracts import FLAT, NOISES
 
 from fnodiff.domain import Box, Sphere, Torus
+from fnodiff.model import Model
 from fnodiff.nn import DFU, SpectralConv
-from fnodiff.sde import DDIM, EDM, DenoisingLoss, FunctionSpaceSDE, Heun, Preconditioned, WhiteNoise
+from fnodiff.sde import (
+    DDIM,
+    EDM,
+    DenoisingLoss,
+    Direct,
+    DPMSolver,
+    EDMScaling,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Heun,
+    Matern,
+    Normalization,
+    Progressive,
+    SpectralScaling,
+    WhiteNoise,
+    fit_spectrum,
+    sample,
+    upscale,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -21,14 +39,19 @@ def test_transforms(domain):
     x = torch.randn(2, 3, *(9, 12, 7)[: domain.dim])
     finer = tuple(n + 3 for n in x.shape[2:])
     points = torch.rand(domain.dim, 5)
-    for cpu, gpu in [
-        (domain.filter(x, lambda e: 1 / (1 + e)), domain.filter(x.cuda(), lambda e: 1 / (1 + e))),
-        (domain.resample(x, finer), domain.resample(x.cuda(), finer)),
-        (domain.pool(x, finer), domain.pool(x.cuda(), finer)),
-        (domain.evaluate(x, points), domain.evaluate(x.cuda(), points.cuda())),
-        (domain.norm(x), domain.norm(x.cuda())),
-    ]:
-        torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-4, atol=1e-4)
+
+    def transforms(x, points):
+        return [
+            domain.filter(x, lambda e: 1 / (1 + e)),
+            domain.resample(x, finer),
+            domain.pool(x, finer),
+            domain.evaluate(x, points),
+            domain.norm(x),
+        ]
+
+    cpu, gpu = transforms(x, points), transforms(x.cuda(), points.cuda())
+    assert all(y.is_cuda for y in gpu)
+    torch.testing.assert_close([y.cpu() for y in gpu], cpu, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", NOISES)
@@ -72,11 +95,11 @@ def test_layers_and_networks(domain):
 
 
 @pytest.mark.parametrize("grid", ["legendre-gauss", "equiangular"])
-@pytest.mark.parametrize("local", ["pixel", "operator", "both"])
-def test_networks_on_the_sphere(grid, local):
-    options = {"domain": Sphere(grid), "local": local, "zero_init": False}
-    if local != "pixel":
-        options |= {"levels": "fixed", "reference": (16, 32)}
+@pytest.mark.parametrize(
+    ("local", "reference"), [("conv", None), ("conv", (16, 32)), ("operator", (16, 32)), ("point", None)]
+)
+def test_networks_on_the_sphere(grid, local, reference):
+    options = {"domain": Sphere(grid), "local": local, "reference": reference, "zero_init": False}
     net, x = DFU.tiny(2, 2, **options).eval(), torch.randn(2, 2, 32, 64)
     expected = net(x, torch.zeros(()))
     net, x = net.cuda(), x.cuda()
@@ -85,18 +108,45 @@ def test_networks_on_the_sphere(grid, local):
     assert all(p.grad is None or (p.grad.is_cuda and bool(p.grad.isfinite().all())) for p in net.parameters())
 
 
-def test_training_and_sampling():
-    denoiser = Preconditioned(
-        DFU.tiny(1, 1, zero_init=False), FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
-    ).eval()
-    twin, x = copy.deepcopy(denoiser).cuda(), torch.randn(4, 1, 16, 16)
-    losses = [
-        DenoisingLoss(d)(v, generator=torch.Generator().manual_seed(0)) for d, v in ((denoiser, x), (twin, x.cuda()))
-    ]
-    torch.testing.assert_close(losses[1].cpu(), losses[0], rtol=1e-2, atol=1e-3)
-    losses[1].mean().backward()
-    prior = denoiser.sde.prior((2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
-    for sampler in (Heun, DDIM):
-        torch.testing.assert_close(
-            sampler(twin, 5)(prior.cuda()).cpu(), sampler(denoiser, 5)(prior), rtol=2e-2, atol=2e-2
-        )
+X = GaussianRandomField(Box(2), Matern(1.0, 0.3)).sample((8, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+SCALINGS = [EDMScaling(), EDMScaling(linear_estimate=True), SpectralScaling((16, 16), linear_estimate=True)]
+
+
+def pair(scaling):
+    """A model on the CPU and its twin on the GPU."""
+    net = DFU.tiny(scaling.inputs(1), 1, zero_init=False)
+    options = {"spectrum": fit_spectrum(X, Box(2)), "normalization": Normalization([0.5], [2.0]), "cell_averages": True}
+    model = Model(net, FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()), scaling, **options).eval()
+    return model, copy.deepcopy(model).cuda()
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_training(scaling):
+    model, twin = pair(scaling)
+    loss, twins = (
+        DenoisingLoss(m)(x, generator=torch.Generator().manual_seed(0)) for m, x in ((model, X), (twin, X.cuda()))
+    )
+    torch.testing.assert_close(twins.cpu(), loss, rtol=1e-2, atol=1e-3)
+    gradients = [torch.autograd.grad(v.mean(), list(m.parameters())) for v, m in ((loss, model), (twins, twin))]
+    difference, size = (
+        torch.stack([v.cpu().norm() for v in vectors]).norm()
+        for vectors in ([b.cpu() - a for a, b in zip(*gradients, strict=True)], gradients[0])
+    )
+    assert 0 < float(size) and float(difference / size) < 0.02
+
+
+@pytest.mark.parametrize("plan", [Direct(), Progressive([(8, 8)])], ids=str)
+@pytest.mark.parametrize("solver", [Heun(5), DDIM(5, eta=1.0), DPMSolver(5)], ids=str)
+@pytest.mark.parametrize("scaling", SCALINGS, ids=str)
+def test_sampling(scaling, solver, plan):
+    model, twin = pair(scaling)
+    cpu, gpu = (sample(m, (16, 16), [3, 1, 4], solver=solver, plan=plan, batch=2) for m in (model, twin))
+    torch.testing.assert_close(gpu, cpu, rtol=2e-2, atol=2e-2)
+    assert gpu.device.type == "cpu" and float(cpu.std()) > 0.1
+
+
+def test_upscaling():
+    model, twin = pair(SCALINGS[1])
+    cpu, gpu = (upscale(m, X[0], (24, 32), [3, 1], solver=DPMSolver(5), batch=1) for m in (model, twin))
+    torch.testing.assert_close(gpu, cpu, rtol=2e-2, atol=2e-2)
+    assert float((cpu[0] - cpu[1]).abs().max()) > 1e-3

@@ -1,4 +1,4 @@
-"""What the pages show: snippets run, or name what is there (examples in docstrings are tests of their own)."""
+"""What the pages show: programs run, commands parse, links lead somewhere, and words are the field's."""
 
 from __future__ import annotations
 
@@ -6,33 +6,76 @@ import ast
 import doctest
 import importlib
 import re
+import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from torch import Tensor
 
 import fnodiff
-from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned
-from fnodiff.checkpoint import from_pretrained, save_pretrained
-from fnodiff.sde import GaussianDenoiser, Sampler
+from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, sample
+from fnodiff.cli.app import application
+from fnodiff.sde import GaussianDenoiser, Solver
 
 ROOT = Path(__file__).parent.parent
+DOCS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "docs").rglob("*.md")
+    if not {"_build", "gallery", "mechanisms_gallery"} & set(path.parts)
+)
+PAGES = ["README.md", "CONTRIBUTING.md", *DOCS]
+SMALLER = {
+    "DFU.small": "DFU.tiny",
+    "minutes=60": "steps=1",
+    "minutes=5": "steps=1",
+    "0, 10_000": "0, 2",
+    "range(16)": "range(2)",
+    "range(4)": "range(2)",
+    "(64, 64)": "(36, 36)",
+    "(128, 128)": "(40, 40)",
+    "progress=True": "progress=False",
+}
+"""What makes a page's program one of seconds."""
 
 
-def snippets(name):
-    """The blocks of Python on a page."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+def read(page: str) -> str:
+    return (ROOT / page).read_text()
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+def blocks(page: str, language: str) -> list[str]:
+    """The blocks of a language on a page."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", read(page), flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)])
-def test_what_snippets_import_is_there(page):
+def smaller(text: str) -> str:
+    for large, small in SMALLER.items():
+        text = text.replace(large, small)
+    return text
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a reader: a folder with pictures in it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(20):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        coarse.resize((36, 36), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_what_programs_import_is_there(page):
     imports = [
         node
-        for text in snippets(page)
+        for text in blocks(page, "python")
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "fnodiff"
     ]
@@ -45,30 +88,123 @@ def test_what_snippets_import_is_there(page):
     assert not missing
 
 
-def test_the_readme_runs():
-    (text,) = snippets("README.md")
-    assert "(16, 3, 160, 160)" in text and "steps=18" in text
-    names = {}
-    exec(text.replace("(16, 3, 160, 160)", "(1, 3, 24, 20)").replace("steps=18", "steps=2"), names)
-    assert names["x"].shape == (1, 3, 24, 20) and bool(names["x"].isfinite().all())
+def test_the_ten_lines_run(pictures):
+    (text,) = blocks("README.md", "python")
+    seen = {"photograph": torch.zeros(3, 32, 32), "points": torch.rand(2, 2), "values": torch.ones(3, 2)}
+    exec(smaller(text), seen)
+    assert seen["x"].shape == (2, 3, 36, 36) and seen["big"].shape == (2, 3, 40, 40)
+    assert seen["model"].training_shapes == ((16, 16), (24, 24), (32, 32)) and seen["model"].cell_averages
+    at_points = Box(2).evaluate(seen["posterior"], seen["points"])
+    assert (at_points - 1).abs().max() < 0.5 < (Box(2).evaluate(seen["x"], seen["points"]) - 1).abs().max()
+    assert Model.from_pretrained("run").sde == seen["model"].sde
 
 
-def test_what_contributors_are_shown_works(tmp_path):
-    names = {"dataclass": dataclass, "Tensor": Tensor, "Sampler": Sampler, "__name__": __name__}
-    for text in snippets("CONTRIBUTING.md"):
+def test_the_front_page_has_the_same_ten_lines():
+    (text,), (front,) = blocks("README.md", "python"), blocks("docs/index.md", "python")
+    assert re.sub(r" +#.*", "", text) == front and len(text.splitlines()) <= 12
+    assert len(read("README.md").splitlines()) <= 90
+
+
+def test_five_minutes_run(pictures):
+    names: dict[str, object] = {}
+    for text in blocks("docs/five_minutes.md", "python"):
+        exec(smaller(text), names)
+    assert Image.open("sample-1.png").size == (48, 48)
+    assert torch.equal(sample(names["model"], (48, 48), range(2)), names["x"])
+
+
+def test_the_own_loop_runs(pictures):
+    (text,) = blocks("docs/own_loop.md", "python")
+    names: dict[str, object] = {}
+    exec(smaller(text), names)
+    trained = Model.from_pretrained("run")
+    pairs = list(zip(trained.parameters(), names["model"].parameters(), strict=True))
+    assert all(torch.allclose(a, b, atol=0.01) for a, b in pairs), "the average follows the weights"
+    assert not all(torch.equal(a, b) for a, b in pairs), "and is not the weights"
+    assert len(trained.training_shapes) == 3 and sample(trained, (16, 16), seeds=[0]).shape == (1, 3, 16, 16)
+
+
+def test_the_installation_prints_what_it_says(capsys):
+    (text,) = blocks("docs/install.md", "python")
+    exec(text, {})
+    assert capsys.readouterr().out == f"{fnodiff.__version__} torch.Size([1, 1, 32, 32])\n"
+
+
+def test_what_contributors_read_works(tmp_path):
+    names = {"dataclass": dataclass, "Tensor": Tensor, "Solver": Solver, "__name__": __name__}
+    for text in blocks("CONTRIBUTING.md", "python"):
         exec(text, names)
     noise = GaussianRandomField(Box(2), names["Exponential"](0.3))
     assert noise.variance((64, 64)) == pytest.approx(1, abs=0.01)
     sde = FunctionSpaceSDE(noise, EDM())
-    save_pretrained(Preconditioned(DFU.tiny(1, 1, num_blocks=0), sde), tmp_path)
-    assert from_pretrained(tmp_path, classes=[names["Exponential"]]).sde == sde
+    Model(DFU.tiny(1, 1, num_blocks=0), sde, EDMScaling()).save_pretrained(tmp_path)
+    assert Model.from_pretrained(tmp_path, classes=[names["Exponential"]]).sde == sde
+    exact = GaussianDenoiser(GaussianRandomField(Box(2), Matern(1.0, 0.3)), sde)
+    x, y = (sample(exact, (8, 8), [0], solver=solver) for solver in (names["Euler"](400), fnodiff.DDIM(400)))
+    torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
-    class Midpoint(names["Midpoint"]):
-        def step(self, x_t, t, s, *, generator=None, **condition):
-            return x_t * (self.sde.schedule(s)[1] / self.sde.schedule(t)[1]).to(x_t)
 
-    run = Midpoint(GaussianDenoiser(GaussianRandomField(Box(2), Matern(1.0, 0.3)), sde), 3)
-    assert float(run.draw((1, 8, 8), [0]).abs().max()) < 10 < float(sde.prior((1, 1, 8, 8)).abs().max())
+def commands(page: str) -> list[str]:
+    """The command lines of fnodiff on a page."""
+    lines = [line for text in blocks(page, "bash") for line in text.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"^    (fnodiff .*)$", read(page), flags=re.M)
+    lines += [code for code in re.findall(r"`(fnodiff [a-z]+ [^`]*)`", read(page)) if "..." not in code]
+    found = [re.search(r"(?:^|-m )fnodiff (.*?)(?:  +#.*)?$", " ".join(line.split("\n"))) for line in lines]
+    return [match[1] for match in found if match]
+
+
+PLACEHOLDERS = {"--help", "COMMAND", "MODEL", "OLD", "convert", "finetune"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    sorted({line for page in PAGES for line in commands(page) if not PLACEHOLDERS & set(line.split())}),
+)
+def test_commands_parse(line):
+    application().parse_args(shlex.split(line), exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", re.sub(r"```.*?```", "", read(page), flags=re.S))
+    local = [target for target in targets if not re.match(r"https?:|.*(gallery|mechanisms_gallery)/", target)]
+    here = (ROOT / page).parent
+    assert not [t for t in local if not (here / t).exists() and not (here / f"{t}.md").exists()]
+
+
+def test_the_glossary_says_each_term_once():
+    terms = [
+        term
+        for text in blocks("docs/glossary.md", r"\{glossary\}")
+        for term in re.findall(r"^(\S.*)$", text, flags=re.M)
+    ]
+    entries = [
+        " ".join(entry.split())
+        for text in blocks("docs/glossary.md", r"\{glossary\}")
+        for entry in re.findall(r"^\S.*\n((?:  .*\n?)+)", text, flags=re.M)
+    ]
+    assert not [term for term, count in Counter(terms).items() if count > 1]
+    assert len(entries) == len(terms) > 50
+    assert not [entry for entry in entries if not entry.endswith(".")]
+
+
+PRIVATE = {
+    "told=": r"\btold=",
+    "KnownModes": "KnownModes",
+    "Rung": r"\bRungs?\b",
+    "new_band": "new_band",
+    "new band": r"\bnew bands?\b",
+    "ladder": r"\bladders?\b",
+    "shown=": r"\bshown=",
+}
+"""Words of the library's own that the field has better ones for."""
+SOURCES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "fnodiff").rglob("*.py"))]
+SOURCES += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs" / "mechanisms").glob("*.py"))]
+
+
+@pytest.mark.parametrize("word", PRIVATE)
+def test_no_private_word_stands_anywhere(word):
+    assert not [path for path in ["README.md", *DOCS, *SOURCES] if re.search(PRIVATE[word], read(path), flags=re.I)]
 
 
 @pytest.mark.parametrize("name", fnodiff.__all__)

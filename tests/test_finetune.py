@@ -5,11 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from waves import QUIET
 
-from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned, Torus, WhiteNoise
-from fnodiff.checkpoint import from_pretrained
-from fnodiff.data import MultiResolution, Upsampled
-from fnodiff.train import PARTS, fit, freeze, mixed_finetune
+from fnodiff import (
+    DFU,
+    EDM,
+    Box,
+    EDMScaling,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Matern,
+    Model,
+    MultiResolution,
+    Torus,
+    WhiteNoise,
+    fit,
+)
+from fnodiff.data import Upsampled
+from fnodiff.train import PARTS, Adam, Logging, freeze, mixed_finetune
 
 DOMAIN = Box(2)
 
@@ -34,20 +47,28 @@ class Fields:
 
 def model(**options):
     torch.manual_seed(0)
-    net = DFU.tiny(1, 1, domain=DOMAIN, **options)
-    denoiser = Preconditioned(net, FunctionSpaceSDE(WhiteNoise(DOMAIN, (16, 16)), EDM()), 1.0)
-    denoiser.training_shapes = ((8, 8), (12, 12))
-    return denoiser
+    net = DFU.tiny(1, 1, domain=DOMAIN, **{"hidden_channels": 8, **options})
+    made = Model(net, FunctionSpaceSDE(WhiteNoise(DOMAIN, (16, 16)), EDM()), EDMScaling(1.0))
+    made.training_shapes = ((8, 8), (12, 12))
+    return made
+
+
+def tune(tuned, source, steps, callback=None, lr=1e-4, **options):
+    """Fine-tuning to 24 x 24, quietly."""
+    logging = Logging(progress=False, callback=callback)
+    return mixed_finetune(tuned, source, (24, 24), steps, optimizer=Adam(lr=lr, rampup=5), logging=logging, **options)
 
 
 class TestUpsampled:
-    def test_native_up_to_its_shape_and_no_new_detail_beyond(self):
+    @pytest.mark.parametrize("shape", [(8, 8), (12, 12)])
+    def test_native_up_to_its_shape(self, shape):
+        fields = Upsampled(Fields(), (12, 12), DOMAIN)
+        assert len(fields) == 32 and fields.channels == 1 and fields.holds(shape)
+        assert torch.equal(fields.batch([3, 5], shape)["x"], Fields().batch([3, 5], shape)["x"])
+
+    def test_no_new_detail_beyond(self):
         source = Fields()
         fields = Upsampled(source, (12, 12), DOMAIN)
-        assert len(fields) == 32 and fields.channels == 1
-        for shape in ((8, 8), (12, 12)):
-            assert torch.equal(fields.batch([3, 5], shape)["x"], source.batch([3, 5], shape)["x"])
-        source.asked.clear()
         fine = fields.batch([3, 5], (24, 36))
         assert source.asked == [(12, 12)] and fine["x"].shape == (2, 1, 24, 36)
         coarse = source.batch([3, 5], (12, 12))["x"]
@@ -98,19 +119,19 @@ class TestFreeze:
         )
 
     def test_only_what_is_named(self):
-        denoiser = model()
-        frozen = freeze(denoiser, [0, None], ["norm", "embedding"])
-        still = {name for name, p in denoiser.named_parameters() if not p.requires_grad}
-        groups = denoiser.backbone.parameter_groups()
+        made = model()
+        frozen = freeze(made, [0, None], ["norm", "embedding"])
+        still = {name for name, p in made.named_parameters() if not p.requires_grad}
+        groups = made.network.parameter_groups()
         expected = {
-            f"backbone.{n}"
+            f"network.{n}"
             for n, (level, part) in groups.items()
             if level in (0, None) and part in ("norm", "embedding")
         }
         assert set(frozen) == still == expected
-        freeze(denoiser, parts=["spectral"])
-        assert not denoiser.backbone.middle[0].conv_in.spectral.weight.tensor.requires_grad
-        assert len(freeze(denoiser)) == len(list(denoiser.parameters()))
+        freeze(made, parts=["spectral"])
+        assert not made.network.middle[0].conv_in.spectral.weight.tensor.requires_grad
+        assert len(freeze(made)) == len(list(made.parameters()))
 
     @pytest.mark.parametrize(
         ("call", "message"),
@@ -127,67 +148,63 @@ class TestFreeze:
 
 class TestMixedFinetune:
     def test_trains_what_the_paper_trains_on_what_it_trains_on(self):
-        denoiser, source, seen = model(channel_mult=(1, 1, 1, 1), spectral_levels=3, zero_init=False), Fields(), []
-        before = {name: p.clone() for name, p in denoiser.named_parameters()}
-        tuned = mixed_finetune(
-            denoiser,
-            source,
-            (24, 24),
-            12,
-            batch_size=2,
-            lr=1e-2,
-            callback=lambda step, shape, loss: seen.append(shape),
-            progress=False,
-        )
+        made, source, seen = model(channel_mult=(1, 1, 1, 1), spectral_levels=3, zero_init=False), Fields(), []
+        before = {name: p.clone() for name, p in made.named_parameters()}
+        tuned = tune(made, source, 12, lambda step, shape, loss: seen.append(shape), lr=1e-2, batch_size=2)
+        assert tuned is made and not made.training
         assert set(seen) == {(8, 8), (12, 12), (24, 24)} and set(source.asked) == {(8, 8), (12, 12)}
-        groups = denoiser.backbone.parameter_groups()
-        for name, p in denoiser.named_parameters():
-            level, part = groups[name.removeprefix("backbone.")]
-            frozen = level == 0 or (level in (1, 2) and part in ("norm", "spectral"))
-            assert torch.equal(p, before[name]) == frozen, name
-            assert p.requires_grad, "all of it can be trained again"
-        assert tuned.training_shapes == denoiser.training_shapes == ((8, 8), (12, 12))
+        groups = made.network.parameter_groups()
+        frozen = {
+            name
+            for name, (level, part) in groups.items()
+            if level == 0 or (level in (1, 2) and part in ("norm", "spectral"))
+        }
+        same = {name for name, p in made.named_parameters() if torch.equal(p, before[name])}
+        assert same == {f"network.{name}" for name in frozen} and len(same) < len(before)
+        assert all(p.requires_grad for p in made.parameters()), "all of it can be trained again"
+        assert made.training_shapes == ((8, 8), (12, 12))
 
     def test_it_fits_the_upsampled_grid(self):
         torch.manual_seed(0)
-        source, denoiser = Fields(), model(levels="fixed", reference=(12, 12))
-        fit(denoiser, MultiResolution(source, DOMAIN, [8, 12], batch_size=8), 60, lr=3e-3, progress=False)
-        x = Upsampled(source, (12, 12), DOMAIN).batch(range(32), (24, 24))["x"]
-        t = torch.full((32,), 0.5)
-        x_t, _ = denoiser.sde.perturb(x, t, generator=torch.Generator().manual_seed(0))
-
-        def error(model):
-            with torch.no_grad():
-                return float((model(x_t, t) - x).square().mean())
-
-        before = error(denoiser)
-        assert (
-            error(mixed_finetune(denoiser, source, (24, 24), 80, weight=0.5, lr=3e-3, batch_size=8, progress=False))
-            < 0.97 * before
+        source, made = Fields(), model(reference=(12, 12), num_blocks=0, positional_modes=0)
+        fit(
+            made,
+            MultiResolution(source, DOMAIN, [8, 12], batch_size=4),
+            20,
+            optimizer=Adam(lr=3e-3, rampup=5),
+            logging=QUIET,
         )
+        x = Upsampled(source, (12, 12), DOMAIN).batch(range(16), (24, 24))["x"]
+        t = torch.full((16,), 0.5)
+        x_t, _ = made.sde.perturb(x, t, generator=torch.Generator().manual_seed(0))
+
+        def error():
+            with torch.no_grad():
+                return float((made(x_t, t) - x).square().mean())
+
+        before = error()
+        tune(made, source, 30, lr=1e-2, weight=0.5, batch_size=4)
+        assert error() < 0.97 * before
 
     def test_what_it_leaves_in_a_folder_knows_its_native_grids_and_goes_on(self, tmp_path):
-        options = {"lr": 1e-3, "batch_size": 2, "folder": tmp_path, "progress": False}
-        mixed_finetune(model(), Fields(), (24, 24), 4, **options)
-        kept = from_pretrained(tmp_path)
+        tune(model(), Fields(), 4, batch_size=2, folder=tmp_path)
+        kept = Model.from_pretrained(tmp_path)
         assert kept.training_shapes == ((8, 8), (12, 12))
         seen = []
-        mixed_finetune(
-            kept, Fields(), (24, 24), 6, resume=tmp_path, callback=lambda step, *_: seen.append(step), **options
-        )
+        tune(kept, Fields(), 6, lambda step, *_: seen.append(step), batch_size=2, folder=tmp_path, resume=True)
         assert seen == [5, 6]
 
     def test_a_network_without_spectral_branches_and_what_was_frozen_before(self):
-        denoiser = model(spectral_levels=0)
-        frozen = freeze(denoiser, [1], ["embedding"])
-        mixed_finetune(denoiser, Fields(), (24, 24), 1, batch_size=2, progress=False)
-        assert {name for name, p in denoiser.named_parameters() if not p.requires_grad} == set(frozen)
+        made = model(spectral_levels=0)
+        frozen = freeze(made, [1], ["embedding"])
+        tune(made, Fields(), 1, batch_size=2)
+        assert {name for name, p in made.named_parameters() if not p.requires_grad} == set(frozen)
 
     def test_it_comes_back_whole_from_a_failure(self):
-        denoiser = model()
+        made = model()
         with pytest.raises(ValueError, match="steps or minutes"):
-            mixed_finetune(denoiser, Fields(), (24, 24))
-        assert all(p.requires_grad for p in denoiser.parameters()) and denoiser.training_shapes == ((8, 8), (12, 12))
+            mixed_finetune(made, Fields(), (24, 24))
+        assert all(p.requires_grad for p in made.parameters()) and made.training_shapes == ((8, 8), (12, 12))
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -201,15 +218,17 @@ class TestMixedFinetune:
         with pytest.raises(ValueError, match=message):
             mixed_finetune(model(), Fields(), steps=1, **options)
 
-    def test_the_share_of_upsampled_batches(self, monkeypatch):
+    def test_the_share_of_upsampled_batches_and_the_rate(self, monkeypatch):
         given = []
-        monkeypatch.setattr("fnodiff.train.finetune.fit", lambda denoiser, data, *_, **__: given.append(data))
+        monkeypatch.setattr("fnodiff.train.finetune.fit", lambda made, data, *_, **more: given.append((data, more)))
         mixed_finetune(model(), Fields(), (24, 24), 1, weight=0.2)
-        assert dict(zip(given[0].shapes, given[0].weights, strict=True)) == {(8, 8): 0.4, (12, 12): 0.4, (24, 24): 0.2}
-        assert given[0].native_shapes == ((8, 8), (12, 12))
+        ((data, options),) = given
+        assert dict(zip(data.shapes, data.weights, strict=True)) == {(8, 8): 0.4, (12, 12): 0.4, (24, 24): 0.2}
+        assert data.native_shapes == ((8, 8), (12, 12))
+        assert options["optimizer"] == Adam(lr=1e-4)
 
     def test_a_model_that_was_not_trained(self):
-        denoiser = model()
-        denoiser.training_shapes = ()
+        made = model()
+        made.training_shapes = ()
         with pytest.raises(ValueError, match="train it with fit first"):
-            mixed_finetune(denoiser, Fields(), (24, 24), 1)
+            mixed_finetune(made, Fields(), (24, 24), 1)

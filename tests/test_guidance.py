@@ -1,10 +1,10 @@
-# HELPER NOTE: another helper converts this file now; leave it alone.
 """Observations and guided denoisers, against dense linear algebra and closed-form posteriors."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,42 +12,61 @@ from torch import Tensor, nn
 
 from benchmarks.posterior import METHODS, ensemble, problem, scores
 from fnodiff.domain import Box, Torus
+from fnodiff.inverse import (
+    DPS,
+    Linear,
+    Linearised,
+    Masked,
+    MomentMatching,
+    Nonlinear,
+    PiGDM,
+    PointObservation,
+    Restriction,
+)
+from fnodiff.inverse.krylov import conjugate_residuals
+from fnodiff.model import Model
 from fnodiff.sde import (
     DDIM,
-    DPS,
     EDM,
     VP,
+    Autoguided,
+    Cascade,
     ClassifierFree,
     Denoiser,
     DenoisingLoss,
+    Direct,
     DPMSolver,
+    EDMScaling,
     EulerMaruyama,
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
+    Given,
     Heun,
-    Linear,
-    Masked,
     Matern,
-    MomentMatching,
-    Nonlinear,
     Normalization,
-    PiGDM,
-    PointObservation,
-    Preconditioned,
     Progressive,
-    Restriction,
     WhiteNoise,
+    default_plan,
+    run,
+    sample,
 )
-from fnodiff.sde.observe import Linearised, conjugate_residuals
 
 F64 = {"dtype": torch.float64}
 CASES = [(Torus(1), (9,)), (Box(1), (8,)), (Torus(2), (5, 7)), (Box(2, (1.0, 2.0)), (6, 5))]
 
 
-def gaussian(domain, schedule=None):
+def gaussian(domain, schedule=None, kind=GaussianDenoiser, **known):
     data = GaussianRandomField(domain, Matern(1.0, 0.3))
-    return GaussianDenoiser(data, FunctionSpaceSDE(WhiteNoise(domain, (8,) * domain.dim), schedule or EDM()))
+    return kind(data, FunctionSpaceSDE(WhiteNoise(domain, (8,) * domain.dim), schedule or EDM()), **known)
+
+
+class Labelled(GaussianDenoiser):
+    """Exact for Gaussian data whose mean is the label: -1 is no label, and a mean of 0."""
+
+    def forward(self, x_t, t, label):
+        mean = label.clamp(min=0).to(x_t).reshape(-1, *(1,) * (x_t.ndim - 1))
+        return mean + super().forward(x_t - self.sde.marginal(x_t, t)[0] * mean, t)
 
 
 def at_points(domain, channels=1, count=4, noise_std=0.1, batch=()):
@@ -55,6 +74,17 @@ def at_points(domain, channels=1, count=4, noise_std=0.1, batch=()):
     points = torch.rand(domain.dim, count, generator=generator, **F64)
     points = points * torch.tensor(domain.lengths, **F64)[:, None]
     return PointObservation(points, torch.randn(*batch, channels, count, generator=generator, **F64), noise_std)
+
+
+def guide(method, denoiser, seen):
+    """As nearly solved as the method allows."""
+    options = {PiGDM: {"sigma_data": 1.0}, MomentMatching: {"tolerance": 1e-10}}.get(method, {})
+    return method(denoiser, seen, **options)
+
+
+def direct(denoiser, solver, start):
+    stages = Direct().plan(denoiser, tuple(start.shape[2:]), solver.times(denoiser.sde.schedule))
+    return run(denoiser, solver, stages, start)
 
 
 def matrix(operator, shape) -> Tensor:
@@ -103,7 +133,7 @@ class TestObservations:
         mask, noise_std = torch.rand(5, 7) > 0.4, torch.tensor([0.1, 3.0], **F64)[:, None, None]
         seen = Masked(mask, torch.zeros(2, 5, 7, **F64), noise_std)
         x, u = torch.zeros(1, 2, 5, 7, **F64), torch.ones(1, 2, 5, 7, **F64)
-        effect = Linearised(seen, x, Normalization().double(), Torus(2)).forward(u).reshape(2, -1)
+        effect = Linearised(seen, x, Normalization(), Torus(2)).forward(u).reshape(2, -1)
         assert torch.allclose(effect, (1 / noise_std[:, :, 0]).expand_as(effect))
 
     @pytest.mark.parametrize("given", [False, True])
@@ -116,7 +146,7 @@ class TestObservations:
             adjoint=(lambda v, shape: (v @ a)[:, None]) if given else None,
         )
         x = torch.randn(2, 1, 9, **F64)
-        near = Linearised(seen, x, Normalization(0.3, 2.0).double(), Torus(1))
+        near = Linearised(seen, x, Normalization(0.3, 2.0), Torus(1))
         u, v = torch.randn(2, 1, 9, **F64), torch.randn(2, 4, **F64)
         assert torch.allclose(near.forward(u), (2 * u[:, 0]) @ a.T / 0.5), "in the model's units and the errors'"
         assert torch.allclose((near.forward(u) * v).sum(), (u * near.transpose(v)).sum())
@@ -147,6 +177,7 @@ class TestObservations:
             (lambda: Masked(torch.ones(3, 8, dtype=torch.bool), torch.zeros(3, 8), 0.1)(
                 torch.zeros(1, 1, 8), Torus(1)), "as 1 channels are observed"),
             (lambda: DPS(DPS(gaussian(Torus(1)), at_points(Torus(1))), at_points(Torus(1))), "put both into one"),
+            (lambda: DPS(Given(DPS(gaussian(Torus(1)), at_points(Torus(1)))), at_points(Torus(1))), "put both into one"),
             (lambda: DPS(gaussian(Torus(1)), Linear(lambda x: x.detach()[:, 0], torch.zeros(9), 0.1))(
                 torch.zeros(1, 1, 9), torch.tensor(0.5)), "adjoint="),
             (lambda: at_points(Torus(1), channels=2).targets(torch.zeros(1, 1, 4)), "channels="),
@@ -178,11 +209,10 @@ def test_conjugate_residuals_never_make_it_worse():
     """Neither symmetric nor positive definite, as a network's covariance may be."""
     a = torch.randn(4, 20, 20, generator=torch.Generator().manual_seed(0), **F64)
     b = torch.randn(4, 20, generator=torch.Generator().manual_seed(1), **F64)
-    left = []
-    for i in (1, 3, 9, 20):
-        v = conjugate_residuals(lambda v: (a @ v[..., None])[..., 0], b, iterations=i, tolerance=1e-12)
-        left.append((b - (a @ v[..., None])[..., 0]).norm(dim=1))
-    assert all(bool((after <= before + 1e-9).all()) for before, after in itertools.pairwise([b.norm(dim=1), *left]))
+    apply = lambda v: (a @ v[..., None])[..., 0]  # noqa: E731
+    solved = [conjugate_residuals(apply, b, iterations=i, tolerance=1e-12) for i in (1, 3, 9, 20)]
+    left = [b.norm(dim=1), *((b - apply(v)).norm(dim=1) for v in solved)]
+    assert all(bool((after <= before + 1e-9).all()) for before, after in itertools.pairwise(left))
     assert left[-1].max() < 1e-6
 
 
@@ -196,81 +226,98 @@ class TestMomentMatching:
         denoiser, seen = gaussian(domain, schedule), at_points(domain)
         spectrum = None if by == "jacobian" else lambda k, dim: denoiser.data.std(k).square()
         guided = MomentMatching(denoiser, seen, spectrum, tolerance=1e-10)
-        t = torch.tensor([0.1, 0.4, 0.8], **F64)
-        x_t = torch.randn(3, 1, *shape, **F64)
+        t, x_t = torch.tensor([0.1, 0.4, 0.8], **F64), torch.randn(3, 1, *shape, **F64)
         prior = covariance(domain, shape, lambda k: denoiser.data.std(k).square())
         noise = covariance(domain, shape, lambda k: denoiser.sde.noise.std(k).square())
-        a = matrix(lambda u: seen(u, domain), shape)
-        for i in range(3):
-            alpha, sigma = (v.item() for v in denoiser.sde.schedule(t[i]))
-            # Two observations of x: x_t of all of it, and y of some points.
-            both = torch.cat([alpha * torch.eye(len(prior), **F64), a])
-            errors = torch.block_diag(sigma**2 * noise, 0.1**2 * torch.eye(len(a), **F64))
-            data = torch.cat([x_t[i].flatten(), seen.values.flatten()])
-            expected = prior @ both.T @ torch.linalg.solve(both @ prior @ both.T + errors, data)
-            out = guided(x_t, t)[i].flatten()
-            assert torch.allclose(out, expected, rtol=1e-6, atol=1e-7 * float(expected.abs().max()))
+        a, one = matrix(lambda u: seen(u, domain), shape), torch.eye(len(prior), **F64)
+        alpha, sigma = (v[:, None, None] for v in denoiser.sde.schedule(t))
+        # Two observations of x: x_t of all of it, and y of some points.
+        both, n = torch.cat([alpha * one, a.expand(3, -1, -1)], 1), len(prior)
+        errors = torch.zeros(3, len(both[0]), len(both[0]), **F64)
+        errors[:, :n, :n] = sigma**2 * noise
+        errors[:, n:, n:] = 0.1**2 * torch.eye(len(a), **F64)
+        data = torch.cat([x_t.flatten(1), seen.values.flatten().expand(3, -1)], 1)[..., None]
+        expected = (prior @ both.mT @ torch.linalg.solve(both @ prior @ both.mT + errors, data))[..., 0]
+        largest = expected.abs().amax(1, keepdim=True)
+        assert torch.allclose(guided(x_t, t).flatten(1) / largest, expected / largest, rtol=1e-6, atol=1e-7)
 
+    @pytest.mark.parametrize("t", [0.2, 0.6, 1.0])
     @pytest.mark.parametrize("domain", [Torus(1), Box(1)])
-    def test_single_precision(self, domain):
+    def test_single_precision(self, domain, t):
         """The solver keeps its digits although the system is ill-conditioned."""
         data = GaussianRandomField(domain, Matern(1.0, 0.2))
         sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.2)), EDM(sigma_min=0.01))
         denoiser, seen = GaussianDenoiser(data, sde), at_points(domain, count=8, noise_std=0.01)
         x_t = sde.prior((2, 1, 33), generator=torch.Generator().manual_seed(0), **F64)
         single = PointObservation(seen.points.float(), seen.values.float(), seen.noise_std)
-        for t in (0.2, 0.6, 1.0):
-            exact = MomentMatching(denoiser, seen, tolerance=1e-10)(x_t, torch.tensor(t, **F64))
-            out = MomentMatching(denoiser, single)(x_t.float(), torch.tensor(t))
-            assert out.dtype == torch.float32
-            assert (out - exact).norm() < 1e-2 * exact.norm()
+        exact = MomentMatching(denoiser, seen, tolerance=1e-10)(x_t, torch.tensor(t, **F64))
+        out = MomentMatching(denoiser, single)(x_t.float(), torch.tensor(t))
+        assert out.dtype == torch.float32
+        assert (out - exact).norm() < 1e-2 * exact.norm()
 
     def test_one_number_per_sample(self):
         seen = Linear(lambda x: x.mean((1, 2)), torch.tensor(0.3, **F64), 1e-3)
         guided = MomentMatching(gaussian(Torus(1)), seen)
-        x = Heun(guided, 20)(guided.sde.prior((4, 1, 9), **F64))
+        x = direct(guided, Heun(20), guided.sde.prior((4, 1, 9), **F64))
         assert torch.allclose(x.mean((1, 2)), seen.values, atol=0.01)
 
     def test_one_observation_for_each_sample(self):
         denoiser = gaussian(Torus(1))
         several = at_points(Torus(1), batch=(3,))
         x_t, t = torch.randn(3, 1, 9, **F64), torch.tensor(0.3, **F64)
-        together = MomentMatching(denoiser, several, tolerance=1e-12)(x_t, t)
-        for i in range(3):
-            one = PointObservation(several.points, several.values[i], several.noise_std)
-            assert torch.allclose(MomentMatching(denoiser, one, tolerance=1e-12)(x_t, t)[i], together[i])
+        alone = [PointObservation(several.points, values, several.noise_std) for values in several.values]
+        expected = torch.cat([guide(MomentMatching, denoiser, one)(x_t[[i]], t) for i, one in enumerate(alone)])
+        assert torch.allclose(guide(MomentMatching, denoiser, several)(x_t, t), expected)
 
     def test_units_are_the_datas(self):
         denoiser, seen = gaussian(Torus(1)), at_points(Torus(1))
-        scaled = gaussian(Torus(1))
-        scaled.normalization = Normalization(2.0, 5.0).double()
+        scaled = gaussian(Torus(1), normalization=Normalization([2.0], [5.0]))
         other = PointObservation(seen.points, 5 * seen.values + 2, 0.5)
         x_t, t = torch.randn(2, 1, 9, **F64), torch.tensor(0.3, **F64)
-        assert torch.allclose(MomentMatching(scaled, other)(x_t, t), MomentMatching(denoiser, seen)(x_t, t))
+        guided, same = MomentMatching(scaled, other), MomentMatching(denoiser, seen)
+        assert torch.allclose(guided(x_t, t), same(x_t, t))
+        x, expected = (sample(d, (9,), [0, 1], solver=DPMSolver(4)) for d in (guided, same))
+        assert torch.allclose(x, 2 + 5 * expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", [DPS, PiGDM, MomentMatching])
 class TestGuided:
-    def guided(self, method, denoiser, seen):
-        return method(denoiser, seen, sigma_data=1.0) if method is PiGDM else method(denoiser, seen)
-
-    @pytest.mark.parametrize("sampler", [Heun, DDIM, DPMSolver, EulerMaruyama], ids=lambda sampler: sampler.__name__)
-    def test_every_sampler_takes_it_and_fits_the_values(self, method, sampler):
+    @pytest.mark.parametrize("solver", [Heun, DDIM, DPMSolver, EulerMaruyama], ids=lambda solver: solver.__name__)
+    def test_every_solver_takes_it_and_fits_the_values(self, method, solver):
         denoiser, seen = gaussian(Box(2)), at_points(Box(2), noise_std=0.05)
-        guided = self.guided(method, denoiser, seen)
+        guided, start = guide(method, denoiser, seen), denoiser.sde.prior((8, 1, 9, 9), **F64)
         assert isinstance(guided, Denoiser)
-        x = sampler(guided, 40)(guided.sde.prior((8, 1, 9, 9), **F64), generator=torch.Generator().manual_seed(0))
-        fitted = (seen(x, Box(2)) - seen.values).square().mean().sqrt()
-        free = (
-            (seen(sampler(denoiser, 40)(guided.sde.prior((8, 1, 9, 9), **F64)), Box(2)) - seen.values).square().mean()
-        )
-        assert fitted < 0.3 < 0.6 < free.sqrt()
+        x, free = (direct(d, solver(40), start) for d in (guided, denoiser))
+        fitted, far = ((seen(fields, Box(2)) - seen.values).square().mean().sqrt() for fields in (x, free))
+        assert fitted < 0.3 < 0.6 < far
         assert not x.requires_grad
+
+    @pytest.mark.usefixtures("float64")
+    @pytest.mark.parametrize("batch", [1, 2, 3, 5])
+    def test_each_sample_has_its_own_observation_in_any_batch(self, method, batch):
+        denoiser, noise_std = gaussian(Torus(1)), torch.tensor([0.02, 0.1, 0.5, 2.0, 0.05])[:, None, None]
+        several = at_points(Torus(1), batch=(5,), noise_std=noise_std)
+        draw = partial(sample, shape=(9,), solver=DPMSolver(6))
+        found = draw(guide(method, denoiser, several), seeds=range(5), batch=batch)
+        alone = [PointObservation(several.points, several.values[i], noise_std[i]) for i in range(5)]
+        expected = torch.cat([draw(guide(method, denoiser, one), seeds=[i]) for i, one in enumerate(alone)])
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+    def test_it_stays_on_one_grid_where_no_plan_is_named(self, method):
+        images = gaussian(Box(2), cell_averages=True)
+        images.training_shapes = ((8, 8), (16, 16))
+        guided, inner = (guide(method, d, at_points(Box(2))) for d in (images, ClassifierFree(images, 2.0)))
+        wrapped = Given(Autoguided(guided, images, 1.0))
+        assert (guided.one_grid, inner.one_grid, wrapped.one_grid, images.one_grid) == (True, True, True, False)
+        assert [default_plan(d, (24, 24)) for d in (images, guided, inner, wrapped)] == [Cascade(), *[Direct()] * 3]
+        draw = partial(sample, guided, (24, 24), [0], solver=DPMSolver(3))
+        assert torch.equal(draw(), draw(plan=Direct()))
+        assert not torch.equal(draw(), draw(plan=Cascade()))
 
     def test_without_information_it_is_the_prior(self, method):
         denoiser, seen = gaussian(Torus(1)), at_points(Torus(1), noise_std=1e6)
         x_t, t = torch.randn(2, 1, 9, **F64), torch.tensor(0.3, **F64)
-        assert torch.allclose(self.guided(method, denoiser, seen)(x_t, t), denoiser(x_t, t), atol=1e-6)
+        assert torch.allclose(guide(method, denoiser, seen)(x_t, t), denoiser(x_t, t), atol=1e-6)
 
     def test_a_network_is_left_as_it_was(self, method):
         class Net(nn.Module):
@@ -281,8 +328,8 @@ class TestGuided:
             def forward(self, x, noise_level, label=None):
                 return self.conv(x) if label is None else self.conv(x) + label[:, None, None]
 
-        model = Preconditioned(Net(), gaussian(Torus(1)).sde).double()
-        guided = self.guided(method, model, at_points(Torus(1)))
+        model = Model(Net(), gaussian(Torus(1)).sde, EDMScaling()).double()
+        guided = guide(method, model, at_points(Torus(1)))
         with torch.inference_mode():
             out = guided(torch.randn(2, 1, 8, **F64), torch.tensor(0.5, **F64), label=torch.tensor([0, 1]))
         assert out.shape == (2, 1, 8)
@@ -302,47 +349,116 @@ class TestGuided:
             return x.flatten(1) @ torch.ones(9, 2)
 
         halves: list[bool] = []
-        model = Preconditioned(Half(), gaussian(Torus(1)).sde)
-        guided = self.guided(method, model, Linear(operator, torch.ones(2), 0.01))
+        model = Model(Half(), gaussian(Torus(1)).sde, EDMScaling())
+        guided = guide(method, model, Linear(operator, torch.ones(2), 0.01))
         with torch.autocast("cpu", torch.bfloat16):
             guided(torch.randn(1, 1, 9), torch.tensor(0.5))
         assert halves[0] and len(halves) > 1 and not any(halves[1:])
 
-    def test_the_same_function_on_every_grid(self, method):
-        """A band-limited state gives a correction that is the same function on a finer grid."""
-        if method is PiGDM:
-            pytest.skip("its errors are independent between grid points, and so are those of the grid")
-        domain = Torus(1)
-        denoiser, seen = gaussian(domain), at_points(domain, noise_std=0.3)
-        x_t, t = denoiser.sde.prior((2, 1, 17), **F64) / 80, torch.tensor(0.3, **F64)
-        guided = MomentMatching(denoiser, seen, tolerance=1e-12) if method is MomentMatching else DPS(denoiser, seen)
-        coarse = guided(x_t, t)
-        fine = guided(domain.resample(x_t, (65,)), t)
-        difference = (domain.resample(fine, (17,)) - coarse).square().mean().sqrt() / coarse.square().mean().sqrt()
-        assert difference < 0.05
+
+@pytest.mark.parametrize("method", [DPS, MomentMatching])
+def test_the_same_function_on_every_grid(method):
+    """A band-limited state gives a correction that is the same function on a finer grid (PiGDM's errors are the grid's)."""
+    domain = Torus(1)
+    denoiser, seen = gaussian(domain), at_points(domain, noise_std=0.3)
+    x_t, t = denoiser.sde.prior((2, 1, 17), **F64) / 80, torch.tensor(0.3, **F64)
+    guided = guide(method, denoiser, seen)
+    coarse, fine = guided(x_t, t), guided(domain.resample(x_t, (65,)), t)
+    difference = (domain.resample(fine, (17,)) - coarse).square().mean().sqrt() / coarse.square().mean().sqrt()
+    assert difference < 0.05
 
 
+LABELS = torch.tensor([0, 3, 1])
+ORDERS = {
+    "labels given to the call": lambda d, around: (around(ClassifierFree(d, 2.0)), {"label": LABELS}),
+    "labels bound within": lambda d, around: (around(Given(ClassifierFree(d, 2.0), label=LABELS)), {}),
+    "labels bound around it": lambda d, around: (Given(around(ClassifierFree(d, 2.0)), label=LABELS), {}),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("by", ["jacobian", "spectrum"])
+class TestAroundGuidance:
+    """Guided towards a label at scale 2, Gaussian data of that mean are Gaussian data of twice the mean."""
+
+    def around(self, seen, by):
+        return lambda d: MomentMatching(d, seen, d.spectrum if by == "spectrum" else None, tolerance=1e-10)
+
+    @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+    def test_is_exact(self, order, by):
+        denoiser, seen = gaussian(Box(1), kind=Labelled), at_points(Box(1), batch=(3,))
+        guided, condition = order(denoiser, self.around(seen, by))
+        x_t, t, mean = torch.randn(3, 1, 9), torch.tensor([0.1, 0.4, 0.8]), 2.0 * LABELS[:, None, None]
+        centred = PointObservation(seen.points, seen.values - mean, seen.noise_std)
+        expected = mean + self.around(centred, by)(gaussian(Box(1)))(x_t - mean, t)  # EDM's alpha is 1
+        torch.testing.assert_close(guided(x_t, t, **condition), expected)
+
+    @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+    def test_labels_and_observations_stay_with_their_sample_in_any_batch(self, order, by):
+        seen = at_points(Box(1), batch=(3,), noise_std=torch.tensor([0.1, 1.0, 0.3])[:, None, None])
+        guided, condition = order(gaussian(Box(1), kind=Labelled), self.around(seen, by))
+        draw = partial(sample, guided, (9,), range(3), solver=DPMSolver(4), **condition)
+        torch.testing.assert_close(draw(batch=2), draw(batch=3))
+
+
+@pytest.mark.parametrize("method", ["MomentMatching", "MomentMatching, spectrum"])
 @pytest.mark.parametrize(
-    ("domain", "shapes"),
-    [(Torus(1), [(17,), (33,)]), (Box(1), [(16,), (32,)]), (Torus(2), [(9, 9)]), (Box(2), [(8, 8)])],
+    ("domain", "shape"),
+    [(Torus(1), (17,)), (Torus(1), (33,)), (Box(1), (16,)), (Box(1), (32,)), (Torus(2), (7, 7)), (Box(2), (6, 6))],
 )
-def test_posterior_is_the_closed_form(domain, shapes):
-    for shape in shapes:
-        case = problem(domain, shape, pairs=40, sensors=6)
-        for name in ("MomentMatching", "MomentMatching, spectrum"):
-            mean, spread, covered = scores(ensemble(METHODS[name], case, steps=24), case)
-            assert mean < 0.1, f"{name}: the mean is off by {mean:.2f} standard deviations"
-            assert abs(spread - 1) < 0.05, f"{name}: the spread is {spread:.2f} of the posterior's"
-            assert abs(covered - 0.9) < 0.03, f"{name}: covers {covered:.2f}"
+def test_posterior_is_the_closed_form(domain, shape, method):
+    case = problem(domain, shape, pairs=40, sensors=6)
+    mean, spread, covered = scores(ensemble(METHODS[method], case, steps=20), case)
+    assert mean < 0.1, f"the mean is off by {mean:.2f} standard deviations"
+    assert abs(spread - 1) < 0.05, f"the spread is {spread:.2f} of the posterior's"
+    assert abs(covered - 0.9) < 0.03, f"covers {covered:.2f}"
+
+
+class Constant(Denoiser):
+    """One number everywhere; it counts how often it was asked."""
+
+    def __init__(self, value, weight=None, **known):
+        super().__init__(gaussian(Torus(1)).sde, channels=1, **known)
+        self.value, self.weight, self.calls = value, weight, 0
+
+    def forward(self, x_t, t):
+        self.calls += 1
+        return torch.full_like(x_t, self.value)
+
+    noise_law = (-1.2, 1.2)
+
+    def loss_weight(self, t, shape):
+        return self.weight
+
+
+class TestAutoguidedsNoiseLevels:
+    @pytest.mark.parametrize(
+        ("options", "acts"),
+        [
+            ({}, [0, 0, 1, 1, 1, 0, 0]),
+            ({"noise_levels": (0.05, 0.5)}, [0, 1, 1, 0, 0, 0, 0]),
+            ({"noise_levels": (2.0, 1e3)}, [0, 0, 0, 0, 1, 1, 1]),
+            ({"noise_levels": (0.0, 1e3)}, [1, 1, 1, 1, 1, 1, 1]),
+            ({"noise_levels": (0.31, 0.32)}, [0, 0, 0, 0, 0, 0, 0]),
+        ],
+    )
+    def test_it_acts_within_them_alone(self, options, acts):
+        model, worse = Constant(2.0), Constant(5.0)
+        t = model.sde.schedule.time(torch.tensor([0.01, 0.29, 0.301, 1.0, 2.99, 3.1, 70.0], **F64))
+        found = Autoguided(model, worse, 1.5, **options)(torch.randn(7, 1, 4, **F64), t)
+        expected = torch.where(torch.tensor(acts) > 0, 5.0 + 1.5 * (2.0 - 5.0), 2.0).double()
+        torch.testing.assert_close(found, expected[:, None, None].expand(7, 1, 4))
+        assert (model.calls, worse.calls) == (1, int(any(acts))), "the guide is asked where it acts"
 
 
 class TestMissingValues:
     def loss(self):
         class Zero(nn.Module):
-            def forward(self, x, noise_level, **condition):
+            def forward(self, x, noise_level):
                 return 0 * x
 
-        return DenoisingLoss(Preconditioned(Zero(), gaussian(Torus(1)).sde, normalization=Normalization(1.0, 2.0)))
+        units = Normalization(1.0, 2.0)
+        return DenoisingLoss(Model(Zero(), gaussian(Torus(1)).sde, EDMScaling(), normalization=units))
 
     def test_what_is_missing_does_not_count(self):
         loss, x = self.loss(), torch.randn(4, 2, 16)
@@ -360,12 +476,9 @@ class TestMissingValues:
 
     def test_the_mean_is_over_the_measured_part(self):
         """With an estimate whose error is 1 everywhere, the loss does not depend on how much was measured."""
-        loss = self.loss()
-        loss.denoiser.forward = lambda x_t, t, **condition: torch.ones_like(x_t)
-        x, weight = torch.ones(3, 1, 16), torch.rand(3)
-        loss.denoiser.loss_weight = lambda t, shape: weight
-        mask = torch.zeros(3, 1, 16)
+        x, weight, mask = torch.ones(3, 1, 16), torch.rand(3), torch.zeros(3, 1, 16)
         mask[0, :, :3] = mask[1, :, :8] = mask[2] = 1
+        loss = DenoisingLoss(Constant(1.0, weight, normalization=Normalization(1.0, 2.0)))
         assert torch.allclose(loss(x, mask=mask), weight)
 
     @pytest.mark.parametrize("mask", [torch.ones(4, 16), torch.ones(4, 3, 16), torch.zeros(4, 1, 16)])
@@ -374,32 +487,39 @@ class TestMissingValues:
             self.loss()(torch.randn(4, 2, 16), mask=mask)
 
 
-def test_wrappers_know_what_the_model_knows():
-    model = Preconditioned(nn.Identity(), gaussian(Torus(1)).sde, field_normalization=Normalization(10.0, 4.0))
+def test_a_guided_denoiser_asks_its_model():
+    units = {"field": Normalization(10.0, 4.0)}
+    model = Model(nn.Identity(), gaussian(Torus(1)).sde, EDMScaling(0.3), condition_normalization=units)
     guided = PiGDM(ClassifierFree(model, 2.0), at_points(Torus(1)))
-    assert guided.sigma_data == 0.5
-    assert guided.field_normalization is model.field_normalization
+    assert guided.sigma_data == 0.3
+    assert guided.condition_normalization is model.condition_normalization
 
 
-def test_guidance_in_chunks_and_by_resolution():
-    denoiser, seen = gaussian(Torus(1)), at_points(Torus(1), noise_std=0.05)
-    guided = MomentMatching(denoiser, PointObservation(seen.points.float(), seen.values.float(), 0.05))
-    spectrum = lambda k, dim: denoiser.data.std(k).square()  # noqa: E731
-    run = Progressive(DPMSolver(guided, 20), [(17,)], spectrum)
-    x = run.draw((1, 33), range(4), chunk=3)
-    assert torch.allclose(x, torch.cat([run.draw((1, 33), [i]) for i in range(4)]), atol=1e-3)
+def test_pigdm_takes_the_models_sigma_data():
+    model = gaussian(Torus(1))
+    model.sigma_data = 0.3
+    x_t, t, seen = torch.randn(2, 1, 9, **F64), torch.tensor(0.5, **F64), at_points(Torus(1))
+    known, named, other = (PiGDM(Given(model), seen, *given)(x_t, t) for given in ((), (0.3,), (1.0,)))
+    assert torch.equal(known, named)
+    assert not torch.allclose(known, other)
+
+
+def test_guidance_in_batches_and_by_resolution():
+    seen = at_points(Torus(1), noise_std=0.05)
+    guided = MomentMatching(gaussian(Torus(1)), PointObservation(seen.points.float(), seen.values.float(), 0.05))
+    draw = partial(sample, guided, (33,), solver=DPMSolver(12), plan=Progressive([(17,)]))
+    x = draw(range(4), batch=3)
+    assert torch.allclose(x, torch.cat([draw([i]) for i in range(4)]), atol=1e-3)
     assert (seen(x.double(), Torus(1)) - seen.values).square().mean().sqrt() < 0.1
 
 
-def test_field_is_normalised_by_the_denoiser():
+def test_field_is_normalised_by_the_model():
     class Echo(nn.Module):
         def forward(self, x, noise_level, field):
             return field.expand_as(x)
 
-    model = Preconditioned(
-        Echo(), gaussian(Torus(1)).sde, normalization=Normalization(), field_normalization=Normalization(10.0, 4.0)
-    )
-    plain = Preconditioned(Echo(), gaussian(Torus(1)).sde)
+    sde, units = gaussian(Torus(1)).sde, {"field": Normalization(10.0, 4.0)}
+    model, plain = Model(Echo(), sde, EDMScaling(), condition_normalization=units), Model(Echo(), sde, EDMScaling())
     x, t, field = torch.randn(2, 1, 8), torch.tensor(0.4), torch.randn(2, 1, 8)
     assert torch.allclose(model(x, t, field=10 + 4 * field), plain(x, t, field=field), atol=1e-6)
     assert torch.allclose(

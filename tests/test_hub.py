@@ -9,14 +9,13 @@ from unittest import mock
 import huggingface_hub
 import pytest
 import torch
-from test_train import data, model, quiet
+from waves import QUIET, data, model
 
-from fnodiff import DPMSolver
-from fnodiff.checkpoint import from_pretrained
-from fnodiff.hub import model_card, push_to_hub
+from fnodiff import Model, fit, sample
+from fnodiff.hub import model_card
 from fnodiff.report import invariance_report
 
-TOLD = {"licence": "mit", "description": "Random waves, by `fit(...)`."}
+SAID = {"licence": "mit", "description": "Random waves, by `fit(...)`."}
 
 
 @pytest.fixture
@@ -41,11 +40,11 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_model_goes_up_with_its_table_and_comes_back(hub):
-    trained = quiet(model(), data(), 2)
+    trained = fit(model(), data(), 2, logging=QUIET)
     report = invariance_report(trained, [(8,), (16,)], samples=4)
-    assert push_to_hub(trained, "me/waves", report, **TOLD) == "hub/me/waves/commit/1"
+    assert trained.push_to_hub("me/waves", report, **SAID) == "hub/me/waves/commit/1"
     assert {p.name for p in (hub / "me/waves").iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    again = from_pretrained("me/waves")
+    again = Model.from_pretrained("me/waves")
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in trained.state_dict().items())
 
     card = huggingface_hub.ModelCard.load(hub / "me/waves/README.md")
@@ -55,7 +54,7 @@ def test_a_model_goes_up_with_its_table_and_comes_back(hub):
     names = {}
     exec(code, names)  # what the card shows runs, on twice the largest grid
     assert names["x"].shape == (8, 2, 32)
-    torch.testing.assert_close(names["x"], DPMSolver(trained, 12).draw((2, 32), range(8)))
+    torch.testing.assert_close(names["x"], sample(trained, (32,), range(8)))
 
 
 @pytest.mark.parametrize(
@@ -70,10 +69,10 @@ def test_a_card_says_what_it_needs(hub, change, message):
     trained = model()
     trained.training_shapes = ((8,),)
     with pytest.raises(ValueError, match=message):
-        push_to_hub(trained, **{"repo": "me/waves", "measured": "1.0", **TOLD, **change})
+        trained.push_to_hub(**{"repo": "me/waves", "measured": "1.0", **SAID, **change})
     assert list(hub.iterdir()) == [], "nothing was made"
 
 
 def test_an_untrained_model_has_no_card():
     with pytest.raises(ValueError, match="training_shapes"):
-        model_card(model(), "me/waves", "1.0", **TOLD)
+        model_card(model(), "me/waves", "1.0", **SAID)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -49,11 +50,12 @@ from fnodiff.sde import (
 
 BOX = Box(2)
 SDE = FunctionSpaceSDE(WhiteNoise(BOX, (12, 12)), EDM())
+LAW = Matern(1.0, 0.3)
 tiny = partial(DFU.tiny, **SMALLEST)
 
 
-def fields(domain, shape, channels=1, count=32, smoothness=1.0):
-    field = GaussianRandomField(domain, Matern(smoothness, 0.3))
+def fields(domain, shape, channels=1, count=32, law=LAW):
+    field = GaussianRandomField(domain, law)
     return field.sample((count, channels, *shape), generator=torch.Generator().manual_seed(0))
 
 
@@ -63,10 +65,11 @@ class Recorder(torch.nn.Module):
     def __init__(self, inputs, outputs, **told):
         super().__init__()
         self.inputs, self.outputs, self.told, self.seen = inputs, outputs, told, {}
+        self.weight = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, x, noise_level, **condition):
         self.seen = {"x": x, "noise_level": noise_level, **condition}
-        return x[:, : self.outputs]
+        return self.weight * x[:, : self.outputs]
 
 
 def recorded(channels=1, scaling=None, **options):
@@ -79,7 +82,7 @@ class TestModel:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda: Model(DFU.tiny, SDE, EDMScaling()), r"expected a network|DFU.small\(3, 3\)"),
+            (lambda: Model(DFU, SDE, EDMScaling()), r"expected a network, got .*DFU.small\(3, 3\)"),
             (lambda: Model("DFU", SDE, EDMScaling()), r"expected a network, got 'DFU'; pass such as DFU.small"),
             (lambda: Model(tiny(1, 1), SDE, EDMScaling), r"expected a scaling, got .*EDMScaling\(sigma_data=0.5\)"),
             (lambda: Model(tiny(1, 1, domain=Torus(2)), SDE, EDMScaling()), "one domain for both"),
@@ -90,7 +93,7 @@ class TestModel:
             (lambda: Model(tiny(1, 1), SDE, SpectralScaling((12, 12))), "as SpectralScaling needs it"),
             (lambda: Model(tiny(3, 2), SDE, EDMScaling()), "takes 2 channels for fields of 2.*got 3; build it with 2"),
             (
-                lambda: Model(tiny(3, 3), SDE, EDMScaling(linear_estimate=True), spectrum=Matern(1.0, 0.3)),
+                lambda: Model(tiny(3, 3), SDE, EDMScaling(linear_estimate=True), spectrum=LAW),
                 "takes 6 channels for fields of 3.*build it with 6 input channels",
             ),
             (lambda: Model(tiny(1, 1), SDE, EDMScaling(), channels=2), "takes 2 channels for fields of 2"),
@@ -116,6 +119,13 @@ class TestModel:
         assert torch.equal(made.network.seen["label"], label)
         assert torch.equal(made.network.seen["condition"], free)
 
+    def test_conditions_come_in_the_networks_precision(self):
+        made = recorded(condition_normalization={"field": FIELD_UNITS}).to(torch.bfloat16)
+        field, label = torch.zeros(2, 1, 12, 12, dtype=torch.float64), torch.tensor([0, 1])
+        made(torch.zeros(2, 1, 12, 12), torch.full((2,), 0.5), field=field, label=label)
+        precisions = {name: value.dtype for name, value in made.network.seen.items()}
+        assert precisions == {**dict.fromkeys(("x", "noise_level", "field"), torch.bfloat16), "label": torch.int64}
+
     def test_conditions_left_out_are_their_mean(self):
         made = recorded(condition_normalization={"field": FIELD_UNITS})
         left_out = made.without({"field": torch.zeros(2, 1, 12, 12), "label": torch.tensor([1, 2])}, ["field", "label"])
@@ -129,7 +139,7 @@ class TestModel:
         torch.manual_seed(0)
         net = tiny(scaling.inputs(1), 1, condition_channels=1, zero_init=False)
         units = {"field": Normalization(101_325.0, 1000.0)}  # infinite in half precision, if it were applied there
-        made = Model(net, SDE, scaling, spectrum=Matern(1.0, 0.3), condition_normalization=units).eval()
+        made = Model(net, SDE, scaling, spectrum=LAW, condition_normalization=units).eval()
         x_t, t = SDE.prior((2, 1, 12, 12), generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.6)
         field = 101_325 + 1000 * torch.randn(2, 1, 12, 12)
         with torch.no_grad():
@@ -156,7 +166,7 @@ def images(**options):
 
 
 def series(channels=1, smoothness=1.0):
-    x = fields(Torus(1), (32,), channels, count=64, smoothness=smoothness)
+    x = fields(Torus(1), (32,), channels, count=64, law=Matern(smoothness, 0.1))
     return MultiResolution(ArrayFields(x, domain=Torus(1)), Torus(1), [16, 32], batch_size=8)
 
 
@@ -186,7 +196,7 @@ class TestForData:
         assert isinstance(spectrum, DataSpectrum) and spectrum.exponent == pytest.approx(3, abs=0.3)  # 2 * 1 + 1
         assert isinstance(noise, GaussianRandomField)
         assert noise.spectrum.smoothness == pytest.approx((spectrum.exponent - 1) / 2 - 0.25), "a little rougher"
-        assert noise.spectrum.length_scale == pytest.approx(0.3, rel=0.5)
+        assert noise.spectrum.length_scale == pytest.approx(0.1, rel=0.5)
         assert made.sde.schedule == EDM(*noise_levels(noise, spectrum, (32,)))
         assert made.scaling == EDMScaling(0.5, linear_estimate=True)
         assert not made.cell_averages and made.training_shapes == ((16,), (32,))
@@ -344,6 +354,22 @@ class TestCheckpoint:
             model(num_classes=2).save_pretrained(tmp_path)
         assert Model.from_pretrained(tmp_path).network.num_classes == 0
 
+    def test_a_crash_between_the_two_files_leaves_no_mixture(self, tmp_path, monkeypatch):
+        model().save_pretrained(tmp_path)
+        other, real = model(), Path.replace
+        other.normalization = Normalization([0.0, 0.0], [1.0, 1.0])  # another model with tensors of the same shapes
+
+        def crash(path, target):
+            if target.name == checkpoint.MODEL:
+                raise OSError("power failure")
+            return real(path, target)
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="power failure"):
+            patch.setattr(Path, "replace", crash)
+            other.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"expected config.json and model.safetensors, found"):
+            Model.from_pretrained(tmp_path)
+
     @pytest.mark.parametrize(
         ("noise", "scaling", "own"),
         [(Half(Torus(1)), EDMScaling(), Half), (WhiteNoise(Torus(1), (16,)), Plain(), Plain)],
@@ -434,7 +460,12 @@ def old_dfu(net, **change):
 def old_model(net, **change):
     """The description of a model with a noise level per point in format 2."""
     plain = {"class": "Normalization", "mean": 0.0, "std": 1.0}
-    described = {"class": "Preconditioned", "backbone": old_dfu(net), "sde": checkpoint.describe(SDE), "sigma_data": 0.5}
+    described = {
+        "class": "Preconditioned",
+        "backbone": old_dfu(net),
+        "sde": checkpoint.describe(SDE),
+        "sigma_data": 0.5,
+    }
     described |= {"spectrum": None, "told": "point", "normalization": plain, "field_normalization": plain}
     return {**described, **change}
 
@@ -446,7 +477,7 @@ def written(folder, described, net, shapes=((12, 12),)):
     (folder / "config.json").write_text(json.dumps(config))
     taps = net.config["local"] == "operator"
     old = {
-        "backbone." + (name.replace(".local.", ".operator.") if taps else name): value
+        "backbone." + (name.replace(".local.", ".operator.") if taps else name): value.contiguous()
         for name, value in net.state_dict().items()
     }
     units = {f"{owner}normalization.{part}": torch.ones(1) for owner in ("", "field_") for part in ("mean", "std")}
@@ -458,7 +489,7 @@ def spectral(net, shown, **change):
     """The description of a model with a noise level per mode in format 2, on a box of sides 1 and 2."""
     sde = FunctionSpaceSDE(WhiteNoise(Box(2, (1.0, 2.0)), (12, 12)), EDM())
     described = {"class": "SpectralPreconditioned", "reference": [12, 12], "cutoff": 8.0, "shown": shown}
-    described |= {"sde": checkpoint.describe(sde), "spectrum": checkpoint.describe(Matern(1.0, 0.3))}
+    described |= {"sde": checkpoint.describe(sde), "spectrum": checkpoint.describe(LAW)}
     left = {"backbone": old_dfu(net), "normalization": None, "field_normalization": None}
     return {**described, **left, **change}
 
@@ -477,17 +508,22 @@ class TestConvert:
     )
     def test_a_level_per_point(self, tmp_path, options):
         net = tiny(2, 1, zero_init=False, **options)
-        spectrum, units = Matern(1.0, 0.3), Normalization([2.0], [3.0])
+        spectrum, units = LAW, Normalization([2.0], [3.0])
         parts = {"spectrum": spectrum, "normalization": units, "field_normalization": FIELD_UNITS}
         described = old_model(net, **{name: checkpoint.describe(part) for name, part in parts.items()})
         made = convert(written(tmp_path / "old", described, net, [(8, 8), (12, 12)]), tmp_path / "new")
         assert made.scaling == EDMScaling(0.5, linear_estimate=True) and made.spectrum == spectrum
         assert made.normalization == units and made.training_shapes == ((8, 8), (12, 12))
         assert made.condition_normalization == ({"field": FIELD_UNITS} if net.condition_channels else {})
-        assert made.network.config == net.config
+        assert checkpoint.describe(made.network) == checkpoint.describe(net)
         assert all(torch.equal(value, net.state_dict()[name]) for name, value in made.network.state_dict().items())
         loaded = Model.from_pretrained(tmp_path / "new")
         assert all(torch.equal(value, made.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+    def test_levels_that_moved_have_no_reference(self, tmp_path):
+        net = tiny(1, 1)
+        described = old_model(net, backbone=old_dfu(net, reference=[12, 12], levels="moving"))
+        assert convert(written(tmp_path / "old", described, net), tmp_path / "new").network.config["reference"] is None
 
     @pytest.mark.parametrize("shown", [False, True])
     def test_a_level_per_mode(self, tmp_path, shown):
@@ -528,8 +564,8 @@ class TestConvert:
             convert(folder, tmp_path / "new")
 
     def test_what_is_no_old_model_is_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="expected config.json in"):
+        with pytest.raises(ValueError, match=r"expected config.json in"):
             convert(tmp_path, tmp_path / "new")
         model().save_pretrained(tmp_path / "now")
-        with pytest.raises(ValueError, match="of format 2 in .*, got format 3"):
+        with pytest.raises(ValueError, match=r"of format 2 in .*, got format 3"):
             convert(tmp_path / "now", tmp_path / "new")

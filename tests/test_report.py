@@ -1,9 +1,8 @@
-"""The report of what the grid changes, its distances, and its command."""
+"""The report of what the grid changes, and its distances; the command is in test_cli.py."""
 
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 import torch
@@ -13,20 +12,20 @@ from fnodiff import (
     DFU,
     EDM,
     Box,
+    EDMScaling,
     FunctionSpaceSDE,
     GaussianRandomField,
     Matern,
+    Model,
     PixelNoise,
-    Preconditioned,
     Sphere,
     Torus,
+    WhiteNoise,
     metrics,
-    report,
+    sample,
 )
-from fnodiff.checkpoint import save_pretrained
-from fnodiff.data import write_fields
-from fnodiff.report import _sliced, invariance_report
-from fnodiff.sde import DPMSolver, GaussianDenoiser, Heun, SpectralPreconditioned
+from fnodiff.report import _sliced, invariance_report, table
+from fnodiff.sde import Cascade, DataSpectrum, Direct, DPMSolver, GaussianDenoiser, Heun, Progressive
 
 
 class Draws:
@@ -54,7 +53,7 @@ def test_an_operator_makes_the_same_functions_on_every_grid_and_pixel_noise_does
     for noise in (GaussianRandomField(domain, Matern(0.5, 0.2)), PixelNoise(domain)):
         oracle = GaussianDenoiser(data, FunctionSpaceSDE(noise, EDM()))
         found = invariance_report(
-            oracle, [(12, 12), (18, 12), (24, 24)], Draws(data), samples=200, sampler=lambda d: Heun(d, 24), chunk=100
+            oracle, [(12, 12), (18, 12), (24, 24)], Draws(data), samples=200, solver=Heun(24), batch=100
         )
         assert list(found.rows) == [(12, 12), (18, 12), (24, 24)]
         errors[type(noise)] = found.rows[24, 24]
@@ -76,7 +75,7 @@ def test_a_model_that_knows_the_grid_is_found_out():
             return x + x.shape[-1] / 16
 
     sde = FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(1.0, 0.2)), EDM())
-    found = invariance_report(Preconditioned(Grid(), sde, 1.0), [(16, 16), (32, 32)], samples=8)
+    found = invariance_report(Model(Grid(), sde, EDMScaling(1.0)), [(16, 16), (32, 32)], samples=8)
     assert found.rows[16, 16]["denoiser"] == 0 and found.rows[32, 32]["denoiser"] > 0.1
     assert set(found.rows[32, 32]) == {"samples", "denoiser", "sliced"} and not found.truth
     assert "8 samples" in str(found) and "truth" not in str(found)
@@ -101,7 +100,6 @@ def test_one_dimension_and_its_figure(tmp_path):
         ({"shapes": [(16, 16), (8, 32)]}, "coarsest first"),
         ({"samples": 1}, "two samples or more"),
         ({"samples": 250}, "twice as many"),
-        ({"reference": None}, "to know the channels"),
         ({"inception": True}, "images of 3 channels"),
     ],
 )
@@ -111,37 +109,67 @@ def test_bad_input(options, message):
         invariance_report(oracle, **{"shapes": [(12, 12), (16, 16)], "reference": Draws(DATA), "samples": 4, **options})
 
 
-@pytest.mark.parametrize("data", ["faces", "fields", None])
-def test_command(tmp_path, capsys, data):
-    channels = 3 if data == "faces" else 1
-    sde = FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(0.5, 0.2)), EDM())
-    model = Preconditioned(DFU.tiny(channels, channels), sde)
-    model.training_shapes = ((12, 12),)
-    save_pretrained(model, tmp_path / "model")
-    options = [] if data is None else ["--data", "faces"]
-    if data == "fields":
-        field, kind = GaussianRandomField(Box(2), Matern(1.0)), {"source": "here", "licence": "none", "grid": "points"}
-        write_fields(
-            tmp_path / "f.h5", Draws(field, 16), [(12, 12), (16, 20)], attributes=kind, dtype="float32", progress=False
-        )
-        options = ["--data", str(tmp_path / "f.h5")]
-    few = ["--samples", "4", "--evaluations", "3", "--out", str(tmp_path / "r.png")]
-    report.main([str(tmp_path / "model"), "--shapes", "12", "16x20", *options, *few])
-    out = capsys.readouterr().out
-    assert re.search(r"^16x20 +sampled +\d+\.\d+", out, flags=re.M)
-    assert ("new band" in out) == (data is not None)
-    assert (tmp_path / "r.png").stat().st_size > 20_000
-    with pytest.raises(SystemExit):
-        report.main([str(tmp_path / "model"), "--shapes", "big"])
+def test_channels_are_the_denoisers():
+    oracle = GaussianDenoiser(DATA, FunctionSpaceSDE(DATA, EDM()), channels=None)
+    with pytest.raises(ValueError, match="expected a denoiser that knows its channels"):
+        invariance_report(oracle, [(12, 12), (16, 16)], samples=2)
+    oracle.channels = 3
+    with pytest.raises(ValueError, match="true fields of 3 channels, as the model's, got 1"):
+        invariance_report(oracle, [(12, 12), (16, 16)], Draws(DATA), samples=2)
 
 
-def test_a_network_that_is_shown_the_estimate_draws_as_many_channels_as_it_gives():
+def test_a_network_that_sees_the_linear_estimate_samples_as_many_channels_as_it_gives():
     sde = FunctionSpaceSDE(GaussianRandomField(Torus(2), Matern(1.0, 0.2)), EDM())
-    spectrum = lambda e, dim: DATA.std(e).square()  # noqa: E731
-    net = DFU.tiny(4, 2, domain=Torus(2))
-    model = SpectralPreconditioned(net, sde, spectrum, (12, 12), shown=True).eval()
-    found = invariance_report(model, [(12, 12), (16, 16)], samples=8, sampler=lambda d: DPMSolver(d, 3))
-    assert set(found.rows) == {(12, 12), (16, 16)}
+    spectrum = DataSpectrum((0.0, 1.0, 10.0), (1e-2, 1e-2, 1e-3), 3.0, 1e-8)
+    net = DFU.tiny(4, 2, domain=Torus(2), num_blocks=0)
+    model = Model(net, sde, EDMScaling(linear_estimate=True), spectrum=spectrum).eval()
+    found = invariance_report(model, [(12, 12), (16, 16)], samples=4, solver=DPMSolver(2))
+    assert {shape: x.shape[1] for shape, x in found.samples.items()} == {(12, 12): 2, (16, 16): 2}
+
+
+@pytest.mark.parametrize("plan", [None, Direct(), Progressive([(12, 12)]), Cascade([(12, 12)])], ids=str)
+def test_solver_plan_and_seeds_are_those_that_are_given(plan):
+    oracle = GaussianDenoiser(DATA, FunctionSpaceSDE(WhiteNoise(Torus(2), (24, 24)), EDM()), cell_averages=True)
+    oracle.training_shapes = ((8, 8),)
+    found = invariance_report(oracle, [(12, 12), (24, 24)], samples=3, solver=DPMSolver(5), plan=plan, seed=2)
+    expected = sample(oracle, 24, range(20_000, 20_003), solver=DPMSolver(5), plan=plan)
+    assert torch.equal(found.samples[24, 24], expected)
+
+
+def test_a_condition_is_one_for_all_or_one_for_each():
+    class Shifted(GaussianDenoiser):
+        """Moved by its label."""
+
+        def forward(self, x_t, t, *, label):
+            return super().forward(x_t, t) + label[:, None, None, None]
+
+    shifted = Shifted(DATA, FunctionSpaceSDE(DATA, EDM()))
+    plain, all_, each = (
+        invariance_report(shifted, [(8, 8), (12, 12)], samples=4, batch=3, solver=DPMSolver(12), label=label)
+        for label in (0, 2, torch.tensor([0, 2, 0, 2]))
+    )
+    assert torch.equal(each.samples[8, 8][[0, 2]], plain.samples[8, 8][[0, 2]])
+    torch.testing.assert_close(each.samples[8, 8][[1, 3]], all_.samples[8, 8][[1, 3]])
+    assert float((all_.samples[8, 8] - plain.samples[8, 8]).mean()) > 1
+    assert each.rows[12, 12]["denoiser"] < 1e-4
+
+
+def test_the_high_band_is_what_the_largest_training_grid_lacks():
+    data = GaussianRandomField(Box(2), Matern(1.0, 0.2))
+    oracle = GaussianDenoiser(data, FunctionSpaceSDE(data, EDM()))
+    oracle.training_shapes = ((8, 8), (12, 12))
+    found = invariance_report(oracle, [(12, 12), (16, 20)], Draws(data), samples=40)
+    assert "high band" not in found.rows[12, 12] and found.rows[16, 20]["energy"] == pytest.approx(1.0, abs=0.3)
+    assert found.rows[16, 20]["high band"] < 0.3 and found.truth[16, 20]["high band"] < 0.3
+    x, y = found.samples[16, 20], Draws(data).batch(range(40), (16, 20))["x"]
+    assert found.rows[16, 20]["high band"] == metrics.high_band_distance(x, y, Box(2), (12, 12))[0]
+
+
+def test_a_table_has_a_dash_where_there_is_no_number():
+    rows = {("16x16", "sampled"): {"spectrum": 0.25}, ("32x32", "sampled"): {"spectrum": 1.5, "high band": 0.125}}
+    lines = [line.split() for line in table(rows).splitlines()]
+    assert lines[0] == ["spectrum", "high", "band"]
+    assert lines[1:] == [["16x16", "sampled", "0.250", "-"], ["32x32", "sampled", "1.500", "0.125"]]
 
 
 def test_the_poles_count_by_their_area():

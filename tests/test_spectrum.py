@@ -1,19 +1,19 @@
-# HELPER NOTE: another helper converts this file now; leave it alone.
-"""The spectrum of data, and the preconditioner that knows it."""
+"""The data's spectrum, the best linear estimate that follows from it, and the scalings that use it."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from fnodiff import DFU
-from fnodiff.checkpoint import from_pretrained, save_pretrained
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Sphere, Torus
+from fnodiff.model import Model
 from fnodiff.sde import (
     EDM,
     RBF,
@@ -22,27 +22,36 @@ from fnodiff.sde import (
     DataSpectrum,
     DenoisingLoss,
     DPMSolver,
+    EDMScaling,
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
     Heun,
     Matern,
     PixelNoise,
-    Preconditioned,
     Progressive,
-    SpectralPreconditioned,
+    SpectralScaling,
     WhiteNoise,
     fit_spectra,
     fit_spectrum,
+    noise_law,
     noise_levels,
+    sample,
 )
 from fnodiff.sde.process import has_data
+from fnodiff.sde.spectrum import linear_error, linear_estimate, residual_variance, wiener_gain
 
 
 class Zero(nn.Module):
+    """A network that returns zero, in as many channels as a field has; it remembers what it saw."""
+
+    def __init__(self, channels=None):
+        super().__init__()
+        self.channels = channels
+
     def forward(self, x, noise_level):
         self.seen = x, noise_level
-        return torch.zeros_like(x)
+        return torch.zeros_like(x[:, : self.channels])
 
 
 class Impulse(nn.Module):
@@ -50,192 +59,6 @@ class Impulse(nn.Module):
         out = torch.zeros_like(x)
         out[(..., *(0,) * (x.ndim - 2))] = 1
         return out
-
-
-def law(field):
-    """A field's variance per mode, as a spectrum."""
-    return lambda eigenvalues, dim: field.std(eigenvalues).square()
-
-
-@pytest.mark.usefixtures("float64")
-class TestSpectralPreconditioned:
-    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
-    @pytest.mark.parametrize("shape", [(8, 8), (9, 12), (16, 16)])
-    @pytest.mark.parametrize("domain", [Box(2), Torus(2)], ids=str)
-    def test_without_a_network_it_is_the_gaussian_denoiser(self, domain, shape, schedule):
-        data = GaussianRandomField(domain, Matern(1.0))
-        for noise in (GaussianRandomField(domain, Matern(0.5, 0.1)), WhiteNoise(domain, (8, 8)), PixelNoise(domain)):
-            sde = FunctionSpaceSDE(noise, schedule)
-            x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.0, 0.4, 1.0])
-            found = SpectralPreconditioned(Zero(), sde, law(data), (8, 8))(x_t, t)
-            torch.testing.assert_close(found, GaussianDenoiser(data, sde)(x_t, t))
-
-    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
-    def test_with_flat_spectra_it_has_edms_scalars(self, schedule):
-        sde, shape = FunctionSpaceSDE(PixelNoise(Box(2)), schedule), (6, 9)
-        net, flat = nn.Conv2d(2, 2, 3, padding=1), lambda e, dim: torch.full_like(e, 0.5**2 / math.prod(shape))
-        spectral = SpectralPreconditioned(Level(net), sde, flat, shape, cutoff=None)
-        scalar = Preconditioned(Level(net), sde, sigma_data=0.5)
-        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.5, 0.9])
-        torch.testing.assert_close(spectral(x_t, t), scalar(x_t, t))
-        torch.testing.assert_close(spectral.loss_weight(t, shape), scalar.loss_weight(t, shape))
-
-    def test_shows_the_linear_estimate_in_units_of_each_channel(self):
-        domain, shape, seen = Torus(2), (8, 8), []
-        fields = [GaussianRandomField(domain, Matern(0.5, 0.2)), GaussianRandomField(domain, Matern(3.0, 0.2))]
-        spectra = ChannelSpectra((lambda e, dim: 1e4 * law(fields[0])(e, dim), law(fields[1])))
-
-        class Watching(nn.Module):
-            def forward(self, x, noise_level):
-                seen.append(x)
-                return torch.zeros_like(x[:, :2])
-
-        sde = FunctionSpaceSDE(WhiteNoise(domain, shape), VP())
-        x_t, t = torch.randn(3, 2, 12, 12), torch.tensor([0.1, 0.4, 0.9])
-        model = SpectralPreconditioned(Watching(), sde, spectra, shape, shown=True)
-        found = model(x_t, t)
-        scale = torch.tensor([math.sqrt(1e4 * fields[0].variance(shape)), math.sqrt(fields[1].variance(shape))])
-        torch.testing.assert_close(seen[0][:, 2:], found / scale[:, None, None])
-        SpectralPreconditioned(Watching(), sde, spectra, shape)(x_t, t)
-        torch.testing.assert_close(seen[0][:, :2], seen[1])
-        assert model.config["shown"]
-        with pytest.raises(ValueError, match=r"of 4 to 2 channels.*got 2 to 2"):
-            SpectralPreconditioned(DFU.tiny(2, 2, domain=domain), sde, spectra, shape, shown=True)
-        SpectralPreconditioned(DFU.tiny(4, 2, domain=domain), sde, spectra, shape, shown=True)(x_t, t)
-
-    @pytest.mark.parametrize("shape", [(8, 8), (12, 12)])
-    def test_edms_scalars_may_show_the_estimate_too(self, shape):
-        domain, seen = Torus(2), []
-        fields = [GaussianRandomField(domain, Matern(0.5, 0.2)), GaussianRandomField(domain, Matern(3.0, 0.2))]
-        spectra = ChannelSpectra(tuple(law(field) for field in fields))
-
-        class Watching(nn.Module):
-            def forward(self, x, noise_level):
-                seen.append(x)
-                return x[:, :2]
-
-        sde = FunctionSpaceSDE(WhiteNoise(domain, (8, 8)), VP())
-        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.4, 0.9])
-        shown, plain = (Preconditioned(Watching(), sde, 0.5, spectrum=s) for s in (spectra, None))
-        torch.testing.assert_close(shown(x_t, t), plain(x_t, t))
-        torch.testing.assert_close(seen[0][:, :2], seen[1])
-        best = SpectralPreconditioned(Zero(), sde, spectra, (8, 8))(x_t, t)
-        torch.testing.assert_close(seen[0][:, 2:], best / 0.5, rtol=1e-4, atol=1e-5)
-        with pytest.raises(ValueError, match=r"Preconditioned: expected a network of 4 to 2 channels.*got 2 to 2"):
-            Preconditioned(DFU.tiny(2, 2, domain=domain), sde, spectrum=spectra)
-
-    def test_a_shown_estimate_survives_saving(self, tmp_path):
-        data = GaussianRandomField(Box(2), Matern(1.0, 0.3))
-        spectrum = fit_spectrum(data.sample((64, 1, 16, 16)), Box(2))
-        sde, net = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()), DFU.tiny(2, 1, zero_init=False)
-        model = Preconditioned(net, sde, 0.5, spectrum=spectrum).eval()
-        again = from_pretrained(save_pretrained(model, tmp_path))
-        x_t, t = torch.randn(2, 1, 16, 16), torch.tensor([0.2, 0.7])
-        with torch.no_grad():
-            torch.testing.assert_close(again(x_t, t), model(x_t, t))
-            ladder = Progressive(Heun(again, 2), [(16, 16)])
-            assert ladder(again.sde.prior((1, 1, 24, 24))).shape == (1, 1, 24, 24)
-
-    @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
-    def test_target_has_unit_variance_in_every_mode(self, t):
-        domain, count = Box(1), 20000
-        data = GaussianRandomField(domain, Matern(1.5))
-        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5)), VP())
-        x = data.sample((count, 1, 12))
-        x_t, _ = sde.perturb(x, torch.tensor(t))
-        linear, impulse = (
-            SpectralPreconditioned(net, sde, law(data), (12,))(x_t, torch.tensor(t)) for net in (Zero(), Impulse())
-        )
-        delta = torch.zeros(1, 1, 12)
-        delta[..., 0] = 1
-        gain = domain.analyze((impulse - linear)[:1]) / domain.analyze(delta)
-        target = domain.analyze(x - linear) / gain
-        variance = 12 * target.square().mean((0, 1))  # 12 modes of variance 1/12: one per point
-        torch.testing.assert_close(variance, torch.ones(12), rtol=0, atol=4 * math.sqrt(2 / count))
-
-    def test_input_has_unit_variance_on_the_reference_grid_and_becomes_a_function(self):
-        domain = Box(2)
-        data, noise = GaussianRandomField(domain, Matern(1.0)), WhiteNoise(domain, (16, 16))
-        sde, net, t = FunctionSpaceSDE(noise, EDM()), Zero(), torch.rand(400)
-        variances = []
-        for n in (16, 32, 64, 128):
-            x_t, _ = sde.perturb(data.sample((400, 1, n, n)), t)
-            SpectralPreconditioned(net, sde, law(data), (16, 16), cutoff=4.0)(x_t, t)
-            variances.append(float(net.seen[0].square().mean()))
-        assert variances[0] == pytest.approx(1, abs=0.02)
-        assert variances[3] == pytest.approx(variances[2], rel=0.02)
-
-    def test_loss_is_one_without_a_network_on_gaussian_data(self):
-        domain = Torus(1)
-        data, sde = (
-            GaussianRandomField(domain, Matern(1.0)),
-            FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5)), VP()),
-        )
-        denoiser = SpectralPreconditioned(Zero(), sde, law(data), (15,))
-        for n in (15, 31):
-            values = DenoisingLoss(denoiser)(data.sample((4000, 2, n)))
-            assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
-
-    def test_each_channel_may_have_its_own_spectrum(self):
-        domain, shape = Box(2), (9, 12)
-        fields = [GaussianRandomField(domain, Matern(0.5, 0.2)), GaussianRandomField(domain, Matern(3.0, 0.2))]
-        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.1)), VP())
-        x = torch.cat([1e2 * fields[0].sample((4000, 1, *shape)), fields[1].sample((4000, 1, *shape))], 1)
-        laws = (lambda e, dim: 1e4 * law(fields[0])(e, dim), law(fields[1]))
-        model = SpectralPreconditioned(Zero(), sde, ChannelSpectra(laws), shape)
-        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.0, 0.4, 1.0])
-        alone = [SpectralPreconditioned(Zero(), sde, one, shape) for one in laws]
-        expected = torch.cat([one(x_t[:, [i]], t) for i, one in enumerate(alone)], 1)
-        torch.testing.assert_close(model(x_t, t), expected)
-        # Each channel's error is weighed by its own size, so that both count alike.
-        for octaves in (0.0, 1.0):
-            values = DenoisingLoss(model, octaves=octaves)(x)
-            assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
-        assert model.loss_weight(t, shape).shape == (3, 2)
-        assert model.noise_law[0] == pytest.approx(sum(one.noise_law[0] for one in alone) / 2)
-        with pytest.raises(ValueError, match="as many channels as the fields have"):
-            model(torch.randn(3, 1, *shape), t)
-
-    def test_each_channel_may_have_its_own_noise(self):
-        # Noise of each channel's own smoothness, under either preconditioner, is as the channels one by one.
-        domain, shape = Torus(2), (12, 12)
-        rough, smooth = Matern(0.5, 0.2), Matern(2.0, 0.2)
-        noise = GaussianRandomField(domain, ChannelSpectra((rough, smooth)))
-        apart = [GaussianRandomField(domain, one) for one in (rough, smooth)]
-        assert noise.variance(shape) == pytest.approx(sum(one.variance(shape) for one in apart) / 2)
-        z, seeds = noise.sample((20_000, 2, *shape)), [torch.Generator().manual_seed(i) for i in (3, 4)]
-        for channel, one in enumerate(apart):
-            torch.testing.assert_close(float(z[:, channel].var()), one.variance(shape), rtol=0.02, atol=0)
-        again = [torch.Generator().manual_seed(i) for i in (3, 4)]
-        drawn = noise.sample((2, 2, *shape), generator=seeds)
-        torch.testing.assert_close(drawn[:, :1], apart[0].sample((2, 1, *shape), generator=again))
-        data = GaussianRandomField(domain, Matern(1.0, 0.2))
-        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.4, 0.9])
-        whole, *alone = (FunctionSpaceSDE(field, VP()) for field in (noise, *apart))
-        for make in (
-            lambda sde: GaussianDenoiser(data, sde),
-            lambda sde: SpectralPreconditioned(Zero(), sde, law(data), shape),
-        ):
-            expected = torch.cat([make(sde)(x_t[:, [i]], t) for i, sde in enumerate(alone)], 1)
-            torch.testing.assert_close(make(whole)(x_t, t), expected)
-        law_of = [SpectralPreconditioned(Zero(), sde, law(data), shape).noise_law[0] for sde in (whole, *alone)]
-        assert law_of[0] == pytest.approx(sum(law_of[1:]) / 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found, *each = (sde.check(law(data), shape) for sde in (whole, *alone))
-        assert found["snr_end"] == pytest.approx(max(one["snr_end"] for one in each))
-        assert found["unresolved"] == pytest.approx(sum(one["unresolved"] for one in each) / 2)
-        levels = [noise_levels(field, law(data), shape) for field in (noise, *apart)]
-        assert levels[0] == pytest.approx((min(low for low, _ in levels[1:]), max(high for _, high in levels[1:])))
-        with pytest.raises(ValueError, match="noise of 2 channels"):
-            noise.sample((1, 3, *shape))
-
-    def test_noise_level_is_edms(self):
-        net = Zero()
-        sde = FunctionSpaceSDE(WhiteNoise(Box(1), (8,)), VP())
-        SpectralPreconditioned(net, sde, Matern(1.0), (8,))(torch.randn(2, 1, 16), torch.tensor(0.3))
-        expected = VP().ratio(torch.tensor(0.3)).log() / 4
-        torch.testing.assert_close(net.seen[1], expected.expand(2))
 
 
 class Level(nn.Module):
@@ -247,6 +70,347 @@ class Level(nn.Module):
 
     def forward(self, x, noise_level):
         return self.net(x) * noise_level.cos().reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def law(field):
+    """A field's variance per mode, as a spectrum."""
+    return lambda eigenvalues, dim: field.std(eigenvalues).square()
+
+
+def spectral(network, sde, spectrum, reference, *settings, **options):
+    return Model(network, sde, SpectralScaling(reference, *settings, **options), spectrum=spectrum)
+
+
+def two_channels(domain, shape):
+    """A rough and large channel and a smooth one: their fields, their spectra, their standard deviations on a grid."""
+    fields = [GaussianRandomField(domain, Matern(nu, 0.2)) for nu in (0.5, 3.0)]
+    spectra = ChannelSpectra((lambda e, dim: 1e4 * law(fields[0])(e, dim), law(fields[1])))
+    return fields, spectra, torch.tensor([1e4 * fields[0].variance(shape), fields[1].variance(shape)]).sqrt()
+
+
+@pytest.mark.usefixtures("float64")
+class TestLinearEstimate:
+    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+    def test_gain_and_error_are_those_of_two_gaussian_variables(self, schedule):
+        s, c = torch.tensor([[2.0], [0.3], [1e-6]]), torch.tensor([[1.0], [0.02], [5.0]])
+        alpha, sigma = schedule(torch.linspace(0, 1, 7))
+        # The covariance of (x, x_t), x_t = alpha x + sigma z: regression on x_t, and the Schur complement.
+        both = alpha * s
+        covariance = torch.stack([torch.stack([s + 0 * both, both]), torch.stack([both, alpha**2 * s + sigma**2 * c])])
+        regression, left = (
+            covariance[0, 1] / covariance[1, 1],
+            covariance.movedim((0, 1), (-2, -1)).det() / covariance[1, 1],
+        )
+        torch.testing.assert_close(wiener_gain(s, c, alpha, sigma), regression)
+        torch.testing.assert_close(residual_variance(s, c, alpha, sigma), left, rtol=1e-6, atol=0)
+
+    def test_without_noise_or_data(self):
+        s, c, alpha, sigma = (torch.tensor(v) for v in ([2.0, 0.0], [0.0, 3.0], 0.5, 0.7))
+        torch.testing.assert_close(wiener_gain(s, c, alpha, sigma), torch.tensor([2.0, 0.0]))
+        torch.testing.assert_close(residual_variance(s, c, alpha, sigma), torch.zeros(2))
+
+    @pytest.mark.parametrize("schedule", [EDM(0.1, 10.0), VP()], ids=str)
+    @pytest.mark.parametrize(
+        "make", [lambda d: GaussianRandomField(d, Matern(0.5, 0.2)), lambda d: WhiteNoise(d, (9,) * d.dim)]
+    )
+    @pytest.mark.parametrize(("domain", "shape"), [(Torus(1), (15,)), (Box(2), (5, 8)), (Sphere(), (6, 11))], ids=str)
+    def test_its_error_is_that_of_samples(self, domain, shape, make, schedule):
+        fields, spectra, _ = two_channels(domain, shape)
+        sde, count, t = FunctionSpaceSDE(make(domain), schedule), 2000, torch.tensor([0.1, 0.4, 0.9])
+        x = torch.cat([100 * fields[0].sample((3 * count, 1, *shape)), fields[1].sample((3 * count, 1, *shape))], 1)
+        each = t.repeat_interleave(count)
+        error = linear_estimate(sde, spectra, sde.perturb(x, each)[0], each) - x
+        error = torch.stack([domain.norm(channel).square() for channel in error.split(1, 1)], 1).unflatten(
+            0, (3, count)
+        )
+        expected = linear_error(sde, spectra, t, shape)
+        assert expected.shape == (3, 2)
+        off = (error.mean(1) - expected).abs() / (error.std(1) / math.sqrt(count))
+        assert float(off.max()) < 4, f"{float(off.max()):.1f} standard errors"
+        torch.testing.assert_close(linear_error(sde, spectra.channels[1], t, shape), expected[:, 1])
+
+    def test_of_all_linear_estimates_its_error_is_the_least(self):
+        domain, t = Torus(1), torch.tensor(0.5)
+        data, sde = GaussianRandomField(domain, Matern(1.0)), FunctionSpaceSDE(WhiteNoise(domain, (15,)), VP())
+        x = data.sample((4000, 1, 15))
+        x_t, _ = sde.perturb(x, t)
+        best, *others = (
+            float(domain.norm(domain.filter(linear_estimate(sde, law(data), x_t, t), tilt) - x).square().mean())
+            for tilt in (torch.ones_like, *(partial(lambda a, e: 1 + a * (e > 0), a) for a in (-0.3, 0.3)))
+        )
+        assert best < min(others)
+
+
+@pytest.mark.usefixtures("float64")
+class TestSpectralScaling:
+    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+    @pytest.mark.parametrize("shape", [(8, 8), (9, 12), (16, 16)])
+    @pytest.mark.parametrize("domain", [Box(2), Torus(2)], ids=str)
+    @pytest.mark.parametrize(
+        "make", [lambda d: GaussianRandomField(d, Matern(0.5, 0.1)), lambda d: WhiteNoise(d, (8, 8)), PixelNoise]
+    )
+    def test_without_a_network_it_is_the_gaussian_denoiser(self, make, domain, shape, schedule):
+        data, sde = GaussianRandomField(domain, Matern(1.0)), FunctionSpaceSDE(make(domain), schedule)
+        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.0, 0.4, 1.0])
+        found = spectral(Zero(), sde, law(data), (8, 8))(x_t, t)
+        torch.testing.assert_close(found, GaussianDenoiser(data, sde)(x_t, t))
+
+    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+    def test_with_flat_spectra_it_has_edms_scalars(self, schedule):
+        sde, shape = FunctionSpaceSDE(PixelNoise(Box(2)), schedule), (6, 9)
+        net, flat = Level(nn.Conv2d(2, 2, 3, padding=1)), lambda e, dim: torch.full_like(e, 0.5**2 / math.prod(shape))
+        modes, scalar = spectral(net, sde, flat, shape, None), Model(net, sde, EDMScaling(0.5))
+        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.1, 0.5, 0.9])
+        torch.testing.assert_close(modes(x_t, t), scalar(x_t, t))
+        torch.testing.assert_close(modes.loss_weight(t, shape), scalar.loss_weight(t, shape))
+
+    @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
+    def test_target_has_unit_variance_in_every_mode(self, t):
+        domain, count = Box(1), 20000
+        data = GaussianRandomField(domain, Matern(1.5))
+        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5)), VP())
+        x = data.sample((count, 1, 12))
+        x_t, _ = sde.perturb(x, torch.tensor(t))
+        linear, impulse = (spectral(net, sde, law(data), (12,))(x_t, torch.tensor(t)) for net in (Zero(), Impulse()))
+        delta = torch.zeros(1, 1, 12)
+        delta[..., 0] = 1
+        gain = domain.analyze((impulse - linear)[:1]) / domain.analyze(delta)
+        target = domain.analyze(x - linear) / gain
+        variance = 12 * target.square().mean((0, 1))  # 12 modes of variance 1/12: one per point
+        torch.testing.assert_close(variance, torch.ones(12), rtol=0, atol=4 * math.sqrt(2 / count))
+
+    def test_input_has_unit_variance_on_the_reference_grid_and_becomes_a_function(self):
+        domain = Box(2)
+        data, noise = GaussianRandomField(domain, Matern(1.0)), WhiteNoise(domain, (16, 16))
+        sde, net = FunctionSpaceSDE(noise, EDM()), Zero()
+
+        def variance(n, count):
+            seeds = [torch.Generator().manual_seed(i) for i in range(count)]  # the same functions on every grid
+            x, t = data.sample((count, 1, n, n), generator=seeds), torch.linspace(0, 1, count)
+            spectral(net, sde, law(data), (16, 16), 4.0)(sde.perturb(x, t, generator=seeds)[0], t)
+            return float(net.seen[0].square().mean())
+
+        assert variance(16, 400) == pytest.approx(1, abs=0.02)
+        assert variance(128, 40) == pytest.approx(variance(64, 40), rel=0.02)
+        assert variance(64, 40) != pytest.approx(variance(16, 40), rel=0.02), "it is the cutoff that makes it one"
+
+    @pytest.mark.parametrize("lengths", [(1000.0, 1000.0), (1.0, 0.5), (0.1, 0.2)])
+    def test_cutoff_is_in_cycles_over_the_longest_side(self, lengths):
+        domain, net = Torus(2, lengths=lengths), Zero()
+        sde, flat = FunctionSpaceSDE(WhiteNoise(domain, (12, 12)), VP()), lambda e, dim: torch.ones_like(e)
+        x_t = torch.randn(1, 1, 12, 12)
+        spectral(net, sde, flat, (12, 12), 3.0)(x_t, torch.tensor(0.5))
+        whitened = domain.analyze(net.seen[0]).abs() / domain.analyze(x_t).abs()
+        longest = lengths.index(max(lengths))
+        three = [0, 0]
+        three[longest] = 3
+        found = whitened[0, 0][tuple(three)] / whitened[0, 0, 0, 0]
+        torch.testing.assert_close(found, torch.tensor(2.0).pow(-1.5))  # sqrt(R) at the cutoff
+
+    @pytest.mark.parametrize("n", [15, 31])
+    def test_loss_is_one_without_a_network_on_gaussian_data(self, n):
+        domain = Torus(1)
+        data, noise = GaussianRandomField(domain, Matern(1.0)), GaussianRandomField(domain, Matern(0.5))
+        model = spectral(Zero(), FunctionSpaceSDE(noise, VP()), law(data), (15,))
+        values = DenoisingLoss(model)(data.sample((4000, 2, n)))
+        assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
+
+    def test_each_channel_may_have_its_own_spectrum(self):
+        domain, shape = Box(2), (9, 12)
+        fields, spectra, _ = two_channels(domain, shape)
+        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.1)), VP())
+        model, *alone = (spectral(Zero(), sde, one, shape) for one in (spectra, *spectra.channels))
+        x_t, t = torch.randn(3, 2, *shape), torch.tensor([0.0, 0.4, 1.0])
+        expected = torch.cat([one(x_t[:, [i]], t) for i, one in enumerate(alone)], 1)
+        torch.testing.assert_close(model(x_t, t), expected)
+        weights = torch.stack([one.loss_weight(t, shape) for one in alone], 1)
+        torch.testing.assert_close(model.loss_weight(t, shape), weights)
+        assert model.noise_law[0] == pytest.approx(sum(one.noise_law[0] for one in alone) / 2)
+        # Each channel's error is weighed by its own size, so that both count alike.
+        x = torch.cat([1e2 * fields[0].sample((4000, 1, *shape)), fields[1].sample((4000, 1, *shape))], 1)
+        values = DenoisingLoss(model)(x)
+        assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
+        with pytest.raises(ValueError, match="as many channels as the fields have"):
+            model(torch.randn(3, 1, *shape), t)
+
+
+@pytest.mark.usefixtures("float64")
+class TestLinearEstimateAsInput:
+    """The network sees the best linear estimate beside x_t."""
+
+    TIMES = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
+
+    @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
+    @pytest.mark.parametrize("shape", [(8, 8), (12, 12)])
+    @pytest.mark.parametrize(
+        "noise", [WhiteNoise(Torus(2), (8, 8)), GaussianRandomField(Torus(2), Matern(0.3, 0.1))], ids=str
+    )
+    def test_under_edms_scalars(self, noise, shape, schedule):
+        fields, spectra, _ = two_channels(Torus(2), shape)
+        sde, net, t, sd = FunctionSpaceSDE(noise, schedule), Zero(2), self.TIMES, 0.7
+        x_t = sde.perturb(torch.cat([100 * fields[0].sample((3, 1, *shape)), fields[1].sample((3, 1, *shape))], 1), t)[
+            0
+        ]
+        skip = Model(net, sde, EDMScaling(sd, linear_estimate=True), spectrum=spectra)(x_t, t)
+        alpha, sigma = (v[:, None, None, None] for v in schedule(t))
+        level = (noise.variance(shape) * (sigma / alpha).square() + sd**2).sqrt()
+        torch.testing.assert_close(net.seen[0][:, :2], x_t / alpha / level)
+        torch.testing.assert_close(net.seen[0][:, 2:], linear_estimate(sde, spectra, x_t, t) / sd)
+        torch.testing.assert_close(skip, sd**2 * x_t / alpha / level**2)
+
+    @pytest.mark.parametrize("linear", [False, True])
+    def test_it_changes_nothing_else(self, linear):
+        sde, t, x_t = FunctionSpaceSDE(WhiteNoise(Torus(2), (8, 8)), VP()), self.TIMES, torch.randn(3, 2, 12, 12)
+        spectra, network = two_channels(Torus(2), (8, 8))[1], Level(lambda x: x[:, :2])
+        scalings = EDMScaling(0.5, linear_estimate=linear), SpectralScaling((8, 8), linear_estimate=linear)
+        plain = EDMScaling(0.5), SpectralScaling((8, 8))
+        found, expected = (
+            [Model(network, sde, one, spectrum=spectra)(x_t, t) for one in some] for some in (scalings, plain)
+        )
+        torch.testing.assert_close(found, expected)
+
+    def test_under_spectral_scaling_in_units_of_each_channel(self):
+        domain, shape, t = Torus(2), (8, 8), self.TIMES
+        _, spectra, spread = two_channels(domain, shape)
+        sde, net = FunctionSpaceSDE(WhiteNoise(domain, shape), VP()), Zero(2)
+        x_t = torch.randn(3, 2, 12, 12)
+        estimate = spectral(net, sde, spectra, shape, linear_estimate=True)(x_t, t)
+        torch.testing.assert_close(estimate, linear_estimate(sde, spectra, x_t, t))
+        torch.testing.assert_close(net.seen[0][:, 2:], estimate / spread[:, None, None])
+        whitened = net.seen[0][:, :2]
+        spectral(net, sde, spectra, shape)(x_t, t)
+        torch.testing.assert_close(whitened, net.seen[0])
+
+    @pytest.mark.parametrize(
+        "scaling", [EDMScaling(linear_estimate=True), SpectralScaling((8, 8), linear_estimate=True)]
+    )
+    def test_the_network_takes_twice_the_channels(self, scaling):
+        domain, shape = Torus(2), (8, 8)
+        sde, spectra = FunctionSpaceSDE(WhiteNoise(domain, shape), VP()), two_channels(domain, shape)[1]
+        with pytest.raises(ValueError, match=r"a network that takes 4 channels for fields of 2.*got 2"):
+            Model(DFU.tiny(2, 2, domain=domain), sde, scaling, spectrum=spectra)
+        x_t = torch.randn(1, 2, *shape)
+        assert (
+            Model(DFU.tiny(4, 2, domain=domain), sde, scaling, spectrum=spectra)(x_t, torch.tensor(0.5)).shape
+            == x_t.shape
+        )
+
+    @pytest.mark.parametrize(
+        "scaling", [EDMScaling(linear_estimate=True), SpectralScaling((16, 16), linear_estimate=True)]
+    )
+    def test_it_survives_saving(self, tmp_path, scaling):
+        spectrum = fit_spectrum(GaussianRandomField(Box(2), Matern(1.0, 0.3)).sample((64, 1, 16, 16)), Box(2))
+        sde, net = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()), DFU.tiny(2, 1, zero_init=False)
+        model = Model(net, sde, scaling, spectrum=spectrum).eval()
+        again = Model.from_pretrained(model.save_pretrained(tmp_path))
+        assert again.scaling == scaling and again.spectrum == spectrum
+        draw = partial(sample, shape=(24, 24), seeds=[0], solver=Heun(2), plan=Progressive([(16, 16)]))
+        assert torch.equal(draw(again), draw(model))
+
+
+@pytest.mark.usefixtures("float64")
+class TestNoiseOfEachChannel:
+    """Noise of each channel's own smoothness is as the channels one by one."""
+
+    DOMAIN, SHAPE = Torus(2), (12, 12)
+
+    def noises(self):
+        laws = Matern(0.5, 0.2), Matern(2.0, 0.2)
+        return [GaussianRandomField(self.DOMAIN, one) for one in (ChannelSpectra(laws), *laws)]
+
+    def test_variances(self):
+        noise, *apart = self.noises()
+        each = [one.variance(self.SHAPE) for one in apart]
+        assert noise.variance(self.SHAPE) == pytest.approx(sum(each) / 2)
+        found = noise.sample((20_000, 2, *self.SHAPE)).var((0, 2, 3))
+        torch.testing.assert_close(found, torch.tensor(each), rtol=0.02, atol=0)
+
+    def test_one_seed_is_one_function(self):
+        noise, *apart = self.noises()
+        draw = lambda one, channels: one.sample(  # noqa: E731
+            (2, channels, *self.SHAPE), generator=[torch.Generator().manual_seed(i) for i in (3, 4)]
+        )
+        both = torch.cat([draw(apart[0], 2)[:, :1], draw(apart[1], 2)[:, 1:]], 1)
+        torch.testing.assert_close(draw(noise, 2), both)
+        torch.testing.assert_close(draw(noise, 2)[:, :1], draw(apart[0], 1))
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda sde, data: GaussianDenoiser(data, sde),
+            lambda sde, data: spectral(Zero(), sde, law(data), (12, 12)),
+            lambda sde, data: spectral(Level(lambda x: x), sde, law(data), (12, 12)),
+        ],
+    )
+    def test_denoisers(self, make):
+        data = GaussianRandomField(self.DOMAIN, Matern(1.0, 0.2))
+        x_t, t = torch.randn(3, 2, *self.SHAPE), torch.tensor([0.1, 0.4, 0.9])
+        whole, *alone = (make(FunctionSpaceSDE(one, VP()), data) for one in self.noises())
+        expected = torch.cat([one(x_t[:, [i]], t) for i, one in enumerate(alone)], 1)
+        torch.testing.assert_close(whole(x_t, t), expected)
+
+    @pytest.mark.filterwarnings("ignore:.*signal-to-noise", "ignore:.*noise smoother")
+    def test_its_laws_and_checks(self):
+        spectrum = law(GaussianRandomField(self.DOMAIN, Matern(1.0, 0.2)))
+        laws = [noise_law(one, spectrum, self.SHAPE)[0] for one in self.noises()]
+        assert laws[0] == pytest.approx(sum(laws[1:]) / 2)
+        found, *each = (FunctionSpaceSDE(one, VP()).check(spectrum, self.SHAPE) for one in self.noises())
+        assert found["snr_end"] == pytest.approx(max(one["snr_end"] for one in each))
+        assert found["unresolved"] == pytest.approx(sum(one["unresolved"] for one in each) / 2)
+        levels, *apart = (noise_levels(one, spectrum, self.SHAPE) for one in self.noises())
+        assert levels == pytest.approx((min(low for low, _ in apart), max(high for _, high in apart)))
+
+    def test_it_has_as_many_channels_as_the_fields(self):
+        with pytest.raises(ValueError, match="noise of 2 channels"):
+            self.noises()[0].sample((1, 3, *self.SHAPE))
+
+
+@pytest.mark.usefixtures("float64")
+class TestNoiseLevelsToTrainAt:
+    def test_modes_that_turn_at_one_level(self):
+        noise = WhiteNoise(Box(2), (16, 16))
+        flat = lambda e, dim: torch.full_like(e, 0.25 / 256)  # noqa: E731 (S / C = 1/4 in every mode)
+        assert noise_law(noise, flat, (16, 16)) == pytest.approx((math.log(0.5), math.pi / math.sqrt(12)))
+
+    def test_an_octave_counts_by_the_root_of_its_number_of_modes(self):
+        # One, two and four modes, which turn at ln(sigma) of 0, 1 and 2.
+        noise, octave = WhiteNoise(Torus(1), (7,)), torch.tensor([0.0, 1.0, 2.0, 2.0])
+        weight = torch.tensor([1.0, math.sqrt(2), 2.0]) / (3 + math.sqrt(2))
+        mean = float(weight[1] + 2 * weight[2])
+        std = math.sqrt(float(weight[1] + 4 * weight[2]) - mean**2 + math.pi**2 / 12)
+        assert noise_law(noise, lambda e, dim: (2 * octave).exp() / 7, (7,)) == pytest.approx((mean, std))
+
+    def test_data_twice_as_strong_turn_at_a_level_twice_as_high(self):
+        noise, spectrum = WhiteNoise(Box(2), (16, 16)), Matern(1.0, 0.3)
+        weak, strong = (noise_law(noise, lambda e, dim, a=a: a * spectrum(e, dim), (16, 16)) for a in (1.0, 4.0))
+        assert strong == pytest.approx((weak[0] + math.log(2), weak[1]))
+        assert weak[1] > 1.2, "a spectrum that falls spreads the levels"
+
+    def test_a_mean_that_is_not_there_does_not_count(self):
+        noise, spectrum = WhiteNoise(Box(2), (16, 16)), Matern(1.0, 0.3)
+        without = lambda e, dim: torch.where(e == 0, 1e-12, spectrum(e, dim))  # noqa: E731
+        low, high = noise_law(noise, spectrum, (16, 16)), noise_law(noise, without, (16, 16))
+        assert high == pytest.approx(low, abs=0.3)
+
+    def test_scalings_train_at_their_own(self):
+        sde, spectrum = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM()), Matern(1.0, 0.3)
+        loss, plain, given = (
+            DenoisingLoss(Model(Zero(), sde, scaling, spectrum=spectrum), *law)
+            for scaling, law in ((SpectralScaling((8, 8)), ()), (EDMScaling(), ()), (EDMScaling(), (-0.5, 0.7)))
+        )
+        assert (loss.p_mean, loss.p_std) == pytest.approx(noise_law(sde.noise, spectrum, (8, 8)))
+        assert (plain.p_mean, plain.p_std) == (-1.2, 1.2)
+        assert (given.p_mean, given.p_std) == (-0.5, 0.7)
+
+    @pytest.mark.parametrize(("scaling", "factor"), [(EDMScaling(), 2.0), (SpectralScaling((8,)), 1.0)], ids=str)
+    def test_the_network_is_given_edms_noise_level(self, scaling, factor):
+        """That of a point under EDM's scalars, of a mode under spectral ones; each sample has its own."""
+        net, t = Zero(), torch.tensor([0.3, 0.8])
+        sde = FunctionSpaceSDE(WhiteNoise(Box(1), (8,)), VP())
+        Model(net, sde, scaling, spectrum=Matern(1.0))(torch.randn(2, 1, 32), t)
+        torch.testing.assert_close(net.seen[1], (factor * VP().ratio(t)).log() / 4)
+        Model(net, sde, scaling, spectrum=Matern(1.0))(torch.randn(2, 1, 32), t[0])
+        torch.testing.assert_close(net.seen[1], (factor * VP().ratio(t[:1])).log().expand(2) / 4)
 
 
 @pytest.mark.usefixtures("float64")
@@ -298,15 +462,25 @@ class TestFitSpectrum:
         levels = [noise_levels(rough, s, (32, 32)) for s in found.channels]
         expected = min(low for low, _ in levels), max(high for _, high in levels)
         assert noise_levels(rough, found, (32, 32)) == pytest.approx(expected)
-        # Channels count by themselves: one of tiny fields keeps its mean, and equal ones switch grids where one alone does.
-        tiny = ChannelSpectra((found.channels[0], lambda e, dim: 1e-9 * found.channels[1](e, dim)))
+
+    def test_channels_count_by_themselves(self):
+        """One of tiny fields keeps its mean, and equal ones change grids where one alone does."""
+        domain = Torus(2)
+        field = GaussianRandomField(domain, Matern(0.5, 0.3))
+        one = fit_spectrum(field.sample((100, 1, 32, 32)), domain)
+        e, small = domain.eigenvalues((32, 32)), lambda e, dim: 1e-9 * one(e, dim)
+        tiny = ChannelSpectra((one, small))
         assert bool(has_data(tiny(e, 2), e).all())
-        assert noise_levels(rough, tiny, (32, 32))[0] == pytest.approx(math.sqrt(1e-9) * levels[1][0])
+        assert noise_levels(field, tiny, (32, 32))[0] == pytest.approx(noise_levels(field, small, (32, 32))[0])
+        sde = FunctionSpaceSDE(field, EDM(1e-3, 80.0))
         plans = [
-            Progressive(DPMSolver(GaussianDenoiser(rough, sde), 12), [(16, 16)], s).plan(torch.zeros(1, 2, 32, 32))
-            for s in (found.channels[0], ChannelSpectra((found.channels[0],) * 2))
+            Progressive([(16, 16)]).plan(
+                GaussianDenoiser(field, sde, spectrum=s), (32, 32), DPMSolver(12).times(sde.schedule)
+            )
+            for s in (one, ChannelSpectra((one,) * 2))
         ]
-        assert plans[0] == plans[1] and plans[0][0].steps > 0
+        alone, both = ([(stage.shape, stage.times.tolist()) for stage in plan] for plan in plans)
+        assert alone == both and [shape for shape, _ in alone] == [(16, 16), (32, 32)]
 
     @pytest.mark.parametrize("domain", [Box(2, lengths=(9.0, 7.0)), Torus(2)], ids=str)
     def test_fields_without_a_mean(self, domain):
@@ -319,20 +493,20 @@ class TestFitSpectrum:
         noise = GaussianRandomField(domain, Matern(0.5, 2.0))
         least = float((without(e) / noise.std(e).square())[e > 0].min())
         assert noise_levels(noise, without, (32, 32))[0] == pytest.approx(math.sqrt(0.01 * least))
-        law = SpectralPreconditioned(Zero(), FunctionSpaceSDE(noise, EDM()), without, (32, 32)).noise_law
-        assert abs(law[0]) < 3 and law[1] < 3, "a mean that is not there is no noise level to train at"
+        mean, std = noise_law(noise, without, (32, 32))
+        assert abs(mean) < 3 and std < 3, "a mean that is not there is no noise level to train at"
 
+    @pytest.mark.parametrize("mean", [True, False])
     @pytest.mark.parametrize("lengths", [(2.0, 1.0), (4.0, 1.0)])
     @pytest.mark.parametrize("kind", [Box, Torus])
-    def test_elongated_domains(self, kind, lengths):
+    def test_elongated_domains(self, kind, lengths, mean):
         domain = kind(2, lengths=lengths)
         field, shape = GaussianRandomField(domain, Matern(2.0, 2.0)), (int(16 * lengths[0]), 16)
         x, e = field.sample((2000, 1, *shape)), domain.eigenvalues(shape)
-        for fields in (x, x - x.mean((2, 3), keepdim=True)):
-            ratio = (fit_spectrum(fields, domain)(e) / field.std(e).square())[e > 0]
-            low = e[e > 0].sqrt() < math.pi * 6
-            assert 0.7 < float(ratio[low].min()) < float(ratio[low].max()) < 1.4
-        assert 0.8 < float((fit_spectrum(x, domain)(e) / field.std(e).square())[0, 0]) < 1.25
+        x = x if mean else x - x.mean((2, 3), keepdim=True)
+        ratio, low = fit_spectrum(x, domain)(e) / field.std(e).square(), (e > 0) & (e.sqrt() < math.pi * 6)
+        assert 0.7 < float(ratio[low].min()) < float(ratio[low].max()) < 1.4
+        assert 0.8 < float(ratio[0, 0]) < 1.25 if mean else float(ratio[0, 0]) < 1e-6
 
     def test_interpolates_and_has_a_floor(self):
         spectrum = DataSpectrum((0.0, 2.0, 4.0), (8.0, 4.0, 1.0), exponent=3.0, floor=1e-3)
@@ -350,11 +524,11 @@ class TestFitSpectrum:
             (lambda: fit_spectrum(torch.randn(2, 1, 3), Box(1)), "4 shells"),
             (lambda: fit_spectrum(torch.zeros(2, 1, 16), Box(1)), "got zeros"),
             (lambda: ChannelSpectra(()), "for each channel, got none"),
+            (lambda: SpectralScaling((8,), cutoff=0.0), "cutoff > 0"),
+            (lambda: EDMScaling(0.0), "sigma_data > 0"),
             (
-                lambda: SpectralPreconditioned(
-                    Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), RBF(), (8,), cutoff=0.0
-                ),
-                "cutoff > 0",
+                lambda: Model(Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), SpectralScaling((8,))),
+                "the data's spectrum",
             ),
         ],
     )

@@ -50,8 +50,14 @@ def test_cells_compile_and_name_what_exists(page):
     assert not missing
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+QUICK = ["extending", "own_domain"]
+"""Pages whose cells need no training and no trained model."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.stem, marks=[] if page.stem in QUICK else pytest.mark.slow) for page in TUTORIALS],
+)
 def test_cells_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     import matplotlib
 
@@ -72,3 +78,8 @@ def test_cells_run_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert figures and printed, "a tutorial shows something"
     assert "nan" not in printed.split() and "False" not in printed.split(), "no check that a page prints has failed"
+    if page.stem == "extending":
+        order = float(re.search(r"AdamsBashforth .* order (\S+)", printed)[1])
+        shares = [float(share) for share in re.findall(r"the law's (\S+)", printed)]
+        assert abs(order - 2) < 0.2 and len(shares) == 3 and all(abs(share - 1) < 0.1 for share in shares)
+        assert "clipped  from -1.00 to 1.00" in printed and "moved by 0.00, 0.49, 0.99" in printed

@@ -79,7 +79,7 @@ for scaling in (EDMScaling(), SpectralScaling(shape)):
     print(f"{type(scaling).__name__}: " + ", ".join(levels))
 
 # %%
-# The expected loss by octaves, averaged over the two laws. EDM's looks at the finest more.
+# The expected loss by octaves, averaged over the two laws: how much of it is in the finest?
 
 sigma = torch.logspace(-2.5, 2, 150, dtype=torch.float64)
 eigenvalues = domain.eigenvalues(shape, dtype=torch.float64).flatten()

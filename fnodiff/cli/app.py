@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = tokens[0] if tokens and tokens[0] in COMMANDS else ""
     status, text = 2, ""
     try:
-        app = application(_settings(tokens, name))
+        app = application(settings(tokens, name))
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return 0
     except CycloptsError as error:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _settings(tokens: Sequence[str], command: str) -> Dict | None:
+def settings(tokens: Sequence[str], command: str) -> Dict | None:
     """What the file of `--config` says."""
     named = [after for token, after in itertools.pairwise([*tokens, ""]) if token == "--config"]
     named += [token.partition("=")[2] for token in tokens if token.startswith("--config=")]

@@ -76,7 +76,7 @@ def command(
         raise ValueError(
             f"expected fields of {trained.channels} channels, as the model's, got {true.channels} in {data}."
         )
-    shapes = _usual(trained, true) if sizes is None else sizes_of(sizes, domain)
+    shapes = usual_sizes(trained, true) if sizes is None else sizes_of(sizes, domain)
     for shape in shapes:
         true.batch([0], shape)  # a grid that the data lack is known before samples are drawn
     largest = max(trained.training_shapes, key=math.prod, default=None)
@@ -95,7 +95,7 @@ def command(
     print(f"figure: {out / 'distances.png'}")
 
 
-def _usual(model: Model, true: Fields) -> list[Shape]:
+def usual_sizes(model: Model, true: Fields) -> list[Shape]:
     """The training grids and those beyond, as far as the data have them."""
     wanted = dict.fromkeys([*sorted(model.training_shapes, key=math.prod), *beyond(model)])
     found = []

@@ -109,5 +109,5 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 def check_iterations(name: str, iterations: int) -> int:
     if not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"{name}: expected iterations >= 1, got {iterations!r}.")
+        raise ValueError(f"{name}: expected iterations >= 1, got {iterations!r}; 100 is usual.")
     return iterations

@@ -53,6 +53,19 @@ class Denoiser(nn.Module, abc.ABC):
         channels: int | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(sde, FunctionSpaceSDE):
+            raise ValueError(
+                f"{type(self).__name__}: expected a process, got {sde!r}; pass FunctionSpaceSDE(noise, schedule)."
+            )
+        if spectrum is not None and (not callable(spectrum) or isinstance(spectrum, type)):
+            raise ValueError(
+                f"{type(self).__name__}: expected a spectrum, got {spectrum!r}; pass fit_spectrum(fields, domain)."
+            )
+        units = [normalization, *dict(condition_normalization or {}).values()]
+        if not all(unit is None or isinstance(unit, Normalization) for unit in units):
+            raise ValueError(
+                f"{type(self).__name__}: expected units as a Normalization, got {units}; pass Normalization(mean, std)."
+            )
         given = dict(condition_normalization or {})
         if not set(given) <= set(CONDITIONS):
             raise ValueError(

@@ -127,6 +127,7 @@ def samples(
 
     Working memory is that of one batch, whatever the number of seeds.
     """
+    _check(denoiser, plan)
     domain, seeds = denoiser.sde.domain, _seeds(seeds)
     shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
     solver = _checked(solver)
@@ -227,6 +228,7 @@ def upscale(
         >>> bool((Box(2).resample(high, (16, 16)) - low).abs().max() < 0.01)
         True
     """
+    _check(denoiser, None)
     domain, seeds = denoiser.sde.domain, _seeds(seeds)
     shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
     low = torch.as_tensor(low)
@@ -322,6 +324,16 @@ def _on_cells(denoiser: Denoiser, low: Tensor, shape: Shape) -> Tensor:
     return domain.synthesize(c * (fine / coarse), small).to(low.dtype)
 
 
+def _check(denoiser: Denoiser, plan: Plan | None) -> None:
+    """Whether a denoiser and a plan are that: a network is given for the one, a list of grids for the other."""
+    if not isinstance(denoiser, Denoiser):
+        raise ValueError(
+            f"expected a Denoiser, got {type(denoiser).__name__}; make a network one: Model(network, sde, EDMScaling())."
+        )
+    if plan is not None and not isinstance(plan, Plan):
+        raise ValueError(f"expected a plan, got {plan!r}; pass such as Progressive([(16, 16)]).")
+
+
 def _channels(denoiser: Denoiser) -> int:
     if denoiser.channels is None:
         raise ValueError(
@@ -340,10 +352,10 @@ def _checked(solver: Solver | None) -> Solver:
 
 def _seeds(seeds: Sequence[int] | int) -> list[int]:
     """Python integers, one or several."""
-    out = [int(seed) for seed in np.atleast_1d(np.asarray(seeds))]
-    if not out or np.asarray(seeds).dtype.kind not in "iu":
-        raise ValueError(f"expected seeds as whole numbers, at least one, got {seeds!r}; such as seeds=range(16).")
-    return out
+    numbers = np.atleast_1d(np.asarray(seeds))
+    if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or not len(numbers):
+        raise ValueError(f"expected seeds as whole numbers, at least one, got {seeds!r}; pass such as seeds=range(16).")
+    return [int(seed) for seed in numbers]
 
 
 def _rows(condition: dict[str, Any], count: int) -> dict[str, Tensor]:

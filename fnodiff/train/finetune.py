@@ -113,7 +113,7 @@ def mixed_finetune(
             f"{shape}; train it with fit first."
         )
     if not 0 < weight < 1:
-        raise ValueError(f"mixed_finetune: expected a weight between 0 and 1, got {weight!r}.")
+        raise ValueError(f"mixed_finetune: expected a weight between 0 and 1, got {weight!r}; 0.3 is usual.")
     shares = [(1 - weight) / len(native)] * len(native) + [weight]
     mixed = Upsampled(fields, largest, model.sde.domain)
     data = MultiResolution(mixed, mixed.domain, [*native, shape], shares, batch_size=batch_size, seed=seed)

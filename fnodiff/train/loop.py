@@ -229,7 +229,10 @@ class _Bar:
 def _check_folder(folder: str | os.PathLike[str] | None, resume: bool | Literal["auto"]) -> bool:
     """Whether the run goes on from the folder."""
     if resume not in (True, False, "auto") or (resume is not False and folder is None):
-        raise ValueError(f'fit: expected resume True, False or "auto", with a folder=, got {resume!r} and {folder!r}.')
+        raise ValueError(
+            f'fit: expected resume True, False or "auto", with a folder=, got {resume!r} and {folder!r}; name the folder of '
+            f"the run."
+        )
     there = folder is not None and (Path(folder) / STATE).is_file()
     if there and resume is False:
         raise ValueError(

@@ -56,7 +56,7 @@ class Preview:
         if not len(self.seeds) or self.every < 1 or self.batch < 1:
             raise ValueError(
                 f"Preview: expected seeds, every >= 1 and batch >= 1, got {len(self.seeds)} seeds, {self.every} and "
-                f"{self.batch}."
+                f"{self.batch}; name one seed at least."
             )
 
     def draw(self, denoiser: Denoiser) -> dict[str, np.ndarray]:

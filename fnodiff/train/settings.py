@@ -40,7 +40,9 @@ class Adam:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"Adam: expected {name} > 0, got {getattr(self, name)!r}; the default is usual.")
         if self.rampup < 0 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"Adam: expected rampup >= 0 and betas in [0, 1), got {self.rampup!r} and {self.betas!r}.")
+            raise ValueError(
+                f"Adam: expected rampup >= 0 and betas in [0, 1), got {self.rampup!r} and {self.betas!r}; leave them out."
+            )
 
     def rate(self, step: int, done: float) -> float:
         """The learning rate of a step, `done` of the run being over."""
@@ -96,5 +98,5 @@ class Execution:
         if self.save_every < 1 or self.workers < 0 or (self.seed is not None and self.seed < 0):
             raise ValueError(
                 f"Execution: expected save_every >= 1, workers >= 0 and seed >= 0, got {self.save_every!r}, {self.workers!r} "
-                f"and {self.seed!r}."
+                f"and {self.seed!r}; leave them out for the usual ones."
             )

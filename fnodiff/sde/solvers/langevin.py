@@ -92,6 +92,13 @@ class PredictorCorrector(AnnealedLangevin):
 
     predictor: Solver = EulerMaruyama()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.predictor, Solver):
+            raise ValueError(
+                f"PredictorCorrector: expected a solver as predictor, got {self.predictor!r}; pass such as EulerMaruyama()."
+            )
+
     @property
     def evaluations_per_step(self) -> int:
         return self.corrections + self.predictor.evaluations_per_step
