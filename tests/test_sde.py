@@ -1,4 +1,4 @@
-"""The SDE, denoisers, the loss and samplers, against closed forms."""
+"""The SDE, denoisers, the loss and solvers, against closed forms."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from contracts import STOCHASTIC, on_grid
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 
-from fnodiff.cost import measure
+from fnodiff.cost import measure, sampling_cost
 from fnodiff.domain import Box, Torus
+from fnodiff.model import Model
 from fnodiff.nn import DFU
 from fnodiff.sde import (
     DDIM,
@@ -24,8 +24,13 @@ from fnodiff.sde import (
     AnnealedLangevin,
     Cosine,
     DenoisingLoss,
+    Direct,
     DPMSolver,
+    EDMScaling,
     EulerMaruyama,
+    EvenLogSNR,
+    EvenRho,
+    EvenTime,
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
@@ -33,22 +38,30 @@ from fnodiff.sde import (
     Matern,
     Normalization,
     PixelNoise,
-    Preconditioned,
     PredictorCorrector,
     Progressive,
     SubVP,
     WhiteNoise,
+    integrate,
+    run,
+    sample,
+    samples,
 )
 
 DOMAINS = [Torus(1), Box(1), Torus(2), Box(2)]
 
 
 class Zero(nn.Module):
-    """A backbone that returns zero and remembers what it saw."""
+    """A network that returns zero and remembers what it saw."""
 
     def forward(self, x, noise_level, **condition):
         self.seen = x, noise_level, condition
         return torch.zeros_like(x)
+
+
+def edm(network, sde, sigma_data=0.5, **known):
+    """A network under EDM's scalars."""
+    return Model(network, sde, EDMScaling(sigma_data), **{"channels": 1, **known})
 
 
 def sde_on(domain, schedule=None, **kwargs):
@@ -150,16 +163,16 @@ def test_edm_spacing_is_karras():
 
 
 @pytest.mark.usefixtures("float64")
-class TestPreconditioned:
+class TestEDMScaling:
     def test_scalars_at_one_level(self):
-        backbone = Zero()
+        network = Zero()
         sde = FunctionSpaceSDE(WhiteNoise(Box(2), (8, 8)), VP())
-        denoiser = Preconditioned(backbone, sde, sigma_data=0.7)
+        denoiser = edm(network, sde, 0.7)
         x_t, t = torch.randn(2, 1, 16, 16), torch.tensor(0.3)
         alpha, sigma = (float(v) for v in VP()(t))
         s = 2 * sigma / alpha  # per point: a grid twice finer has 4 times the variance of white noise
         torch.testing.assert_close(denoiser(x_t, t), x_t / alpha * 0.49 / (s**2 + 0.49))
-        seen, level, _ = backbone.seen
+        seen, level, _ = network.seen
         torch.testing.assert_close(seen, x_t / alpha / math.sqrt(0.49 + s**2))
         torch.testing.assert_close(level, torch.full((2,), math.log(s) / 4))
 
@@ -173,25 +186,25 @@ class TestPreconditioned:
         sde, t = FunctionSpaceSDE(noise, EDM()), torch.rand(4000)
         x = 0.5 * torch.randn(4000, 1, 8)
         x_t, _ = sde.perturb(x, t)
-        skip = Preconditioned(Zero(), sde)(x_t, t)
-        c_out = Preconditioned(Ones(), sde)(x_t, t) - skip
+        skip = edm(Zero(), sde)(x_t, t)
+        c_out = edm(Ones(), sde)(x_t, t) - skip
         variance = ((x - skip) / c_out).square().mean()
         assert float(variance) == pytest.approx(1, abs=4 * math.sqrt(2 / x.numel()))
 
     @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (9, 21)])
     def test_network_sees_unit_variance_on_every_grid(self, shape):
-        backbone = Zero()
+        network = Zero()
         sde = FunctionSpaceSDE(WhiteNoise(Box(2), (8, 8)), EDM())
         t = torch.rand(4000)
         x_t, _ = sde.perturb(0.5 * torch.randn(4000, 1, *shape), t)
-        Preconditioned(backbone, sde)(x_t, t)
-        assert float(backbone.seen[0].square().mean()) == pytest.approx(1, abs=0.02)
+        edm(network, sde)(x_t, t)
+        assert float(network.seen[0].square().mean()) == pytest.approx(1, abs=0.02)
 
-    def test_condition_reaches_the_backbone(self):
-        backbone = Zero()
+    def test_condition_reaches_the_network(self):
+        network = Zero()
         label = torch.tensor([1, 2])
-        Preconditioned(backbone, sde_on(Box(1)))(torch.randn(2, 1, 8), torch.tensor(0.5), label=label)
-        assert backbone.seen[2] == {"label": label}
+        edm(network, sde_on(Box(1)))(torch.randn(2, 1, 8), torch.tensor(0.5), label=label)
+        assert network.seen[2] == {"label": label}
 
 
 @pytest.mark.usefixtures("float64")
@@ -199,23 +212,21 @@ class TestLoss:
     @pytest.mark.parametrize("noise", [PixelNoise(Box(1)), WhiteNoise(Box(1), (2,))], ids=str)
     def test_is_one_where_no_network_is_needed(self, noise):
         # Data white with variance sd^2 per point: D = c_skip y is the posterior mean, with error variance c_out^2.
-        denoiser = Preconditioned(Zero(), FunctionSpaceSDE(noise, EDM()), sigma_data=0.5)
+        denoiser = edm(Zero(), FunctionSpaceSDE(noise, EDM()))
         values = DenoisingLoss(denoiser)(0.5 * torch.randn(4000, 2, 8))
         assert values.shape == (4000,)
         assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
 
     def test_normalizes_data(self):
         normalization = Normalization([3.0, -1.0], [20.0, 0.1])
-        denoiser = Preconditioned(
-            Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), sigma_data=1.0, normalization=normalization
-        )
+        denoiser = edm(Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()), 1.0, normalization=normalization)
         x = torch.randn(4000, 2, 8) * torch.tensor([[20.0], [0.1]]) + torch.tensor([[3.0], [-1.0]])
         values = DenoisingLoss(denoiser)(x)
         assert float(values.mean()) == pytest.approx(1, abs=4 * float(values.std()) / math.sqrt(4000))
 
     def test_noise_levels_are_log_normal_within_the_schedule(self):
         schedule = EDM(sigma_min=0.1, sigma_max=1.0)
-        denoiser = Preconditioned(Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), schedule))
+        denoiser = edm(Zero(), FunctionSpaceSDE(PixelNoise(Box(1)), schedule))
         log_s = schedule.ratio(DenoisingLoss(denoiser, -1.0, 0.8).times(20000).double()).log().sort().values
         normal = torch.distributions.Normal(-1.0, 0.8)
         low, high = normal.cdf(torch.tensor([math.log(0.1), 0.0]))
@@ -224,7 +235,7 @@ class TestLoss:
         assert float((expected - empirical).abs().max()) < 1.95 / math.sqrt(20000)  # Kolmogorov-Smirnov, p = 0.001
 
     def test_generator_fixes_each_sample(self):
-        loss = DenoisingLoss(Preconditioned(Zero(), sde_on(Box(1))))
+        loss = DenoisingLoss(edm(Zero(), sde_on(Box(1))))
         x = torch.randn(3, 1, 8)
         whole = loss(x, generator=[torch.Generator().manual_seed(i) for i in range(3)])
         alone = loss(x[2:], generator=[torch.Generator().manual_seed(2)])
@@ -232,108 +243,142 @@ class TestLoss:
         assert float((whole[0] - whole[1]).abs()) > 0
 
 
+def direct(denoiser, solver, x, **options):
+    """Samples of one grid from a given start, in data units."""
+    stages = Direct().plan(denoiser, tuple(x.shape[2:]), solver.times(denoiser.sde.schedule))
+    return denoiser.normalization.inverse(run(denoiser, solver, stages, x, **options))
+
+
+def seeded(sde, *seeds):
+    """Fresh noise by a generator for each sample, or one for all."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return lambda x: sde.noise.sample(x.shape, generator=generators if len(generators) > 1 else generators[0])
+
+
+class Counting(GaussianDenoiser):
+    """Remembers the time and the shape of each evaluation."""
+
+    def __init__(self, *args, seconds=0.0, **known):
+        super().__init__(*args, **known)
+        self.calls, self.seconds = [], seconds
+
+    def forward(self, x_t, t, **condition):
+        self.calls.append((float(t), tuple(x_t.shape[2:])))
+        time.sleep(self.seconds)
+        return super().forward(x_t, t, **condition)
+
+
 @pytest.mark.usefixtures("float64")
-class TestSamplers:
+class TestSolvers:
     @pytest.mark.parametrize(
-        ("sampler", "evaluations"),
+        ("solver", "evaluations"),
         [
             (Heun, 35),
             (DDIM, 18),
             (DPMSolver, 18),
             (EulerMaruyama, 18),
             (PredictorCorrector, 35),
+            (partial(PredictorCorrector, predictor=Heun(2)), 52),
             (AnnealedLangevin, 18),
         ],
     )
-    def test_number_of_evaluations(self, sampler, evaluations):
-        calls = []
-
-        class Counting(GaussianDenoiser):
-            def forward(self, x_t, t, **condition):
-                calls.append(float(t))
-                return super().forward(x_t, t, **condition)
-
-        sde = sde_on(Box(1))
-        x = sde.prior((1, 1, 8))
-        sampler(Counting(GaussianRandomField(Box(1), RBF()), sde), 18)(x)
-        assert len(calls) == evaluations
-        assert min(calls) == 0
-        assert max(calls) == 1 or sampler is AnnealedLangevin  # which never looks at the level it leaves
+    def test_number_of_evaluations(self, solver, evaluations):
+        denoiser = Counting(GaussianRandomField(Box(1), RBF()), sde_on(Box(1)))
+        direct(denoiser, solver(18), denoiser.sde.prior((1, 1, 8)))
+        times = [t for t, _ in denoiser.calls]
+        assert len(times) == evaluations == solver(18).evaluations
+        assert min(times) == 0
+        assert max(times) == 1 or solver is AnnealedLangevin  # which never looks at the level it leaves
 
     @pytest.mark.parametrize("schedule", [EDM(), VP(), Cosine()], ids=str)
-    def test_spacing(self, schedule):
-        sde = FunctionSpaceSDE(PixelNoise(Box(1)), schedule)
-        denoiser, x = GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde), torch.zeros(1, 1, 8)
-        ends = schedule.ratio(torch.tensor([1.0, 0.0]))
-        for options, scale in (
-            ({"spacing": "log_snr"}, torch.log),
-            ({"spacing": "rho"}, lambda r: r ** (1 / 7)),
-            ({"spacing": "rho", "rho": 1.0}, lambda r: r),
-        ):
-            times = Heun(denoiser, 9, **options).times(x)
-            levels = scale(schedule.ratio(times))
-            torch.testing.assert_close(levels.diff(), levels.diff().mean().expand(8))
-            torch.testing.assert_close(levels[[0, -1]], scale(ends))
-            assert (float(times[0]), float(times[-1])) == (1.0, 0.0)
-        torch.testing.assert_close(Heun(denoiser, 9).times(x), torch.linspace(1, 0, 9))
+    @pytest.mark.parametrize(
+        ("spacing", "scale"),
+        [
+            (EvenLogSNR(), torch.log),
+            (EvenRho(), lambda r: r ** (1 / 7)),
+            (EvenRho(1.0), lambda r: r),
+        ],
+        ids=str,
+    )
+    def test_spacing(self, schedule, spacing, scale):
+        times = Heun(9, spacing).times(schedule)
+        levels = scale(schedule.ratio(times))
+        torch.testing.assert_close(levels.diff(), levels.diff().mean().expand(8))
+        torch.testing.assert_close(levels[[0, -1]], scale(schedule.ratio(torch.tensor([1.0, 0.0]))))
+        assert (float(times[0]), float(times[-1])) == (1.0, 0.0)
 
-    def test_second_order_solver_does_not_depend_on_its_spacing(self):
+    def test_even_times_are_the_default(self):
+        torch.testing.assert_close(Heun(9).times(VP()), torch.linspace(1, 0, 9))
+
+    @pytest.mark.parametrize("spacing", [EvenTime(), EvenLogSNR(), EvenRho()], ids=str)
+    @pytest.mark.parametrize("solver", [Heun, DPMSolver])
+    def test_second_order_solver_does_not_depend_on_its_spacing(self, spacing, solver):
         sde = sde_on(Box(1))
         denoiser = GaussianDenoiser(GaussianRandomField(Box(1), Matern(1.5)), sde)
         x = sde.prior((2, 1, 8), generator=torch.Generator().manual_seed(0))
         exact = denoiser.flow(x, torch.ones(()), torch.zeros(()))
-        for spacing in ("time", "log_snr", "rho"):
-            for sampler in (Heun, DPMSolver):
-                torch.testing.assert_close(sampler(denoiser, 400, spacing=spacing).solve(x), exact, atol=2e-3, rtol=0)
+        end = integrate(denoiser, solver(400, spacing), x, solver(400, spacing).times(sde.schedule))
+        torch.testing.assert_close(end, exact, atol=2e-3, rtol=0)
 
     def test_churn_adds_noise_between_its_bounds_only(self):
         sde = FunctionSpaceSDE(PixelNoise(Box(1)), EDM())
         denoiser = GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde)
         x = sde.prior((2, 1, 8), generator=torch.Generator().manual_seed(0))
-        plain = Heun(denoiser, 20)(x)
-        torch.testing.assert_close(Heun(denoiser, 20, churn=40.0, churn_min=90.0)(x), plain)
-        torch.testing.assert_close(Heun(denoiser, 20, churn=40.0, churn_max=0.001)(x), plain)
-        assert float((Heun(denoiser, 20, churn=40.0)(x) - plain).abs().max()) > 0.1
-        t = torch.tensor(0.5)
-        sampler = Heun(denoiser, 20, churn=4.0, churn_noise=1.5)
-        y, raised = sampler._raise_noise(torch.zeros(4000, 1, 8), t, None)
-        level = float(sde.schedule.ratio(t))
-        assert float(sde.schedule.ratio(raised)) == pytest.approx(1.2 * level)
-        assert float(y.std()) == pytest.approx(1.5 * level * math.sqrt(1.2**2 - 1), rel=0.02)
+        plain = direct(denoiser, Heun(20), x)
+        torch.testing.assert_close(direct(denoiser, Heun(20, churn=40.0, churn_min=90.0), x), plain)
+        torch.testing.assert_close(direct(denoiser, Heun(20, churn=40.0, churn_max=0.001), x), plain)
+        assert float((direct(denoiser, Heun(20, churn=40.0), x) - plain).abs().max()) > 0.1
 
-    @pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)
-    def test_fresh_noise_follows_the_generator(self, sampler):
+    def test_churn_raises_the_level_by_its_factor_with_its_noise(self):
+        # With an estimate of zero Heun's step is linear: what it returns is the state before it, rescaled.
+        class Nothing(GaussianDenoiser):
+            def forward(self, x_t, t, **condition):
+                self.level = max(getattr(self, "level", 0.0), float(self.sde.schedule.ratio(t)))
+                return torch.zeros_like(x_t)
+
+        denoiser = Nothing(GaussianRandomField(Box(1), RBF()), FunctionSpaceSDE(PixelNoise(Box(1)), EDM()))
+        level, (t, s) = EDM().ratio(torch.tensor(0.5)), torch.tensor([0.5, 0.4])
+        solver = Heun(20, churn=4.0, churn_noise=1.5)
+        x, _ = solver.step(denoiser, torch.zeros(4000, 1, 8), t, s, None, torch.randn_like)
+        assert denoiser.level == pytest.approx(1.2 * float(level))
+        # Heun's step by hand: Euler's state, and the mean of the slopes at both ends.
+        raised, lower = 1.2 * level, EDM().ratio(s)
+        h = raised - lower
+        shrunk = 1 - h * (1 / raised + (1 - h / raised) / lower) / 2
+        added = 1.5 * level * math.sqrt(1.2**2 - 1)
+        assert float(x.std()) == pytest.approx(float(abs(shrunk) * added), rel=0.02)
+
+    @pytest.mark.parametrize("solver", STOCHASTIC, ids=str)
+    def test_fresh_noise_follows_the_generator(self, solver):
         sde = sde_on(Box(1))
-        sampler = sampler(GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde), 30)
+        denoiser, solver = GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde), solver(30)
         x = sde.prior((2, 1, 16), generator=torch.Generator().manual_seed(0))
-        a, b, c = (sampler(x, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+        a, b, c = (direct(denoiser, solver, x, noise=seeded(sde, s)) for s in (1, 1, 2))
         torch.testing.assert_close(a, b)
         assert float((a - c).abs().max()) > 1e-3
-        generators = [torch.Generator().manual_seed(s) for s in (5, 1)]
-        alone = sampler(x[1:], generator=generators[1:])
-        generators = [torch.Generator().manual_seed(s) for s in (5, 1)]
-        torch.testing.assert_close(sampler(x, generator=generators)[1:], alone)
+        alone = direct(denoiser, solver, x[1:], noise=seeded(sde, 1))
+        torch.testing.assert_close(direct(denoiser, solver, x, noise=seeded(sde, 5, 1))[1:], alone)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     @pytest.mark.parametrize("domain", [Box(2), Torus(2)], ids=str)
-    def test_noise_comes_in_the_precision_asked_for(self, domain, dtype):
-        for noise in (WhiteNoise(domain, (8, 8)), GaussianRandomField(domain, Matern(1.0)), PixelNoise(domain)):
-            x = noise.sample((2, 1, 8, 8), dtype=dtype)
-            assert x.dtype == dtype
-            assert float(x.float().std()) > 0.1
+    @pytest.mark.parametrize(
+        "make", [lambda d: WhiteNoise(d, (8, 8)), lambda d: GaussianRandomField(d, Matern(1.0)), PixelNoise]
+    )
+    def test_noise_comes_in_the_precision_asked_for(self, domain, dtype, make):
+        x = make(domain).sample((2, 1, 8, 8), dtype=dtype)
+        assert x.dtype == dtype
+        assert float(x.float().std()) > 0.1
 
     def test_one_step_is_the_denoised_prior(self):
         sde = sde_on(Box(1))
         denoiser = GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde)
         x = sde.prior((2, 1, 8))
-        torch.testing.assert_close(Heun(denoiser, 1)(x), denoiser(x, torch.ones(())))
+        torch.testing.assert_close(direct(denoiser, Heun(1), x), denoiser(x, torch.ones(())))
 
     def test_samples_come_in_data_units(self):
         sde = sde_on(Box(1))
-        plain = Preconditioned(Zero(), sde)
-        scaled = Preconditioned(Zero(), sde, normalization=Normalization([10.0], [3.0]))
-        x = sde.prior((2, 1, 8))
-        torch.testing.assert_close(Heun(scaled, 4)(x), 10 + 3 * Heun(plain, 4)(x))
+        plain, scaled = (edm(Zero(), sde, normalization=Normalization(*units)) for units in (([0], [1]), ([10], [3])))
+        torch.testing.assert_close(sample(scaled, 8, range(2)), 10 + 3 * sample(plain, 8, range(2)))
 
 
 @pytest.mark.parametrize(
@@ -353,22 +398,22 @@ class TestSamplers:
         (lambda: sde_on(Box(1)).perturb(torch.randn(2, 1, 8), torch.tensor(1.5)), r"\[0, 1\]"),
         (lambda: sde_on(Box(1)).perturb(torch.randn(2, 1, 8), torch.tensor(math.nan)), r"\[0, 1\]"),
         (lambda: sde_on(Box(1)).perturb(torch.randn(2, 8), torch.rand(2)), "B, C"),
-        (lambda: Heun(Preconditioned(Zero(), sde_on(Box(1))), 0), "steps >= 1"),
-        (lambda: DDIM(Preconditioned(Zero(), sde_on(Box(1))), 5, eta=2.0), r"eta in \[0, 1\]"),
-        (lambda: Heun(Preconditioned(Zero(), sde_on(Box(1))), 5, spacing="linear"), "log_snr"),
-        (lambda: Heun(Preconditioned(Zero(), sde_on(Box(1))), 5, churn=-1.0), "churn"),
-        (lambda: DPMSolver(Preconditioned(Zero(), sde_on(Box(1))), 5, eta=-0.1), r"eta in \[0, 1\]"),
-        (lambda: PredictorCorrector(Preconditioned(Zero(), sde_on(Box(1))), 5, corrections=0), "corrections >= 1"),
-        (lambda: AnnealedLangevin(Preconditioned(Zero(), sde_on(Box(1))), 5, snr=2.0), r"snr in \(0, 1\)"),
+        (lambda: Heun(0), "steps >= 1"),
+        (lambda: DDIM(5, eta=2.0), r"eta in \[0, 1\]"),
+        (lambda: Heun(5, spacing="linear"), "EvenLogSNR"),
+        (lambda: Heun(5, churn=-1.0), "churn"),
+        (lambda: DPMSolver(5, eta=-0.1), r"eta in \[0, 1\]"),
+        (lambda: PredictorCorrector(5, corrections=0), "corrections >= 1"),
+        (lambda: AnnealedLangevin(5, snr=2.0), r"snr in \(0, 1\)"),
         (lambda: Cosine(sigma_min=-1.0), "0 < sigma_min"),
         (lambda: VE(sigma_max=0.001), "sigma_min < sigma_max"),
-        (lambda: Preconditioned(Zero(), sde_on(Box(1)), sigma_data=0.0), "sigma_data > 0"),
-        (lambda: Preconditioned(Zero(), sde_on(Box(1)), sigma_data=math.inf), "sigma_data > 0"),
-        (lambda: Preconditioned(DFU.tiny(1, 1, domain=Torus(1)), sde_on(Box(1))), "one domain for both"),
+        (lambda: EDMScaling(0.0), "sigma_data > 0"),
+        (lambda: EDMScaling(math.inf), "sigma_data > 0"),
+        (lambda: edm(DFU.tiny(1, 1, domain=Torus(1)), sde_on(Box(1))), "one domain for both"),
         (lambda: GaussianDenoiser(GaussianRandomField(Box(1), RBF()), sde_on(Box(2))), "one domain"),
         (lambda: Normalization([0.0], [0.0]), "positive std"),
         (lambda: Normalization([0.0], [1.0])(torch.randn(2, 3, 8)), "1 channels"),
-        (lambda: DenoisingLoss(Preconditioned(Zero(), sde_on(Box(1))), p_std=0.0), "p_std > 0"),
+        (lambda: DenoisingLoss(edm(Zero(), sde_on(Box(1))), p_std=0.0), "p_std > 0"),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
@@ -376,79 +421,54 @@ def test_bad_input_is_an_error_that_says_what_was_expected(call, message):
         call()
 
 
-class TestChunks:
+class TestSamples:
     domain = Box(2)
     sde = FunctionSpaceSDE(WhiteNoise(domain, (8, 8)), EDM())
-    denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.0)), sde)
+    denoiser = GaussianDenoiser(GaussianRandomField(domain, Matern(1.0)), sde, channels=2)
 
-    @pytest.mark.parametrize("sampler", [Heun, partial(DPMSolver, eta=1.0)], ids=["heun", "dpm"])
-    def test_a_sample_depends_on_its_seed_alone(self, sampler):
-        run = sampler(self.denoiser, 5)
-        whole = run.draw((2, 12, 9), range(7), chunk=7)
-        torch.testing.assert_close(run.draw((2, 12, 9), range(7), chunk=3, progress=True), whole)
-        torch.testing.assert_close(run.draw((2, 12, 9), [4], chunk=3), whole[4:5])
+    @pytest.mark.parametrize("solver", [Heun(5), DPMSolver(5, eta=1.0)], ids=["heun", "dpm"])
+    def test_a_sample_depends_on_its_seed_alone(self, solver):
+        whole = sample(self.denoiser, (12, 9), range(7), solver=solver, batch=7)
+        torch.testing.assert_close(
+            sample(self.denoiser, (12, 9), range(7), solver=solver, batch=3, progress=True), whole
+        )
+        torch.testing.assert_close(sample(self.denoiser, (12, 9), 4, solver=solver, batch=3), whole[4:5])
         assert whole.shape == (7, 2, 12, 9) and float((whole[0] - whole[1]).abs().max()) > 0.1
 
-    def test_memory_is_that_of_one_chunk(self):
-        run = Heun(self.denoiser, 2)
-
+    def test_memory_is_that_of_one_batch(self):
         def consume(count):
-            for part in run.chunks((1, 64, 64), range(count), chunk=2):
-                assert part.shape == (2, 1, 64, 64)
+            parts = [part.shape for part in samples(self.denoiser, 64, range(count), solver=Heun(2), batch=2)]
+            assert parts == [(2, 2, 64, 64)] * (count // 2)
 
         few, many = (measure(partial(consume, count)).bytes for count in (2, 12))
         assert many < 1.3 * few
 
-    def test_estimate_counts_evaluations_and_chunks(self):
-        calls = []
+    @pytest.mark.parametrize(
+        ("solver", "plan"),
+        [
+            (Heun(5), Direct()),
+            (DDIM(5), Direct()),
+            (PredictorCorrector(5, corrections=2), Direct()),
+            (Heun(12), Progressive([(8, 8)])),
+        ],
+        ids=str,
+    )
+    def test_cost_counts_evaluations_and_batches(self, solver, plan):
+        denoiser = Counting(self.denoiser.data, self.sde, seconds=0.01)
+        cost = sampling_cost(denoiser, 16, 10, solver=solver, plan=plan, batch=4)
+        denoiser.calls.clear()
+        sample(denoiser, 16, range(4), solver=solver, plan=plan)
+        assert cost.seconds > 3 * len(denoiser.calls) * 0.01
+        assert cost.bytes >= 4 * 1024 * 4 and "MiB" in str(cost)
 
-        class Slow(GaussianDenoiser):
-            def forward(self, x_t, t, **condition):
-                calls.append(tuple(x_t.shape))
-                time.sleep(0.01)
-                return super().forward(x_t, t)
-
-        denoiser = Slow(self.denoiser.data, self.sde)
-        for make, evaluations in ((Heun, 9), (DDIM, 5), (partial(PredictorCorrector, corrections=2), 13)):
-            run = make(denoiser, 5)
-            assert run.evaluations == evaluations
-            cost = run.estimate((4, 1, 16, 16), count=10)
-            assert cost.seconds > 3 * evaluations * 0.01
-            assert cost.bytes >= 4 * 1024 * 4 and "MiB" in str(cost)
-            calls.clear()
-            run(self.sde.prior((1, 1, 16, 16)))
-            assert len(calls) == evaluations
-        ladder = Progressive(Heun(denoiser, 12), [(8, 8)], lambda e, dim: denoiser.data.std(e).square())
-        x = self.sde.prior((1, 1, 16, 16))
-        calls.clear()
-        ladder(x)
-        assert ladder.grids(x) == [(g, sum(c[2:] == g for c in calls)) for g in ((8, 8), (16, 16))]
-
-    def test_bad_input(self):
-        with pytest.raises(ValueError, match="chunk >= 1"):
-            Heun(self.denoiser, 2).draw((1, 8, 8), range(3), chunk=0)
-        with pytest.raises(ValueError, match="one entry for each of the 3 seeds"):
-            Heun(self.denoiser, 2).draw((1, 8, 8), range(3), label=torch.zeros(2))
-
-    def test_compiles_the_network_once_per_grid(self, monkeypatch):
-        torch._dynamo.reset()
-        counter = CompileCounter()
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
-        net = nn.Conv2d(1, 1, 3, padding=1)
-
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.net = net
-
-            def forward(self, x, noise_level):
-                return self.net(x)
-
-        model = Preconditioned(Net(), self.sde)
-        run, plain = Heun(model, 3, compile=True), Heun(Preconditioned(Net(), self.sde), 3)
-        for n in (8, 12, 8, 12):
-            x = self.sde.prior((2, 1, n, n))
-            torch.testing.assert_close(run(x), plain(x))
-        assert counter.frame_count == 2
-        with pytest.raises(ValueError, match="backbone"):
-            Heun(self.denoiser, 3, compile=True)
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"batch": 0}, "batch >= 1"),
+            ({"label": torch.zeros(2)}, "one row for each of the 3 seeds"),
+            ({"solver": Heun}, "expected a solver"),
+        ],
+    )
+    def test_bad_input(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            sample(self.denoiser, 8, range(3), **options)

@@ -59,7 +59,7 @@ def command(
     from fnodiff.train import keep_freed_memory
 
     keep_freed_memory()
-    trained, device = options.load(model)
+    trained, _ = options.load(model)
     denoiser, given = guided(trained, condition)
     domain = trained.sde.domain
     grids = beyond(trained) if shapes is None else sizes_of(shapes, domain)
@@ -74,7 +74,6 @@ def command(
         seed=seed,
         batch=options.batch,
         inception=inception,
-        device=device,
         progress=not general.quiet,
         **given,
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from fnodiff import Model, checkpoint
@@ -89,8 +88,7 @@ class Drawing:
     ) -> None:
         keep_freed_memory()
         self.name, self.quiet, self.batch = name, quiet, options.batch
-        self.model, device = options.load(name)
-        self.state = PartialState(cpu=device == "cpu")
+        self.model, self.state = options.load(name)
         self.denoiser, self.condition = guided(self.model, condition)
         domain, channels = self.model.sde.domain, self.model.channels
         if kind == "png" and (domain.dim != 2 or channels not in (1, 3)):

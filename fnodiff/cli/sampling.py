@@ -10,6 +10,8 @@ from cyclopts import Group, Parameter
 from fnodiff.cli.words import Words, classes_from, sizes_of
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from fnodiff import Model
     from fnodiff.domain import Domain
     from fnodiff.sde import Plan, Solver
@@ -150,9 +152,10 @@ class ModelOptions:
     batch: int = 16
     """Samples at a time."""
 
-    def load(self, name: str) -> tuple[Model, str]:
-        """The model on its device, and that."""
+    def load(self, name: str) -> tuple[Model, PartialState]:
+        """The model on its device, and the processes that share the work."""
         import torch
+        from accelerate import PartialState
 
         from fnodiff import Model
 
@@ -160,8 +163,8 @@ class ModelOptions:
             raise ValueError(f"expected --batch of 1 or more, got {self.batch}; 16 is usual.")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("expected --device cpu, as there is no GPU here, got cuda; leave it out.")
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = Model.from_pretrained(name, classes=classes_from(self.classes_from)).to(device)
+        state = PartialState(cpu=self.device == "cpu" or not torch.cuda.is_available())
+        model = Model.from_pretrained(name, classes=classes_from(self.classes_from)).to(state.device)
         if model.channels is None:
             raise ValueError(f"expected a model that knows its channels, got {name}; save it with channels=.")
         if getattr(model.network, "condition_channels", 0):
@@ -169,4 +172,4 @@ class ModelOptions:
                 f"expected a model without a conditioning field, whose samples would each need one, got {name}; call "
                 f"fnodiff.sample in Python with field=."
             )
-        return model, device
+        return model, state

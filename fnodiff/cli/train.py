@@ -112,7 +112,8 @@ def _described(model: Model, data: MultiResolution, path: str) -> str:
     count = sum(p.numel() for p in model.parameters()) / 1e6
     noise, schedule = str(model.sde.noise), str(model.sde.schedule)
     noise = noise if len(noise) < 100 else type(model.sde.noise).__name__
+    classes = f" of {data.num_classes} classes" if data.num_classes else ""
     return (
-        f"data: {len(data.fields)} samples of {path} on {data.domain}, at {grids}, {data.batch_size} a step\n"
+        f"data: {len(data.fields)} samples of {path}{classes} on {data.domain}, at {grids}, {data.batch_size} a step\n"
         f"model: {count:.1f} million parameters, {noise}, {schedule}, {model.scaling}"
     )
