@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from fnodiff import DDIM, Box, DPMSolver, Heun, metrics
-from fnodiff.checkpoint import from_pretrained
+from fnodiff import DDIM, Box, Direct, DPMSolver, Heun, Model, metrics, sample
 from fnodiff.data import Faces
-from fnodiff.sde import Sampler
+from fnodiff.sde import EvenLogSNR, EvenTime, Solver
 
 
-def runs(denoiser, evaluations: list[int]) -> dict[tuple[str, int], Sampler]:
-    """The samplers, by name and number of evaluations."""
-    rows = {}
+def solvers(evaluations: list[int]) -> dict[tuple[str, int], Solver]:
+    """The solvers, by name and number of evaluations."""
+    rows: dict[tuple[str, int], Solver] = {}
     for count in evaluations:
-        for spacing in ("time", "log_snr"):
-            rows[f"DPMSolver, {spacing}", count] = DPMSolver(denoiser, count, spacing=spacing)
-        rows["Heun", count] = Heun(denoiser, (count + 1) // 2)
-        rows["DDIM", count] = DDIM(denoiser, count)
+        for name, spacing in (("time", EvenTime()), ("log-SNR", EvenLogSNR())):
+            rows[f"DPMSolver, even {name}", count] = DPMSolver(count, spacing)
+        rows["Heun", count] = Heun((count + 1) // 2)
+        rows["DDIM", count] = DDIM(count)
     return rows
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("model", help="its folder, or the name of one that comes with fnodiff")
     parser.add_argument("--evaluations", type=int, nargs="+", default=[7, 11, 17, 35])
     parser.add_argument("--samples", type=int, default=256)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    denoiser = from_pretrained(args.checkpoint).to(device)
+    denoiser = Model.from_pretrained(args.model).to(device)
     shape, domain = max(denoiser.training_shapes), Box(2)
     held = Faces(4 * args.samples, seed=1)
     true, other = (held.batch(range(i, i + args.samples), shape)["x"] for i in (0, args.samples))
@@ -45,16 +43,19 @@ def main() -> None:
     measures = (*measures, metrics.patch_distance)
 
     print(f"{args.samples} samples at {shape[0]}x{shape[1]} against as many true ones")
-    print(f"{'':<22}{'evaluations':>12}{'spectrum':>10}{'global':>9}{'patches':>9}")
+    print(f"{'':<24}{'evaluations':>12}{'spectrum':>10}{'global':>9}{'patches':>9}")
 
     def show(name: str, count: int | str, x: torch.Tensor) -> None:
         a, b, c = (f(x, true) for f in measures)
-        print(f"{name:<22}{count:>12}{a:>10.3f}{b:>9.2f}{c:>9.3f}", flush=True)
+        print(f"{name:<24}{count:>12}{a:>10.3f}{b:>9.2f}{c:>9.3f}", flush=True)
 
     show("other true images", "-", other)
-    for (name, _), run in sorted(runs(denoiser, args.evaluations).items()):
-        x = run.draw((3, *shape), range(args.samples), chunk=64, device=device)
-        show(name, run.evaluations, x)
+    for (name, _), solver in sorted(solvers(args.evaluations).items()):
+        show(
+            name,
+            solver.evaluations,
+            sample(denoiser, shape, range(args.samples), solver=solver, plan=Direct(), batch=64),
+        )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, Preconditioned, WhiteNoise
-from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution
-from fnodiff.data import write_fields
+from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise
+from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution, write_fields
 from fnodiff.sde import DenoisingLoss
 from fnodiff.train import keep_freed_memory
 
@@ -28,7 +27,7 @@ SHAPE, BATCH = (32, 32), 16
 def rate(fields, workers: int, batches: int) -> float:
     """Samples per second of a training loader."""
     data = MultiResolution(fields, Box(2), [SHAPE], batch_size=BATCH)
-    loader = DataLoader(data, batch_size=None, sampler=range(10**6), num_workers=workers)
+    loader = DataLoader(data, batch_size=None, sampler=data.steps(), num_workers=workers)
     it = iter(loader)
     next(it)
     start = time.perf_counter()
@@ -74,8 +73,8 @@ def main() -> None:
             print(f"{name:<26}" + "".join(f"{rate(fields, workers, 40):>12.0f}" for workers in (0, 1, 2)), flush=True)
 
     domain = Box(2)
-    net = DFU.small(3, 3, domain=domain, levels="fixed", reference=SHAPE).to(device)
-    loss = DenoisingLoss(Preconditioned(net, FunctionSpaceSDE(WhiteNoise(domain, SHAPE), EDM())))
+    net = DFU.small(3, 3, domain=domain, reference=SHAPE).to(device)
+    loss = DenoisingLoss(Model(net, FunctionSpaceSDE(WhiteNoise(domain, SHAPE), EDM()), EDMScaling()))
     x = torch.randn(BATCH, 3, *SHAPE, device=device)
     for i in range(8):
         if i == 2:

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fnodiff import DDIM, metrics
-from fnodiff.checkpoint import from_pretrained
-from fnodiff.equations import Darcy, NavierStokes
+from fnodiff import DDIM, Model, metrics, sample
 from fnodiff.domain import Domain
-from fnodiff.sde import Denoiser, MomentMatching, PointObservation
+from fnodiff.equations import Darcy, NavierStokes
+from fnodiff.inverse import MomentMatching, PointObservation
+from fnodiff.sde import Denoiser
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
 SHIPPED = MODELS / "darcy_flow" / "pair", MODELS / "navier_stokes" / "pair"
@@ -61,7 +61,7 @@ def wrong_cells(x: Tensor, y: Tensor, domain: Domain) -> Tensor:
 
 def problems(args: argparse.Namespace) -> list[Problem]:
     """The models, and cases that they were not trained on."""
-    models = [from_pretrained(folder).to(args.device).eval() for folder in (args.darcy, args.navier_stokes)]
+    models = [Model.from_pretrained(folder).to(args.device).eval() for folder in (args.darcy, args.navier_stokes)]
     sizes = [(args.size,) * 2 if args.size else max(model.training_shapes) for model in models]
     everything = range(args.cases)
     pairs = Darcy(args.cases, seed=1, scale=3.0, constant_mode=False).batch(everything, sizes[0])["x"]
@@ -88,7 +88,7 @@ def solve(problem: Problem, seen: int, args: argparse.Namespace) -> tuple[Tensor
         guided = MomentMatching(
             problem.model, PointObservation(points, value, noise_std, channels=seen), iterations=args.iterations
         )
-        x = DDIM(guided, args.evaluations, eta=1.0).draw((2, *shape), range(args.members), device=args.device)
+        x = sample(guided, shape, range(args.members), solver=DDIM(args.evaluations, eta=1.0), device=args.device)
         ensembles.append(x.to(args.device))
     seconds = (time.perf_counter() - start) / (args.members * len(values))
     return torch.stack(ensembles, 1), seconds
@@ -105,7 +105,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noise", type=float, default=0.01, help="errors of the values, relative to the field's standard deviation")
     add("--cases", type=int, default=10)
     add("--members", type=int, default=8, help="samples per case")
-    add("--evaluations", type=int, default=16, help="steps of the sampler")
+    add("--evaluations", type=int, default=16, help="steps of the solver")
     add("--iterations", type=int, default=8, help="backward passes of the network per step")
     add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     add("--seed", type=int, default=0)

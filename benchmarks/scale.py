@@ -6,7 +6,7 @@ and a model that guides another takes a sixth more.
 Distances, against as many true portraits of that size, are
 
     features   of a small network that reads the portraits' attributes (`benchmarks.attributes`);
-    new band   of patches of the detail that 32 pixels cannot hold, by the true detail's energy; and the ratio of energies;
+    high band  of patches of the detail that 32 pixels cannot hold, by the true detail's energy; and the ratio of energies;
     patches    of 7 x 7 pixels;
     global     of images averaged to 8 x 8;
 
@@ -17,7 +17,8 @@ and each size has rows of other true portraits and, above 32, of our samples at 
 
 Models and samples stay in --out, by row and seed: a row that is there is not trained again, and other options want another
 --out. Several may run at a time (`--only ROW`), each on its own thread, but for rows that start from one another; what
-counts is processor time.
+counts is processor time. Rows of options that lost (octaves that count alike, half of the kernels at fixed places) are in
+commit 62f379b.
 """
 
 from __future__ import annotations
@@ -49,26 +50,29 @@ from fnodiff import (
     FunctionSpaceSDE,
     GaussianRandomField,
     Matern,
+    Model,
     PixelNoise,
-    Preconditioned,
     Progressive,
     WhiteNoise,
     metrics,
 )
-from fnodiff.checkpoint import from_pretrained
 from fnodiff.data import Faces, InMemory, MultiResolution
 from fnodiff.sde import (
     Autoguided,
     Denoiser,
     DenoisingLoss,
-    Sampler,
-    SpectralPreconditioned,
+    Direct,
+    EDMScaling,
+    Normalization,
+    Plan,
+    SpectralScaling,
     fit_spectrum,
+    measure_normalization,
     noise_law,
     noise_levels,
+    sample,
 )
-from fnodiff.sde.noise import Spectrum
-from fnodiff.train import fit, keep_freed_memory, measure_normalization, mixed_finetune
+from fnodiff.train import Adam, Execution, Logging, fit, keep_freed_memory, mixed_finetune
 
 DOMAIN, TRAIN = Box(2), (16, 24, 32)
 SMALLEST, REFERENCE = (min(TRAIN), min(TRAIN)), (max(TRAIN), max(TRAIN))
@@ -77,6 +81,7 @@ NOISES = {
     "white": WhiteNoise(DOMAIN, REFERENCE),
     "smooth": GaussianRandomField(DOMAIN, Matern(smoothness=0.25, length_scale=0.05)),
 }
+SAVE_EVERY = 200
 SIZES = {32: 512, 48: 512, 53: 512, 64: 512, 96: 128, 128: 128}  # samples at each
 
 
@@ -88,11 +93,10 @@ class Row:
     sizes: tuple[int, ...] = TRAIN
     network: dict[str, Any] = field(default_factory=dict)
     noise: str = "pixel"  # or "white": of the box; or "smooth": its fine modes weaker, nearly as the portraits' are
-    preconditioning: str = "edm"  # or "spectral"
-    shown: bool = False  # the linear estimate, to the network
+    scaling: str = "edm"  # or "spectral"
+    linear_estimate: bool = False  # whether the network sees it
     sampling: str = "plain"  # or "progressive", or "cascade": by way of training grids
     keep: float | None = None  # of a cascade
-    octaves: float = 0.0
     start: str | None = None  # the row whose model this one samples, or with `finetune` goes on from
     finetune: bool = False
     minutes: float = 1.0  # of training, in --minutes
@@ -101,15 +105,15 @@ class Row:
     @property
     def emerging(self) -> bool:
         """Whether the noise levels are those at which the portraits' modes emerge, instead of EDM's."""
-        return self.preconditioning == "spectral" or self.noise == "smooth"
+        return self.scaling == "spectral" or self.noise == "smooth"
 
 
 PAPER = Row("DFU, the paper's setting")
 FUNCTIONS = replace(PAPER, name="+ function-space noise", noise="white")
-SPECTRAL = replace(FUNCTIONS, name="+ spectral preconditioning", preconditioning="spectral")
-SHOWN = replace(FUNCTIONS, name="+ estimate shown", shown=True)
-FIXED = {"levels": "fixed", "reference": REFERENCE}
-OURS = replace(SHOWN, name="+ fixed levels", network=FIXED)
+SPECTRAL = replace(FUNCTIONS, name="+ spectral scaling", scaling="spectral")
+ESTIMATE = replace(FUNCTIONS, name="+ linear estimate", linear_estimate=True)
+FIXED = {"reference": REFERENCE}
+OURS = replace(ESTIMATE, name="+ fixed levels", network=FIXED)
 CASCADE = replace(OURS, name="+ cascade", sampling="cascade", start=OURS.name)
 GUIDE = replace(OURS, name="guide", minutes=1 / 6)
 GUIDED = replace(CASCADE, name="+ autoguidance", guide=GUIDE.name)
@@ -121,16 +125,14 @@ ROWS = [
     replace(PAPER, name="+ mixed fine-tuning", start=PAPER.name, finetune=True, minutes=0.25),
     FUNCTIONS,
     SPECTRAL,
-    replace(SPECTRAL, name="+ spectral, estimate shown", shown=True),
-    SHOWN,
+    replace(SPECTRAL, name="+ spectral, linear estimate", linear_estimate=True),
+    ESTIMATE,
     OURS,
     replace(OURS, name="+ progressive sampling", sampling="progressive", start=OURS.name),
     CASCADE,
     replace(CASCADE, name="+ cascade, all modes kept", keep=1.0),
     GUIDED,
     replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}),
-    replace(OURS, name="+ both kernels", network=FIXED | {"local": "both"}),
-    replace(OURS, name="+ octaves alike", octaves=0.5),
     replace(OURS, name="+ more sizes", sizes=(12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32)),  # kernels at more scales
     replace(OURS, name="+ smoother noise", noise="smooth"),
 ]
@@ -175,22 +177,23 @@ class Study:
         write_once(file, meaning)
         return folder
 
-    def build(self, row: Row) -> Denoiser:
+    def build(self, row: Row) -> Model:
         """An untrained model."""
-        net = DFU.small(6 if row.shown else 3, 3, domain=DOMAIN, **row.network)
+        scaling = EDMScaling(0.5, row.linear_estimate)
+        if row.scaling == "spectral":
+            scaling = SpectralScaling(REFERENCE, linear_estimate=row.linear_estimate)
+        net = DFU.small(scaling.inputs(3), 3, domain=DOMAIN, **row.network)
         units = measure_normalization(MultiResolution(self.pictures(), DOMAIN, TRAIN, batch_size=64), 0.5)
         noise, spectrum, finest = NOISES[row.noise], self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
         sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectrum, finest)) if row.emerging else EDM())
-        if row.preconditioning == "edm":
-            return Preconditioned(net, sde, 0.5, spectrum=spectrum if row.shown else None, normalization=units)
-        return SpectralPreconditioned(net, sde, spectrum, REFERENCE, shown=row.shown, normalization=units)
+        return Model(net, sde, scaling, normalization=units, spectrum=spectrum, cell_averages=True)
 
-    def loss(self, row: Row, denoiser: Denoiser) -> DenoisingLoss:
+    def loss(self, row: Row, model: Model) -> DenoisingLoss:
         """The loss, at EDM's noise levels or those of the modes."""
-        law = noise_law(denoiser.sde.noise, self.spectrum(denoiser.normalization), REFERENCE) if row.emerging else ()
-        return DenoisingLoss(denoiser, *law, octaves=row.octaves)
+        law = noise_law(model.sde.noise, model.spectrum, REFERENCE) if row.emerging else ()
+        return DenoisingLoss(model, *law)
 
-    def spectrum(self, units: torch.nn.Module) -> Any:
+    def spectrum(self, units: Normalization) -> Any:
         """S of the normalised portraits."""
         return fit_spectrum(
             units(self.pictures().batch(range(min(2048, len(self.faces))), REFERENCE)["x"]), DOMAIN, cell_averages=True
@@ -204,7 +207,7 @@ class Study:
         folder = self.folder(row, seed)
         if not (folder / "done.json").exists():
             self.train(row, seed, folder)
-        return from_pretrained(folder)
+        return Model.from_pretrained(folder)
 
     def train(self, row: Row, seed: int, folder: Path) -> None:
         """Train for the steps that fit into the time, measured first; a run that was stopped goes on."""
@@ -213,20 +216,19 @@ class Study:
         own = row.sizes if set(row.sizes) - set(TRAIN) else TRAIN
         data = MultiResolution(self.pictures(own), DOMAIN, sizes, batch_size=self.batch, seed=seed)
         if row.finetune:
-            denoiser = self.model(named(row.start), seed)
-            run = partial(mixed_finetune, denoiser, self.pictures(), (2 * REFERENCE[0],) * 2, batch_size=self.batch)
-            run = partial(run, weight=0.3, lr=2e-4)
+            model = self.model(named(row.start), seed)
+            run = partial(mixed_finetune, model, self.pictures(), (2 * REFERENCE[0],) * 2, batch_size=self.batch)
+            run = partial(run, weight=0.3, optimizer=Adam(lr=2e-4))
         else:
-            denoiser = self.build(row)
-            run = partial(fit, denoiser, data, lr=2e-3, decay=True)
-            run = partial(run, loss=self.loss(row, denoiser))
+            model = self.build(row)
+            run = partial(fit, model, data, optimizer=Adam(lr=2e-3, decay=True), loss=self.loss(row, model))
         plan = folder / "plan.json"
         if not plan.exists():
             plan.write_text(json.dumps({"steps": self.count_steps(run, self.minutes * row.minutes)}))
             return self.train(row, seed, folder)  # anew, as counting trained the model
         steps, start = json.loads(plan.read_text())["steps"], time.process_time()
-        resume = folder if (folder / "training.pt").exists() else None
-        run(steps=steps, folder=folder, resume=resume, save_every=200, progress=self.progress)
+        logging, execution = Logging(progress=self.progress), Execution(save_every=SAVE_EVERY)
+        run(steps=steps, folder=folder, resume="auto", logging=logging, execution=execution)
         (folder / "done.json").write_text(json.dumps({"steps": steps, "seconds": time.process_time() - start}))
         (folder / "training.pt").unlink()
         return None
@@ -243,7 +245,7 @@ class Study:
             times.setdefault(shape, []).append(now - last)
             last = now
 
-        run(steps=trial, callback=note, progress=False)
+        run(steps=trial, logging=Logging(progress=False, callback=note))
         seconds = sum(torch.tensor(v).median().item() * len(v) for v in times.values()) / trial
         return max(1, int(60 * minutes / seconds))
 
@@ -252,12 +254,9 @@ class Study:
         file, count = self.folder(row, seed) / f"samples-{size}.safetensors", self.samples[size]
         kept = load_file(file)["x"].float() / 127.5 - 1 if file.exists() else torch.empty(0, 3, size, size)
         if len(kept) < count:
-            denoiser = self.model(row, seed)
-            run = DPMSolver(denoiser, self.evaluations)
-            if row.sampling != "plain":
-                run = climb(run, row, size, self.spectrum(denoiser.normalization))
-            new = run.draw((3, size, size), range(10_000 + len(kept), 10_000 + count), chunk=16, progress=self.progress)
-            kept = torch.cat([kept, new])
+            options = {"solver": DPMSolver(self.evaluations), "plan": plan(row, size), "progress": self.progress}
+            seeds = range(10_000 + len(kept), 10_000 + count)
+            kept = torch.cat([kept, sample(self.model(row, seed), size, seeds, batch=16, **options)])
             save_file({"x": ((kept.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)}, file)
             kept = load_file(file)["x"].float() / 127.5 - 1
         return kept[:count]
@@ -270,16 +269,18 @@ class Study:
         ]
 
 
-def climb(run: Sampler, row: Row, size: int, spectrum: Spectrum) -> Sampler:
-    """Sampling by way of the smallest and the largest training grids: passing through both, or finishing on the largest."""
+def plan(row: Row, size: int) -> Plan:
+    """One grid; or by way of the smallest and the largest training grids, passing through both or finishing on the largest."""
+    if row.sampling == "plain":
+        return Direct()
     if size > REFERENCE[0] and row.sampling == "cascade":
-        return Cascade(run, [REFERENCE], spectrum, first=[SMALLEST], keep=row.keep)
-    return Progressive(run, [grid for grid in (SMALLEST, REFERENCE) if grid[0] < size], spectrum)
+        return Cascade([REFERENCE], through=[SMALLEST], keep=row.keep)
+    return Progressive([grid for grid in (SMALLEST, REFERENCE) if grid[0] < size])
 
 
 def measure(net: attributes.Reader, x: Tensor, true: Tensor) -> list[float]:
-    """Distances of features, of the new band, its energy, of patches, and of the whole."""
-    band = metrics.new_band(x, true, DOMAIN, REFERENCE) if x.shape[2] > REFERENCE[0] else (float("nan"),) * 2
+    """Distances of features, of the high band, its energy, of patches, and of the whole."""
+    band = metrics.high_band_distance(x, true, DOMAIN, REFERENCE) if x.shape[2] > REFERENCE[0] else (float("nan"),) * 2
     patches, whole = metrics.patch_distance(x, true), metrics.global_coherence(x, true, DOMAIN)
     return [attributes.distance(net, x, true), *band, patches, whole]
 
@@ -310,7 +311,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.samples is not None and args.samples < 3:
         parser.error(
-            f"expected --samples of 3 or more, got {args.samples}: distances compare sets, and three are drawn"
+            f"expected --samples of 3 or more, got {args.samples}: distances compare sets, and the figure has three"
         )
     return args
 
@@ -358,7 +359,7 @@ def main() -> None:
             last = [*ours, list(pictures)[-1]][0]
             for way, x in upsampled(pictures[last][32][:count], size).items():
                 here[f"{way} of {last}"] = x
-        heads = zip(("features", "new band", "energy", "patches", "global"), (9, 10, 8, 9, 8), strict=True)
+        heads = zip(("features", "high band", "energy", "patches", "global"), (9, 10, 8, 9, 8), strict=True)
         print(f"\n{f'{size} x {size}, {count} samples':<40}" + "".join(f"{head:>{width}}" for head, width in heads))
         for name, x in here.items():
             found = table[name, size] = measure(net, x, true)

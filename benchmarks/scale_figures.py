@@ -13,7 +13,7 @@ def draw_curves(table: dict[tuple[str, int], list[float]], path: Path) -> None:
     """Distances against the size, a line for each row: the paper's second figure."""
     names = list(dict.fromkeys(name for name, _ in table))
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
-    for axis, (column, title) in zip(axes, ((0, "features"), (1, "new band"), (4, "global")), strict=True):
+    for axis, (column, title) in zip(axes, ((0, "features"), (1, "high band"), (4, "global")), strict=True):
         for i, name in enumerate(names):
             points = [
                 (n, row[column]) for (other, n), row in table.items() if other == name and row[column] == row[column]

@@ -30,11 +30,11 @@ from neuralop.layers.spectral_convolution import SpectralConv as StockSpectralCo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned
+from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, SpectralScaling
 from fnodiff.cost import measure
 from fnodiff.nn import DualConv, LocalConv, SpectralConv
 from fnodiff.nn.modes import Modes
-from fnodiff.sde import DenoisingLoss, SpectralPreconditioned
+from fnodiff.sde import DenoisingLoss
 from fnodiff.train import keep_freed_memory
 
 WIDTH = {"hidden_channels": 32, "channel_mult": (1, 2, 2, 2), "num_blocks": 2}
@@ -99,8 +99,8 @@ def networks(peer: Path | None) -> dict[str, nn.Module]:
     make = partial(DFU, 3, 3, n_modes=MODES, **WIDTH)
     rows: dict[str, nn.Module] = {
         "UNet": make(spectral_levels=0),
-        "DFU, moving levels": make(),
-        "DFU, fixed levels": make(levels="fixed", reference=(32, 32)),
+        "DFU, half the grid a level": make(),
+        "DFU, levels by a reference": make(reference=(32, 32)),
     }
     with stock_layers():
         rows["DFU on neuralop's layer"] = make()
@@ -268,10 +268,10 @@ def around_table(net: nn.Module, sizes: list[int], batch: int, repeats: int, dev
 
     nothing = Nothing().to(device)
     around = {
-        "EDM's scalars": DenoisingLoss(Preconditioned(nothing, sde)),
-        "per mode": DenoisingLoss(SpectralPreconditioned(nothing, sde, spectrum, (32, 32))),
+        "EDM's scalars": DenoisingLoss(Model(nothing, sde, EDMScaling())),
+        "per mode": DenoisingLoss(Model(nothing, sde, SpectralScaling((32, 32)), spectrum=spectrum)),
     }
-    whole = DenoisingLoss(Preconditioned(net, sde))
+    whole = DenoisingLoss(Model(net, sde, EDMScaling()))
     print(f"\nnoise, preconditioning and loss without the network, batch {batch}: share of a training step")
     print(f"  {'':<24}" + "".join(f"{n:>10}" for n in sizes))
     cells: dict[str, list[float]] = {"drawing the field": [], **{name: [] for name in around}}
@@ -357,7 +357,7 @@ def main() -> None:
         fast = {name: torch.compile(net, dynamic=False) if args.compile else net for name, net in rows.items()}
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
             network_table(fast, args.sizes, batches, args.repeats, device)
-    around_table(rows["DFU, moving levels"], small, args.batch, args.repeats, device)
+    around_table(rows["DFU, half the grid a level"], small, args.batch, args.repeats, device)
     factor_table(args.batch, 3 * args.repeats, device)
     share_table(rows, min(args.sizes), args.batch, device)
 

@@ -44,13 +44,13 @@ class Row:
 
 
 class Regression(nn.Module):
-    """A DFU that is shown a alone: zeros where a diffusion model has the noisy state."""
+    """A DFU that sees a alone: zeros where a diffusion model has the noisy state."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
         options = {"channel_mult": (1, 1), "n_modes": (24, 24), "hidden_channels": 16, "local": "point"} | options
         reference = (max(GRIDS), max(GRIDS))
-        levels = {"levels": "fixed", "reference": reference, "spectral_levels": len(options["channel_mult"])}
+        levels = {"reference": reference, "spectral_levels": len(options["channel_mult"])}
         common = {"num_blocks": 1, "dropout": 0.0, "attention_levels": (), "positional_modes": 4, "domain": DOMAIN}
         self.net = DFU(1, 1, condition_channels=1, **levels, **common, **options)
 

@@ -53,7 +53,7 @@ class Portraits:
         ValueError: If the packages are missing, or the style is unknown.
     """
 
-    channels = 3
+    channels, cell_averages, num_classes, condition_channels = 3, True, 0, 0
 
     def __init__(self, style: str = "micah", count: int = 16384, *, held_out: bool = False) -> None:
         if style not in OPTIONS:

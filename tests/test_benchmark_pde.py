@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from benchmarks import pde
-from fnodiff import DFU, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Preconditioned, Torus
-from fnodiff.checkpoint import save_pretrained
+from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, Torus
 
 
 def test_wrong_cells():
@@ -23,9 +22,9 @@ def test_table(tmp_path, monkeypatch, capsys):
     options = []
     for name, domain in (("darcy", Box(2)), ("navier-stokes", Torus(2))):
         sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.3)), EDM(0.01, 30.0))
-        model = Preconditioned(DFU.tiny(2, 2, domain=domain), sde, 1.0)
+        model = Model(DFU.tiny(2, 2, domain=domain), sde, EDMScaling(1.0))
         model.training_shapes = ((12, 12), (16, 16))
-        save_pretrained(model, tmp_path / name)
+        model.save_pretrained(tmp_path / name)
         options += [f"--{name}", str(tmp_path / name)]
     small = ["--cases", "2", "--members", "2", "--evaluations", "3", "--iterations", "1"]
     monkeypatch.setattr(sys, "argv", ["pde", *options, *small])
@@ -73,7 +72,7 @@ def test_samples_fit_what_is_seen(channel):
     domain = Torus(2)
     sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.3)), EDM(0.01, 30.0))
     data = GaussianRandomField(domain, Matern(1.0, 0.3)).sample((2, 2, 16, 16))
-    problem = pde.Problem("noise", Preconditioned(Zero(), sde, 1.0), data, 0, pde.wrong_cells)
+    problem = pde.Problem("noise", Model(Zero(), sde, EDMScaling(1.0), channels=2), data, 0, pde.wrong_cells)
     args = pde.options(["--evaluations", "24", "--iterations", "12", "--members", "2", "--device", "cpu"])
     samples, seconds = pde.solve(problem, channel, args)
     points = torch.rand(2, 8, generator=torch.Generator().manual_seed(args.seed))

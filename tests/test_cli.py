@@ -657,6 +657,10 @@ WRONG = {
     "samples into a file": (["sample", "{images}", "--size", 16, "--out", "{file}"], "got the file"),
     "no GPU": (["sample", "{images}", "--size", 16, "--device", "tpu"], "one of cpu, cuda"),
     "classes from nowhere": (["sample", *"{images} --size 16 --classes-from nowhere.py".split()], "FileNotFoundError"),
+    "classes that fail": (
+        ["sample", *"{images} --size 16 --classes-from {boom}.py".split()],
+        "boom.py: RuntimeError: two lines; mend",
+    ),
     "no classes": (
         ["sample", *"{images} --size 16 --classes-from json.tool".split()],
         "expected classes in json.tool, got none",
@@ -696,6 +700,7 @@ def places(room, models, tmp_path_factory):
         (folder / name).mkdir()
     (folder / "broken" / "a.png").write_bytes(b"no picture")
     (folder / "file").write_text("text")
+    (folder / "boom.py").write_text("raise RuntimeError('two\\nlines')\n")
     tables = {"other": "[train]\nsteps = 1\n", "unknown": "[train]\n[trian]\n", "key": "[train]\nlrr = 1\n"}
     tables["type"] = '[train]\nsteps = "many"\n'
     for name, text in tables.items():
@@ -706,7 +711,12 @@ def places(room, models, tmp_path_factory):
     write_fields(folder / "f.h5", source, [(16, 16)], attributes=about, dtype="float32", progress=False)
     made = {name: folder / name for name in ("empty", "broken", "file", *tables)}
     made |= {name: models / name for name in ("images", "fields", "classes", "conditioned")}
-    made |= {"pictures": room / "pictures", "picture": room / "pictures" / "00.png", "run": room / "run"}
+    made |= {
+        "boom": folder / "boom",
+        "pictures": room / "pictures",
+        "picture": room / "pictures" / "00.png",
+        "run": room / "run",
+    }
     return made | {"toml": room / "small.toml", "arrays": folder / "arrays.npz", "h5": folder / "f.h5"}
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import fnodiff.equations.darcy as darcy
 from fnodiff.data import HDF5Fields
-from fnodiff.equations.darcy import Darcy, coefficient, residual, solve
 from fnodiff.domain import Box
+from fnodiff.equations.darcy import Darcy, coefficient, residual, solve
 
 SQUARE = Box(2)
 PI = math.pi
@@ -209,9 +209,12 @@ def test_each_sample_is_solved_once_while_it_is_kept(monkeypatch: pytest.MonkeyP
     fields.batch([2], (4, 4))  # 1 goes, the longest unused
     fields.batch([0, 2], (4, 4))
     assert len(solved) == 3
-    fields.batch([1], (4, 4))
+    fields.batch([1], (4, 4))  # 0 goes
     assert len(solved) == 4
-    assert len(fields._kept) == 2
+    fields.batch([1, 2], (4, 4))
+    assert len(solved) == 4
+    fields.batch([0], (4, 4))
+    assert len(solved) == 5
 
 
 def test_samples_are_drawn_from_different_seeds() -> None:

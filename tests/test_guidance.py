@@ -408,7 +408,7 @@ class TestAroundGuidance:
 )
 def test_posterior_is_the_closed_form(domain, shape, method):
     case = problem(domain, shape, pairs=40, sensors=4)
-    mean, spread, covered = scores(ensemble(METHODS[method], case, steps=16), case)
+    mean, spread, covered = scores(ensemble(METHODS[method], case, steps=20), case)
     assert mean < 0.1, f"the mean is off by {mean:.2f} standard deviations"
     assert abs(spread - 1) < 0.05, f"the spread is {spread:.2f} of the posterior's"
     assert abs(covered - 0.9) < 0.03, f"covers {covered:.2f}"

@@ -142,13 +142,13 @@ class TestDataSet:
         with pytest.raises(ValueError, match=match):
             ShallowWater(2, **arguments)
 
-    def test_keeps_as_many_as_it_may(self):
-        data, all_kept = ShallowWater(6, 0, keep=1, **SMALL), ShallowWater(6, 0, **SMALL)
-        for indices in ([0, 3, 5], [3, 3], [1]):
-            x, y = (source.batch(indices, (8, 16))["x"] for source in (data, all_kept))
-            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4 * float(y[:, 1].abs().max()))
-            assert len(data._kept) == 1
-        assert len(all_kept._kept) == 6
+    @pytest.mark.parametrize(("keep", "trajectories"), [(1, [0, 1, 2, 1, 0]), (6, [0, 1, 2])])
+    def test_keeps_as_many_as_it_may(self, keep, trajectories):
+        data, whole, asked = Counted(6, 0, keep=keep, **SMALL), ShallowWater(6, 0, **SMALL), ([0, 3, 5], [3, 3], [1])
+        x, y = (torch.cat([source.batch(indices, (8, 16))["x"] for indices in asked]) for source in (data, whole))
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4 * float(y[:, 1].abs().max()))
+        first = whole.generator(0).initial_seed()
+        assert [seed - first for seed in data.seeds] == trajectories
 
     def test_too_fine_a_grid(self):
         with pytest.raises(ValueError, match="16 x 32"):
@@ -161,6 +161,14 @@ class TestDataSet:
     def test_a_flow_that_falls_dry_is_no_sample(self):
         with pytest.raises(ValueError, match="fell dry"):
             ShallowWater(4, wind=30.0, depth=1000.0, **SMALL).batch([0, 2], (8, 16))
+
+
+class Counted(ShallowWater):
+    """It notes the seeds of the trajectories that it solves."""
+
+    def trajectories(self, generators):
+        self.seeds = [*getattr(self, "seeds", []), *(g.initial_seed() for g in generators)]
+        return super().trajectories(generators)
 
 
 # ---- datasets/shallow_water.py ------------------------------------------------------------------------------------
@@ -182,9 +190,11 @@ def test_script_writes_what_the_source_gives(script, tmp_path):
     fields, source = HDF5Fields(out), ShallowWater(3, 0, domain=Sphere("equiangular"), **SMALL)
     assert fields.shapes == [(9, 18), (16, 32)]
     assert fields.attributes["latitudes"] == "equiangular"
-    for shape in fields.shapes:
-        x, y = (data.batch([0, 2], shape)["x"] for data in (fields, source))
-        torch.testing.assert_close(x / y.std((0, 2, 3), keepdim=True), y / y.std((0, 2, 3), keepdim=True))
+    x, y = ([data.batch([0, 2], shape)["x"] for shape in fields.shapes] for data in (fields, source))
+    scales = [field.std((0, 2, 3), keepdim=True) for field in y]
+    torch.testing.assert_close(
+        [a / scale for a, scale in zip(x, scales, strict=True)], [b / scale for b, scale in zip(y, scales, strict=True)]
+    )
 
 
 def test_script_ends_with_a_message(script, tmp_path, capsys):

@@ -74,7 +74,7 @@ def command(
     true = true_fields(data, arrays, domain, 2 * len(chosen), condition.label)
     if true.channels != trained.channels:
         raise ValueError(
-            f"expected fields of {trained.channels} channels, as the model's, got {true.channels} in {data}."
+            f"expected fields of {trained.channels} channels, as the model's, got {true.channels} in {data}; name another."
         )
     shapes = usual_sizes(trained, true) if sizes is None else sizes_of(sizes, domain)
     for shape in shapes:

@@ -55,7 +55,9 @@ def read_coarse(path: Path, domain: Domain, finer: Shape, shape: Shape | None, i
         with Image.open(path) as image:
             width, height = ImageOps.exif_transpose(image).size
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"expected a PNG, JPEG or WebP picture, got {path}, which cannot be read: {error}.") from error
+        raise ValueError(
+            f"expected a PNG, JPEG or WebP picture, got {path}, which cannot be read: {error}; name another."
+        ) from error
     ratio = min(height / finer[0], width / finer[1])
     crop = tuple(min(n, max(1, int(ratio * m + 1e-9))) for n, m in zip((height, width), finer, strict=True))
     shape = crop if shape is None else shape

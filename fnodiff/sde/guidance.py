@@ -115,3 +115,11 @@ class Autoguided(Wrapper):
             return x_hat
         worse = self.guide(x_t, t, **condition)
         return torch.where(over_space(acts, x_hat), worse + self.scale * (x_hat - worse), x_hat)
+
+    def rows(self, part: slice) -> Denoiser:
+        denoiser, guide = self.denoiser.rows(part), self.guide.rows(part)
+        if denoiser is self.denoiser and guide is self.guide:
+            return self
+        new = self.around(denoiser)
+        new.guide = guide
+        return new

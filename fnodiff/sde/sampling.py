@@ -126,6 +126,14 @@ def samples(
     """`sample`, `batch` seeds at a time: (up to `batch`, C, *shape) on the CPU, in the order of the seeds.
 
     Working memory is that of one batch, whatever the number of seeds.
+
+    Examples:
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, samples
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(1), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM()))
+        >>> [tuple(x.shape) for x in samples(denoiser, (16,), seeds=range(10), batch=4)]
+        [(4, 1, 16), (4, 1, 16), (2, 1, 16)]
     """
     _check(denoiser, plan)
     domain, seeds = denoiser.sde.domain, _seeds(seeds)

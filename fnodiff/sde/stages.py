@@ -81,7 +81,16 @@ def describe(stages: Sequence[Stage]) -> str:
 
 @dataclass(frozen=True)
 class Direct(Plan):
-    """One grid, from noise to sample."""
+    """One grid, from noise to sample.
+
+    Examples:
+        >>> from fnodiff import EDM, Box, Direct, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        >>> denoiser, times = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM())), DPMSolver(12).times(EDM())
+        >>> [(stage.shape, stage.steps) for stage in Direct().plan(denoiser, (32, 32), times)]
+        [((32, 32), 11)]
+    """
 
     def plan(self, denoiser: Denoiser, shape: Shape, times: Tensor) -> list[Stage]:
         return [Stage(denoiser.sde.domain.check_shape(shape), times)]
