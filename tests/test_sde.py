@@ -118,7 +118,7 @@ def test_perturb_and_prior_scale_the_noise():
         (Matern(1.5, 0.05), lambda r: (1 + math.sqrt(3) * r / 0.05) * (-math.sqrt(3) * r / 0.05).exp()),
         (RBF(0.05), lambda r: (-0.5 * (r / 0.05).square()).exp()),
     ],
-    ids=str,
+    ids=["Matern 1/2", "Matern 3/2", "RBF"],
 )
 def test_spectra_are_those_of_their_covariance_functions(spectrum, covariance):
     # On a torus much longer than the correlation length the covariance function is that of the line.
@@ -298,7 +298,7 @@ class TestSolvers:
             (EvenRho(), lambda r: r ** (1 / 7)),
             (EvenRho(1.0), lambda r: r),
         ],
-        ids=str,
+        ids=["log-SNR", "rho 7", "rho 1"],
     )
     def test_spacing(self, schedule, spacing, scale):
         times = Heun(9, spacing).times(schedule)

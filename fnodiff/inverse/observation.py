@@ -101,7 +101,7 @@ class Observation(abc.ABC):
             return self._cut(self.values).to(predicted)
         raise ValueError(
             f"{type(self).__name__}: expected values of shape {tuple(predicted.shape[1:])}, or one observation for each of the "
-            f"{len(predicted)} samples, got {tuple(self.values.shape)}; name the observed channels by channels=, and draw as "
+            f"{len(predicted)} samples, got {tuple(self.values.shape)}; name the observed channels by channels=, and sample as "
             f"many samples at a time as there are observations."
         )
 
