@@ -6,7 +6,7 @@ the published rows, and of the mean of an ensemble, which is the better estimate
 
     python -m benchmarks.pde                 # the shipped models, on the largest grid that they were trained on
     python -m benchmarks.pde --size 128      # on the published grid: zero-shot, or with --darcy and --navier-stokes models
-                                             # trained there, such as by examples/darcy_flow.py --train --grids 32 64 128
+                                             # trained there, as in examples/darcy_flow.py with other grids
 """
 
 from __future__ import annotations

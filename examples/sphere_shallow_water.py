@@ -111,8 +111,7 @@ figure, axes = plt.subplots(2, 5, figsize=(14, 3.8), layout="constrained", subpl
 for line, (title, x) in zip(axes.T, columns.items(), strict=True):
     theta, phi = domain.points(x.shape[1:])
     for axis, field, y in zip(line, x, true.transpose(0, 1), strict=True):
-        lowest, highest = y.flatten()[::8].quantile(torch.tensor([0.005, 0.995])).tolist()
-        axis.pcolormesh(phi - math.pi, math.pi / 2 - theta, field, vmin=lowest, vmax=highest, rasterized=True)
+        axis.pcolormesh(phi - math.pi, math.pi / 2 - theta, field, vmin=y.quantile(0.005), vmax=y.quantile(0.995))
         axis.set(xticks=[], yticks=[])
     line[0].set_title(title, fontsize=9)
 axes[0, 2].scatter(points[1] - math.pi, math.pi / 2 - points[0], s=2, c="black", linewidths=0)

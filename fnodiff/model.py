@@ -167,6 +167,8 @@ class Model(Denoiser):
         normalization = measure_normalization(data, sigma_data)
         some = data.samples(samples, reference)
         x = normalization(some["x"])
+        if "mask" in some:  # what is missing counts as the mean, as in the loss
+            x = torch.where(some["mask"] > 0, x, 0.0)
         spectrum = fit_spectrum(x, domain, cell_averages=averages)
         if not averages and x.shape[1] > 1:
             spectrum = fit_spectra(x, domain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -301,7 +302,7 @@ def test_the_options_of_a_network(options, expected):
 )
 def test_the_options_of_sampling(options, solver, plan):
     given = parsed("sample", "model", "--size", 16, *options)
-    assert given["solver"].make() == solver and given["plan"].make(Box(2)) == plan
+    assert given["how"].solver.make() == solver and given["how"].plan.make(Box(2)) == plan
 
 
 class TestSample:
@@ -763,10 +764,10 @@ def test_a_run_that_diverges_fails_in_one_line(room, tmp_path, capsys):
         ),
         ("ffhq_paper", "train", {"grids.shapes": ("32", "48", "64", "80", "96"), "scaling.linear_estimate": False}),
         ("ffhq_paper", "finetune", {"mixture.weight": 0.3, "mixture.size": "160", "optimizer.lr": 1e-4}),
-        ("ffhq_paper", "sample", {"solver.solver": "heun", "solver.steps": 18, "plan.plan": "direct"}),
+        ("ffhq_paper", "sample", {"how.solver.solver": "heun", "how.solver.steps": 18, "how.plan.plan": "direct"}),
         ("ffhq_paper", "evaluate", {"sizes": ("32", "48", "64", "80", "96", "128", "160", "192")}),
         ("lsun_church_paper", "train", {"data": "church.h5", "optimizer.ema_halflife": 500_000}),
-        ("lsun_church_paper", "sample", {"solver.solver": "heun"}),
+        ("lsun_church_paper", "sample", {"how.solver.solver": "heun"}),
         ("portraits", "train", {"grids.shapes": ("16", "24", "32"), "network.n_modes": (8,)}),
         ("portraits", "sample", {"size": ("32", "64", "128")}),
         ("portraits", "evaluate", {"data": "portraits-test.h5"}),
@@ -776,8 +777,8 @@ def test_the_files_of_options_are_read(file, name, expected):
     positional = {"train": [], "finetune": ["model", "data"]}.get(name, ["model"])
     given = parsed(name, *positional, "--config", CONFIGS / f"{file}.toml")
     for key, value in expected.items():
-        first, _, rest = key.partition(".")
-        assert (getattr(given[first], rest) if rest else given[first]) == value, key
+        first, *rest = key.split(".")
+        assert functools.reduce(getattr, rest, given[first]) == value, key
 
 
 def test_the_portraits_file_says_what_is_chosen_anyway():

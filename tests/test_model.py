@@ -231,6 +231,13 @@ class TestForData:
         assert units.mean == pytest.approx((300, 0), abs=3)
         assert units.std == pytest.approx((10, 1), rel=0.3)
 
+    def test_missing_values_count_as_the_mean(self):
+        x = 300 + 2 * fields(BOX, (16, 16))
+        x[:, :, :3, :3] = torch.nan
+        made = Model.for_data(MultiResolution(ArrayFields(x, domain=BOX), BOX, [16]), Recorder)
+        variance = BOX.multiplicity((16, 16)) * made.spectrum(BOX.eigenvalues((16, 16)))
+        assert float(variance.sum()) == pytest.approx(0.25, rel=0.3)
+
     def test_classes_are_counted(self):
         made = Model.for_data(images(label=torch.arange(32) % 5), Recorder)
         assert made.network.told["num_classes"] == 5 and made.condition_normalization == {}

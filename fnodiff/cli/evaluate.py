@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.report import beyond, check_inception
-from fnodiff.cli.sampling import ConditionOptions, ModelOptions, PlanOptions, SolverOptions
+from fnodiff.cli.sampling import DrawOptions
 from fnodiff.cli.training import General
 from fnodiff.cli.words import Words, seeds_of, size_name, sizes_of
 
@@ -35,10 +35,7 @@ def command(
     out: Path = Path("evaluated"),
     inception: bool = False,
     arrays: ArrayOptions = ArrayOptions(),
-    options: ModelOptions = ModelOptions(),
-    solver: SolverOptions = SolverOptions(),
-    plan: PlanOptions = PlanOptions(),
-    condition: ConditionOptions = ConditionOptions(),
+    how: DrawOptions = DrawOptions(),
     general: General = General(),
 ) -> None:
     """Measure how far samples are from true fields, at each size.
@@ -62,16 +59,16 @@ def command(
     chosen = seeds_of(seeds)
     sizes_of(sizes or ())
     check_inception(inception)
-    steps = solver.make()
+    solver = how.solver.make()
     if len(chosen) < 2:
         raise ValueError(f"expected two seeds or more, got {seeds}; distances are of sets.")
 
     from fnodiff.cli.samples import Drawing
     from fnodiff.report import table
 
-    drawing = Drawing(model, out, options, condition, None, general.quiet)
+    drawing = Drawing(model, out, how.reading, how.condition, None, general.quiet)
     trained, domain = drawing.model, drawing.model.sde.domain
-    true = true_fields(data, arrays, domain, 2 * len(chosen), condition.label)
+    true = true_fields(data, arrays, domain, 2 * len(chosen), how.condition.label)
     if true.channels != trained.channels:
         raise ValueError(
             f"expected fields of {trained.channels} channels, as the model's, got {true.channels} in {data}; name another."
@@ -81,7 +78,7 @@ def command(
         true.batch([0], shape)  # a grid that the data lack is known before samples are drawn
     largest = max(trained.training_shapes, key=math.prod, default=None)
     above = [shape for shape in shapes if largest is not None and _finer(shape, largest)]
-    drawing.draw(shapes + [largest] * bool(above and largest not in shapes), chosen, steps, plan.make(domain))
+    drawing.draw(shapes + [largest] * bool(above and largest not in shapes), chosen, solver, how.plan.make(domain))
     if not drawing.main:
         return
     rows = _distances(drawing, true, shapes, chosen, largest, inception)

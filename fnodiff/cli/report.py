@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fnodiff.cli.data import ArrayOptions, true_fields
-from fnodiff.cli.sampling import ConditionOptions, ModelOptions, PlanOptions, SolverOptions
+from fnodiff.cli.sampling import DrawOptions
 from fnodiff.cli.training import General
 from fnodiff.cli.words import Words, sizes_of
 
@@ -28,10 +28,7 @@ def command(
     inception: bool = False,
     out: Path = Path("invariance_report.png"),
     arrays: ArrayOptions = ArrayOptions(),
-    options: ModelOptions = ModelOptions(),
-    solver: SolverOptions = SolverOptions(),
-    plan: PlanOptions = PlanOptions(),
-    condition: ConditionOptions = ConditionOptions(),
+    how: DrawOptions = DrawOptions(),
     general: General = General(),
 ) -> None:
     """Measure how far the grid still matters to a model: the invariance report.
@@ -50,7 +47,7 @@ def command(
         inception: FID and KID too: wants `pip install fnodiff[fid]` and Inception's weights.
         out: The figure, of fields in two dimensions.
     """
-    steps = solver.make()
+    solver = how.solver.make()
     sizes_of(shapes or ())
     check_inception(inception)
 
@@ -59,20 +56,20 @@ def command(
     from fnodiff.train import keep_freed_memory
 
     keep_freed_memory()
-    trained, _ = options.load(model)
-    denoiser, given = guided(trained, condition)
+    trained, _ = how.reading.load(model)
+    denoiser, given = guided(trained, how.condition)
     domain = trained.sde.domain
     grids = beyond(trained) if shapes is None else sizes_of(shapes, domain)
-    reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, condition.label)
+    reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, how.condition.label)
     found = invariance_report(
         denoiser,
         grids,
         reference,
         samples=samples,
-        solver=steps,
-        plan=plan.make(domain),
+        solver=solver,
+        plan=how.plan.make(domain),
         seed=seed,
-        batch=options.batch,
+        batch=how.reading.batch,
         inception=inception,
         progress=not general.quiet,
         **given,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from fnodiff.cli.sampling import ConditionOptions, ModelOptions, PlanOptions, SolverOptions
+from fnodiff.cli.sampling import DrawOptions
 from fnodiff.cli.training import General
 from fnodiff.cli.words import Words, seeds_of, size_name, sizes_of
 
@@ -18,10 +18,7 @@ def command(
     seeds: str = "0-63",
     out: Path = Path("samples"),
     format: Literal["png", "hdf5"] | None = None,
-    options: ModelOptions = ModelOptions(),
-    solver: SolverOptions = SolverOptions(),
-    plan: PlanOptions = PlanOptions(),
-    condition: ConditionOptions = ConditionOptions(),
+    how: DrawOptions = DrawOptions(),
     general: General = General(),
 ) -> None:
     """Draw samples of a model into a folder.
@@ -41,13 +38,13 @@ def command(
     """
     chosen = seeds_of(seeds)
     sizes_of(size)  # what is misspelt is known before torch is loaded
-    steps = solver.make()
+    solver = how.solver.make()
 
     from fnodiff.cli.samples import Drawing
 
-    drawing = Drawing(model, out, options, condition, format, general.quiet)
+    drawing = Drawing(model, out, how.reading, how.condition, format, general.quiet)
     domain = drawing.model.sde.domain
     shapes = sizes_of(size, domain)
-    drawing.draw(shapes, chosen, steps, plan.make(domain))
+    drawing.draw(shapes, chosen, solver, how.plan.make(domain))
     if drawing.main:
         print(f"{out}: {len(chosen)} samples at {', '.join(map(size_name, shapes))}")

@@ -173,3 +173,17 @@ class ModelOptions:
                 f"fnodiff.sample in Python with field=."
             )
         return model, state
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DrawOptions:
+    """How samples are drawn: the model's reading, the solver, the plan and the condition."""
+
+    reading: ModelOptions = ModelOptions()
+
+    solver: SolverOptions = SolverOptions()
+
+    plan: PlanOptions = PlanOptions()
+
+    condition: ConditionOptions = ConditionOptions()

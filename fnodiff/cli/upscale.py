@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +22,19 @@ SHOWN = 4
 """Samples in the picture that compares."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CoarseOptions:
+    """What is upscaled of a file."""
+
+    start: Annotated[str | None, Parameter(name="--from")] = None
+    """Make the picture smaller first, by averages over cells, 32 or 24x32. By default its own pixels are the coarse grid; of an
+    .h5 its finest grid that is coarser than --size."""
+
+    index: int = 0
+    """Of the field in an .h5."""
+
+
 def command(
     model: str,
     picture: Path,
@@ -28,8 +42,7 @@ def command(
     size: Words,
     seeds: str = "0-3",
     out: Path = Path("upscaled"),
-    start: Annotated[str | None, Parameter(name="--from")] = None,
-    index: int = 0,
+    coarse: CoarseOptions = CoarseOptions(),
     format: Literal["png", "hdf5"] | None = None,
     options: ModelOptions = ModelOptions(),
     solver: SolverOptions = SolverOptions(),
@@ -49,9 +62,6 @@ def command(
         size: The finer grid, 128 or 96x128; several draw several.
         seeds: Such as 0-3 or 0-3,7.
         out: Folder of the pictures.
-        start: Make the picture smaller first, by averages over cells, 32 or 24x32. By default its own pixels are the coarse
-            grid; of an .h5 its finest grid that is coarser than --size.
-        index: Of the field in an .h5.
         format: By default png for pictures (three channels of cell averages on a box), hdf5 for other fields.
     """
     chosen = seeds_of(seeds)
@@ -64,23 +74,23 @@ def command(
     drawing = Drawing(model, out, options, condition, format, general.quiet)
     domain, channels = drawing.model.sde.domain, drawing.model.channels
     shapes = sizes_of(size, domain)
-    small = None if start is None else sizes_of([start], domain)[0]
+    small = None if coarse.start is None else sizes_of([coarse.start], domain)[0]
     if len({tuple(n / max(shape) for n in shape) for shape in shapes}) > 1:
         raise ValueError(f"expected sizes of the same proportions, got {' '.join(size)}; upscale to each by itself.")
-    coarse = read_coarse(picture, domain, shapes[0], small, index)
-    if coarse.x.shape[0] != channels:
+    low = read_coarse(picture, domain, shapes[0], small, coarse.index)
+    if low.x.shape[0] != channels:
         raise ValueError(
-            f"expected {channels} channels, as the model's, got {coarse.x.shape[0]} in {picture}; name another."
+            f"expected {channels} channels, as the model's, got {low.x.shape[0]} in {picture}; name another."
         )
     if drawing.main and not general.quiet:
-        print(coarse.said, flush=True)
-    drawing.draw(shapes, chosen, steps, None, coarse.x)
+        print(low.said, flush=True)
+    drawing.draw(shapes, chosen, steps, None, low.x)
     if drawing.main:
         if drawing.folder.kind == "png":
             for shape in shapes:
-                _compare(drawing, coarse, shape, chosen)
+                _compare(drawing, low, shape, chosen)
         names = ", ".join(map(size_name, shapes))
-        print(f"{out}: {len(chosen)} samples at {names} of {size_name(coarse.x.shape[1:])}")
+        print(f"{out}: {len(chosen)} samples at {names} of {size_name(low.x.shape[1:])}")
 
 
 def _compare(drawing: Drawing, coarse: Coarse, shape: Shape, seeds: list[int]) -> None:
@@ -95,6 +105,6 @@ def _compare(drawing: Drawing, coarse: Coarse, shape: Shape, seeds: list[int]) -
     bicubic = upsampled(low, shape, domain)
     write_picture(out / "low.png", low[0])
     write_picture(out / f"bicubic-{name}.png", bicubic[0])
-    cells = domain.average(low, shape)
+    cells = domain.pool(low, shape)
     row = torch.cat([cells, bicubic, drawing.folder.load(shape, seeds[:SHOWN])])
     write_picture(out / f"comparison-{name}.png", torch.cat(list(row), dim=-1))
