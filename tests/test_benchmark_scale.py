@@ -39,6 +39,7 @@ def run(monkeypatch, capsys, out, *options):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch, capsys):
     rows = ["DFU, the paper's setting", "+ mixed fine-tuning", "+ fixed levels", "+ cascade"]
     assert "3 models for 1 seeds" in run(monkeypatch, capsys, tmp_path, "--dry", "--only", *rows)
@@ -76,6 +77,7 @@ def test_rows_train_at_the_noise_levels_that_they_name(tmp_path):
         assert (loss.p_mean, loss.p_std) == pytest.approx(law), row.name
 
 
+@pytest.mark.slow
 def test_the_guided_row_has_a_guide_of_less_training(tmp_path):
     study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
     for row, steps in ((scale.OURS, 6), (scale.GUIDE, 1)):
@@ -135,6 +137,7 @@ def test_what_others_may_be_reading_is_not_written_again(tmp_path):
     assert [path.name for path in file.parent.iterdir()] == ["row.json"], "nothing half written"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     args = scale.parse([*FEW, "--out", str(tmp_path), "--quiet"])
     row, study = scale.PAPER, scale.Study(args)
@@ -171,6 +174,7 @@ def portraits():
     return {n: faces.batch(range(512), (n, n))["x"] for n in (32, 48, 64, 96)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 48, 64, 96])
 def test_features_see_what_is_wrong_at_every_size(net, portraits, size):
     x, y = portraits[size].chunk(2)
