@@ -1,4 +1,3 @@
-# HELPER NOTE: another helper converts this file now; leave it alone.
 """Several processes and batches in parts: the same training as one process does."""
 
 from __future__ import annotations

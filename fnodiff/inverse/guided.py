@@ -108,6 +108,7 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def check_iterations(name: str, iterations: int) -> int:
+    """The number of iterations, if it is one: 1 or more."""
     if not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"{name}: expected iterations >= 1, got {iterations!r}; 100 is usual.")
     return iterations

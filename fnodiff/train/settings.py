@@ -1,4 +1,4 @@
-"""What a training run is told beside the model and the data: its optimizer, what it logs, and how it is run."""
+"""The settings of a training run beside the model and the data: its optimizer, what it logs, and how it is carried out."""
 
 from __future__ import annotations
 
