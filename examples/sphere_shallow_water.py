@@ -43,15 +43,14 @@ days = {"first": 0.2, "every": 0.1} if args.smoke else {}  # by default fields a
 
 # %%
 # The domain is all that says that this is a sphere. Heights are smooth and vorticities rough, and the noise of each is about
-# as rough as the channel. Flows turned about the axis are flows, and so are their mirror images.
+# as rough as the channel. Flows turned about the axis are flows; so are mirror images, with the vorticity's sign changed.
 
 keep_freed_memory()
 domain, trained_on, finest = Sphere(), [(16, 32), (24, 48), (32, 64)], (64, 128)
 if args.train:
     torch.manual_seed(0)
     turns = [lambda x, k=k: x.roll(k * x.shape[-1] // 8, -1) for k in range(8)]
-    mirror = torch.tensor([1.0, -1.0])[:, None, None]  # the vorticity changes its sign
-    symmetries = turns + [lambda x, turn=turn: turn(x).flip(-2) * mirror for turn in turns]
+    symmetries = turns + [lambda x, turn=turn: turn(x).flip(-2) * torch.tensor([[[1.0]], [[-1.0]]]) for turn in turns]
     solved = InMemory(ShallowWater(count, seed=1, **days), trained_on, progress=True)
     data = MultiResolution(Augmented(solved, symmetries), domain, trained_on, batch_size=8)
     noise = GaussianRandomField(domain, ChannelSpectra((Matern(2.0, 1.0), Matern(0.5, 0.2))))
@@ -80,8 +79,8 @@ def error(x: torch.Tensor, y: torch.Tensor) -> list[float]:  # the mean of |x - 
 
 draw = partial(sample, seeds=range(samples), solver=DPMSolver(steps), batch=8)
 coarse, fine, gauss = draw(model, (32, 64)), draw(model, finest), draw(Gaussian(model), finest)
-apart = error(domain.resample(fine, (32, 64)), coarse)
-print(f"1. the same seeds at 64 x 128 and 32 x 64: height {apart[0]:.1%}, vorticity {apart[1]:.1%} apart")
+apart = "height {:.1%}, vorticity {:.1%} apart".format(*error(domain.resample(fine, (32, 64)), coarse))
+print(f"1. the same seeds at 64 x 128 and 32 x 64: {apart}")
 for name, x in {"sampled": fine, "Gaussian": gauss, "solved": true}.items():
     print(f"1. balance of wind and height, {name}: {balance(x, domain).mean():.2f}")
 
@@ -103,17 +102,18 @@ for name, law in {"Gaussian process": Gaussian(model), "model": model}.items():
         print(f"2. {name}, mean {channel}: error {off:.1%}; {covered.mean():.0%} within the central {nominal:.0%}")
 
 # %%
-# Height above, vorticity below.
+# Maps of the globe.
 
-columns = {"sampled, 32 x 64": coarse[0], "the same seed, 64 x 128": fine[0], "solved, and stations": truth[0]}
-columns |= {"mean of samples given these": ensemble.mean(0), "one of them": ensemble[0]}
+columns = {"sampled, 32 x 64": coarse[0], "same seed, 64 x 128": fine[0], "solved": truth[0]}
+columns |= {"mean given the stations": ensemble.mean(0), "a sample given them": ensemble[0]}
 figure, axes = plt.subplots(2, 5, figsize=(14, 3.8), layout="constrained", subplot_kw={"projection": "mollweide"})
 for line, (title, x) in zip(axes.T, columns.items(), strict=True):
     theta, phi = domain.points(x.shape[1:])
-    for axis, field, y in zip(line, x, true.transpose(0, 1), strict=True):
-        axis.pcolormesh(phi - math.pi, math.pi / 2 - theta, field, vmin=y.quantile(0.005), vmax=y.quantile(0.995))
+    for axis, name, field, y in zip(line, ("height", "vorticity"), x, true.transpose(0, 1), strict=True):
+        lowest, highest = y.quantile(0.005), y.quantile(0.995)
+        axis.pcolormesh(phi + phi[0, 1] / 2 - math.pi, math.pi / 2 - theta, field, vmin=lowest, vmax=highest)
         axis.set(xticks=[], yticks=[])
-    line[0].set_title(title, fontsize=9)
+        axis.set_title(f"{name}, {title}", fontsize=8)
 axes[0, 2].scatter(points[1] - math.pi, math.pi / 2 - points[0], s=2, c="black", linewidths=0)
 args.out.mkdir(parents=True, exist_ok=True)
 figure.savefig(args.out / "sphere_shallow_water.png", dpi=130)

@@ -81,10 +81,10 @@ model = Model.from_pretrained(folder)
 
 solver, laws = DPMSolver(steps, EvenLogSNR()), {"model": model, "Gaussian process": Gaussian(model)}
 rows = {"land": Terrain(256, seed=1, centre=True).batch(range(256), finest)["x"]}
-rows |= {name: cells(sample(law, finest, range(samples), solver=solver)) for name, law in laws.items()}
+rows |= {f"sample, {name}": cells(sample(law, finest, range(samples), solver=solver)) for name, law in laws.items()}
 for name, x in rows.items():
     slopes = metrics.slope_statistics(x, domain)[1].mean(0).numpy().round(3)
-    print(f"1. {name:<18}slopes that 50%, 90% and 99% of it are below: {slopes}")
+    print(f"1. {name:<26}slopes that 50%, 90% and 99% of it are below: {slopes}")
 
 # %%
 # 2. Held-out windows, given as averages over cells. `upscale` replaces the modes that the given grid holds, although what
@@ -108,7 +108,7 @@ for (name, n), x in found.items():
 # Lit from the north-west, twice as high as it is.
 
 pictures = {name: x[0] for name, x in rows.items()} | {"given, 24 x 24": strip.batch([0], (24, 24))["x"][0]}
-pictures |= {f"{name}, upscaled": found[name, 24][0] for name in ("bicubic", *laws)} | {"truth": truth[0]}
+pictures |= {f"upscaled, {name}": found[name, 24][0] for name in ("bicubic", *laws)} | {"truth": truth[0]}
 figure, axes = plt.subplots(2, 4, figsize=(8.4, 5.6), layout="constrained", subplot_kw={"xticks": [], "yticks": []})
 for axis, (title, z) in zip(axes.flat, pictures.items(), strict=True):
     dy, dx = (length / n for length, n in zip(domain.lengths, z.shape[1:], strict=True))

@@ -481,23 +481,23 @@ def close(file: Path, x: torch.Tensor) -> bool:
 
 class TestEvaluate:
     def test_distances_are_a_table_a_file_and_a_curve(self, room, tmp_path, capsys):
-        options = ["--data", room / "pictures", "--sizes", 16, 32, "--seeds", "0-15", "--out", tmp_path]
+        options = ["--data", room / "pictures", "--sizes", 16, 28, "--seeds", "0-15", "--out", tmp_path]
         assert drawn("evaluate", room / "run", *options) == 0
         said = capsys.readouterr().out
         sizes = json.loads((tmp_path / "distances.json").read_text())["sizes"]
         assert {size: list(rows) for size, rows in sizes.items()} == {
             "16x16": ["sampled", "other true"],
-            "32x32": ["sampled", "upsampled", "other true"],
+            "28x28": ["sampled", "upsampled", "other true"],
         }
-        true = true_fields(str(room / "pictures"), ArrayOptions(), Box(2), 32, None).batch(range(32), (32, 32))["x"]
+        true = true_fields(str(room / "pictures"), ArrayOptions(), Box(2), 32, None).batch(range(32), (28, 28))["x"]
         there = SampleFolder(tmp_path, "png")
-        upsampled = interpolate(there.load((24, 24), range(16)), size=(32, 32), mode="bicubic")
-        kinds = {"sampled": there.load((32, 32), range(16)), "upsampled": upsampled, "other true": true[16:]}
+        upsampled = interpolate(there.load((24, 24), range(16)), size=(28, 28), mode="bicubic")
+        kinds = {"sampled": there.load((28, 28), range(16)), "upsampled": upsampled, "other true": true[16:]}
         for kind, x in kinds.items():
             expected = distances(x, true[:16], Box(2), ((24, 24),))
-            assert sizes["32x32"][kind] == pytest.approx(expected)
+            assert sizes["28x28"][kind] == pytest.approx(expected)
             assert re.search(
-                rf"^32x32 +{kind} +{expected['spectrum']:.3f} +{expected['global']:.3f} ", said, re.MULTILINE
+                rf"^28x28 +{kind} +{expected['spectrum']:.3f} +{expected['global']:.3f} ", said, re.MULTILINE
             )
         assert sizes["16x16"]["sampled"]["patches"] > 2 * sizes["16x16"]["other true"]["patches"], "it is untrained"
         assert Image.open(tmp_path / "distances.png").size[0] > 1000
@@ -527,9 +527,9 @@ class Given:
 
 def test_report(room, tmp_path, capsys):
     few = ["--samples", 4, "--steps", 2, "--device", "cpu", "--quiet", "--out", tmp_path / "r.png"]
-    assert run("report", room / "run", "--data", room / "pictures", "--shapes", 16, "32x36", *few) == 0
+    assert run("report", room / "run", "--data", room / "pictures", "--shapes", 16, "28x30", *few) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^32x36 +sampled +\d+\.\d+", said, re.MULTILINE) and "high band" in said
+    assert re.search(r"^28x30 +sampled +\d+\.\d+", said, re.MULTILINE) and "high band" in said
     assert (tmp_path / "r.png").stat().st_size > 20_000
 
 
@@ -836,7 +836,7 @@ def count_samples(folder):
 def test_a_run_that_was_killed_goes_on(models, tmp_path, model):
     """SIGKILL at random moments; with batches of one the bits are the same."""
     draw, start = random.Random(0), multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["test_cli"])  # torch is loaded once
+    start.set_forkserver_preload(["fnodiff.nn", "fnodiff.cli.samples"])  # torch is loaded once
     arguments = [str(models / model), "--size", "16", "--seeds", "0-199", "--batch", "1"]
     whole = ["sample", *arguments, "--steps", "3", "--device", "cpu", "--quiet", "--out", str(tmp_path / "killed")]
     for _ in range(6):
