@@ -90,7 +90,7 @@ class Diffusers(nn.Module):
 @contextmanager
 def stock_layers():
     """DFUs made here have neuralop's spectral convolution."""
-    with mock.patch("fnodiff.nn.layers.SpectralConv", Stock):
+    with mock.patch("fnodiff.nn.dual.SpectralConv", Stock):
         yield
 
 

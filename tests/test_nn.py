@@ -495,7 +495,7 @@ class TestFactors:
         assert by_factors(layer.weight, batch=1)
 
         def result(way):
-            monkeypatch.setattr("fnodiff.nn.layers.by_factors", lambda *args, **options: way)
+            monkeypatch.setattr("fnodiff.nn.spectral.by_factors", lambda *args, **options: way)
             y = layer(x)
             return y, torch.autograd.grad(y.square().sum(), list(layer.parameters()))
 

@@ -1,7 +1,10 @@
 """Networks assembled from operators: `DFU`, and the layers it is made of. Importing this room loads neuralop."""
 
+from fnodiff.nn.cosine import CosineConv
 from fnodiff.nn.dfu import DFU
+from fnodiff.nn.dual import DualConv
 from fnodiff.nn.integrals import Attention, GroupNorm
-from fnodiff.nn.layers import DualConv, LocalConv, SpectralConv
+from fnodiff.nn.local import LocalConv
+from fnodiff.nn.spectral import SpectralConv
 
-__all__ = ["DFU", "Attention", "DualConv", "GroupNorm", "LocalConv", "SpectralConv"]
+__all__ = ["DFU", "Attention", "CosineConv", "DualConv", "GroupNorm", "LocalConv", "SpectralConv"]

@@ -13,7 +13,7 @@ from torch.nn.functional import silu
 from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.domain.base import cached
 from fnodiff.nn.integrals import Attention, GroupNorm
-from fnodiff.nn.layers import LocalConv
+from fnodiff.nn.local import LocalConv
 
 
 class ResidualBlock(nn.Module):

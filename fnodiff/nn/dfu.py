@@ -24,8 +24,11 @@ from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.nn.blocks import NoiseEmbedding, ResidualBlock, positions
+from fnodiff.nn.cosine import CosineConv
+from fnodiff.nn.dual import DualConv
 from fnodiff.nn.integrals import Attention, GroupNorm
-from fnodiff.nn.layers import DualConv, LocalConv, SpectralConv
+from fnodiff.nn.local import LocalConv
+from fnodiff.nn.spectral import SpectralConv
 from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 
 SMALLEST_GRID = 8
@@ -53,6 +56,8 @@ class DFU(nn.Module):
         local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "point", 1 x 1 as in a
             Fourier neural operator, for smooth fields; or None for spectral branches alone (then every level needs one). On
             Sphere "conv" reaches two rows of the grid at hand, "operator" as far as two rows of the reference.
+        boundary: Of the spectral branches on Box. "periodic", the paper's: a field is taken as periodic. "even" or "all": it is
+            reflected at its edges, and the branch is an operator, with even kernels or with any (`CosineConv`).
         dropout: Probability, in every residual block.
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
@@ -61,7 +66,7 @@ class DFU(nn.Module):
             Box knows a place by its edges alone, and one on Torus or Sphere, which have no place of their own, not at all.
             `tiny` and `small` have 4 on Box and 2 on Sphere.
         zero_init: Start each block's last convolution, the network's, and attention near zero, as for training.
-        spectral: Options for `SpectralConv`, such as dict(factorization="ComplexTucker", rank=0.1).
+        spectral: Options for the spectral layers, such as dict(factorization="ComplexTucker", rank=0.1).
 
     Attributes:
         recompute: Set it to True to keep each block's input alone in training and compute the rest again for the gradient:
@@ -94,6 +99,7 @@ class DFU(nn.Module):
         *,
         reference: Sequence[int] | None = None,
         local: str | None = "conv",
+        boundary: str = "periodic",
         dropout: float = 0.13,
         num_classes: int = 0,
         condition_channels: int = 0,
@@ -158,7 +164,7 @@ class DFU(nn.Module):
         self.embed_label = nn.Embedding(num_classes, embedding) if num_classes else None
 
         resize = "pool" if reference is None else "resample"
-        conv = partial(DualConv, domain=domain, local=local, resize=resize, spectral=spectral)
+        conv = partial(DualConv, domain=domain, local=local, resize=resize, boundary=boundary, spectral=spectral)
         at = [{"n_modes": m, "reference": r} for m, r in zip(modes, references, strict=True)]
         last = {"init_scale": 1e-5 if zero_init else 1.0}
         block = partial(
@@ -264,7 +270,8 @@ class DFU(nn.Module):
         Parts are "spectral", "local", "norm", "attention" and "embedding". The stem and the head belong to level 0, the
         bottleneck to the last. See `fnodiff.train.freeze`.
         """
-        kinds = {SpectralConv: "spectral", SphericalConv: "spectral", GroupNorm: "norm", Attention: "attention"}
+        kinds = dict.fromkeys((SpectralConv, CosineConv, SphericalConv), "spectral")
+        kinds |= {GroupNorm: "norm", Attention: "attention"}
         kinds |= {LocalConv: "local", SphericalLocalConv: "local"}
         parts = {
             name: next((part for kind, part in kinds.items() if isinstance(module, kind)), None)
