@@ -29,6 +29,22 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(scope="session")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, a file of options, and a model that the command trained on them."""
+    from command import trained
+
+    return trained(tmp_path_factory.mktemp("room"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of the command that were not trained."""
+    from command import untrained
+
+    return untrained(tmp_path_factory.mktemp("models"))
+
+
 @pytest.fixture
 def accelerators() -> Iterator[Callable[..., Accelerator]]:
     """Accelerators with other settings: accelerate keeps the first ones for the whole process."""

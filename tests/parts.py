@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,13 +51,14 @@ def name(value: Any) -> str:
     return getattr(value, "__name__", str(value))
 
 
-def pairwise(*axes: list) -> Iterator[Any]:
+def pairwise(*axes: list) -> list[Any]:
     """All combinations of values, a tuple being several: quick are as many as it takes for any two to meet, others slow."""
-    fewest = min(map(len, axes))
+    fewest, cases = min(map(len, axes)), []
     for chosen in itertools.product(*map(enumerate, axes)):
         values = [v for _, value in chosen for v in (value if isinstance(value, tuple) else (value,))]
         quick = sum(i for i, _ in chosen) % fewest == 0
-        yield pytest.param(*values, marks=[] if quick else pytest.mark.slow)
+        cases.append(pytest.param(*values, marks=[] if quick else pytest.mark.slow))
+    return cases
 
 
 # ---- domains, noises, schedules, scalings -------------------------------------------------------------------------

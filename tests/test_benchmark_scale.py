@@ -62,10 +62,16 @@ def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch
     assert float(table[-2][3]) < 0.5, "what is upsampled has little of the high band's energy"
 
 
-def test_rows_train_at_the_noise_levels_that_they_name(tmp_path):
-    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
-    for row in scale.ROWS:
-        model = study.build(row)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A study, and the models of its rows."""
+    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path_factory.mktemp("built")), "--quiet"]))
+    return study, [(row, study.build(row).eval()) for row in scale.ROWS]
+
+
+def test_rows_train_at_the_noise_levels_that_they_name(built):
+    study, models = built
+    for row, model in models:
         loss, ends = study.loss(row, model), (model.sde.schedule.sigma_min, model.sde.schedule.sigma_max)
         if row.noise == "smooth" or row.scaling == "spectral":
             spectrum = study.spectrum(model.normalization)
@@ -91,10 +97,8 @@ def test_the_guided_row_has_a_guide_of_less_training(tmp_path):
     assert len(list(tmp_path.glob("*/model.safetensors"))) == 2
 
 
-def test_every_row_builds_a_model_that_estimates(tmp_path):
-    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
-    for row in scale.ROWS:
-        model = study.build(row).eval()
+def test_every_row_builds_a_model_that_estimates(built):
+    for row, model in built[1]:
         with torch.no_grad():
             estimate = model(model.sde.prior((1, 3, 16, 16)), torch.ones(()))
         assert estimate.shape == (1, 3, 16, 16) and bool(estimate.isfinite().all()), row.name
@@ -191,7 +195,7 @@ def test_features_see_what_is_wrong_at_every_size(net, portraits, size):
 
 
 def test_the_network_reads_portraits(net, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["attributes", "--test", "64"])
+    monkeypatch.setattr(sys, "argv", ["attributes", "--test", "40"])
     attributes.main()
     rows = dict(re.findall(r"^(\w[\w ]*), (?:right|R\^2) +(.*)$", capsys.readouterr().out, flags=re.M))
     at_64 = {name: float(values.split()[4].rstrip("%")) for name, values in rows.items()}
@@ -200,6 +204,6 @@ def test_the_network_reads_portraits(net, monkeypatch, capsys):
     )
 
 
-def test_distances_of_two_sizes_are_refused(net, portraits):
+def test_distances_of_two_sizes_are_refused(net):
     with pytest.raises(ValueError, match="portraits of one size"):
-        attributes.distance(net, portraits[32], portraits[48])
+        attributes.distance(net, torch.zeros(4, 3, 32, 32), torch.zeros(4, 3, 48, 48))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import contracts
 import pytest
+import test_contracts_domain
+import test_contracts_noise
+import test_contracts_plans
+import test_contracts_solvers
 import torch
 
 from fnodiff.domain import Box, Sphere, Torus
@@ -58,16 +61,14 @@ def scaled_state(factor):
     return lambda method: lambda *args: (method(*args)[0] * factor, None)
 
 
-domains, noises, schedules, solvers = (
-    contracts.TestDomain(),
-    contracts.TestNoise(),
-    contracts.TestSchedule(),
-    contracts.TestSolver(),
+domains, noises, schedules = (
+    test_contracts_domain.TestDomain(),
+    test_contracts_noise.TestNoise(),
+    test_contracts_noise.TestSchedule(),
 )
-order = partial(solvers.test_order_against_the_closed_form_flow, Torus(1))
-law = contracts.test_stochastic_solvers_have_the_right_law_on_gaussian_data
-
-staged, planned = contracts.TestStages(), contracts.TestPlannedStages()
+order = partial(test_contracts_solvers.TestSolver().test_order_against_the_closed_form_flow, Torus(1))
+law = test_contracts_solvers.test_stochastic_solvers_have_the_right_law_on_gaussian_data
+staged, planned = test_contracts_plans.TestStages(), test_contracts_plans.TestPlannedStages()
 
 CASES = {
     "new modes 1% too large": (
@@ -122,7 +123,7 @@ CASES = {
     ),
     "noise 5% too large": (
         (Noise, "sample", scaled(1.05)),
-        partial(noises.test_variance_per_shell_of_modes, Torus(2), matern, (32, 32), True),
+        partial(noises.test_variance_per_shell_of_modes, Torus(2), matern, [32, 32], True),
     ),
     "trace 0.1% too large": (
         (GaussianRandomField, "std", scaled(1.0005)),
@@ -134,7 +135,7 @@ CASES = {
             noises.test_one_seed_is_one_function_on_every_grid_and_in_any_batch,
             Box(2),
             lambda domain: WhiteNoise(domain, (32, 32)),
-            (64, 64),
+            [64, 64],
         ),
     ),
     "a time 0.1% late": ((VP, "time", scaled(1.001)), partial(schedules.test_time_inverts_the_ratio, VP())),

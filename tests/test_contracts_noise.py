@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from eigenfunctions import on_grid, project
-from parts import FLAT, NOISES, SCHEDULES
+from parts import FLAT, NOISES, SCHEDULES, name, pairwise
 from torch import Tensor
 
 from fnodiff.domain import Box
 from fnodiff.sde import FunctionSpaceSDE, Noise, PixelNoise, Schedule, WhiteNoise
 
+each_noise = pytest.mark.parametrize(("domain", "make"), list(itertools.product(FLAT, NOISES)), ids=name)
+
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("make", NOISES)
-@pytest.mark.parametrize("domain", FLAT, ids=str)
 class TestNoise:
-    @pytest.mark.parametrize("seeded", [False, True])
-    @pytest.mark.parametrize("shape", [(32, 32), (64, 64), (45, 64)], ids=str)
-    def test_variance_per_shell_of_modes(self, domain, make, shape, seeded):
+    @pytest.mark.parametrize(
+        ("domain", "make", "sides", "seeded"),
+        pairwise(FLAT, NOISES, [([32, 32], False), ([64, 64], False), ([45, 64], True)]),
+        ids=name,
+    )
+    def test_variance_per_shell_of_modes(self, domain, make, sides, seeded):
         noise: Noise = make(domain)
-        shape, samples = shape[: domain.dim], 200
+        shape, samples = sides[: domain.dim], 100  # the tolerance is that of the samples
         generator = torch.Generator().manual_seed(3) if seeded else None
         c = domain.analyze(noise.sample((samples, 2, *shape), generator=generator))
         eigenvalues = domain.eigenvalues(shape)
@@ -40,10 +44,12 @@ class TestNoise:
         z = normal.icdf(torch.tensor(1 - (1 - normal.cdf(torch.tensor(4.0)).item()) / len(shells)))
         assert bool(((mean - 1).abs() < z * error).all()), ((mean - 1) / error).tolist()
 
-    @pytest.mark.parametrize("other", [(64, 64), (45, 64), (32, 32), (7, 16)])
-    def test_one_seed_is_one_function_on_every_grid_and_in_any_batch(self, domain, make, other):
+    @pytest.mark.parametrize(
+        ("domain", "make", "sides"), pairwise(FLAT, NOISES, [[64, 64], [45, 64], [32, 32], [7, 16]]), ids=name
+    )
+    def test_one_seed_is_one_function_on_every_grid_and_in_any_batch(self, domain, make, sides):
         noise: Noise = make(domain)
-        shape, other = (32,) * domain.dim, other[: domain.dim]
+        shape, other = (32,) * domain.dim, tuple(sides[: domain.dim])
         seed = torch.Generator().manual_seed(5)
         first, second = (noise.sample((3, 2, *shape), generator=seed) for _ in range(2))
         seeds = [torch.Generator().manual_seed(5) for _ in range(3)]
@@ -63,6 +69,7 @@ class TestNoise:
         )
         torch.testing.assert_close(equal[1], equal[0], msg="one generator per sample: same seed, same sample")
 
+    @each_noise
     def test_variance_per_point(self, domain, make):
         noise: Noise = make(domain)
         shape = (32,) * domain.dim
@@ -71,6 +78,7 @@ class TestNoise:
         covariance_trace = float((mean_square.flatten() * noise.std(eigenvalues).square()).sum())
         assert noise.variance(shape) == pytest.approx(covariance_trace)
 
+    @each_noise
     def test_mean_variance_is_one(self, domain, make):
         noise: Noise = make(domain)
         if isinstance(noise, WhiteNoise):
@@ -82,6 +90,7 @@ class TestNoise:
         if float(noise.std(domain.eigenvalues((64,) * domain.dim)).min()) < 1e-6:
             assert coarse == pytest.approx(1, abs=1e-6)  # a smooth field: all of it is on the grid
 
+    @each_noise
     def test_float32_is_the_same_function(self, domain, make):
         noise: Noise = make(domain)
         draws = [

@@ -34,10 +34,11 @@ from fnodiff.sde import (
     sample,
 )
 
+SCHEDULES = [EDM(0.01, 1000.0), VP(beta_max=60.0)]
+
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("schedule", [EDM(0.01, 1000.0), VP(beta_max=60.0)], ids=str)
-@pytest.mark.parametrize(("domain", "kind"), KINDS, ids=str)
+@pytest.mark.parametrize(("domain", "kind", "schedule"), pairwise(KINDS, SCHEDULES), ids=str)
 class TestStages:
     """Every step is linear and diagonal in the modes: modes of one standard deviation each end with theirs."""
 
@@ -118,8 +119,7 @@ class TestPlan:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("schedule", [EDM(0.01, 1000.0), VP(beta_max=60.0)], ids=str)
-@pytest.mark.parametrize(("domain", "kind"), KINDS, ids=str)
+@pytest.mark.parametrize(("domain", "kind", "schedule"), pairwise(KINDS, SCHEDULES), ids=str)
 class TestPlannedStages:
     @pytest.mark.parametrize("budget", [0.1, 1e-9, 1e9])
     def test_a_grid_takes_over_when_its_new_modes_reach_the_budget(self, domain, kind, schedule, budget):

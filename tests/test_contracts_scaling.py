@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from parts import NOISES, SCALINGS, name
-from torch import Tensor, nn
+from parts import NOISES, SCALINGS
+from torch import nn
 
 from fnodiff import Model
 from fnodiff.domain import Box, Sphere, Torus

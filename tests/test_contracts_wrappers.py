@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from oracles import oracle
-from parts import DOMAINS, EVERY_SOLVER, GUIDED, LABELS, OBSERVATIONS, PER_SAMPLE, WRAPPERS, labelled
+from parts import DOMAINS, EVERY_SOLVER, GUIDED, LABELS, OBSERVATIONS, PER_SAMPLE, WRAPPERS, labelled, pairwise
 from torch import Tensor
 
 from fnodiff.domain import Box, Domain, Torus
@@ -31,24 +31,21 @@ from fnodiff.sde import (
 @pytest.mark.usefixtures("float64")
 class TestWrapper:
     @pytest.mark.parametrize("make", [*WRAPPERS.values(), *GUIDED.values()], ids=[*WRAPPERS, *GUIDED])
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            ("sde", FunctionSpaceSDE(WhiteNoise(Torus(1), (9,)), VE())),
-            ("normalization", Normalization(3.0, 2.0)),
-            ("condition_normalization", {"field": Normalization(1.0, 2.0)}),
-            ("spectrum", Matern(2.0)),
-            ("cell_averages", True),
-            ("channels", 7),
-            ("training_shapes", ((8,), (16,))),
-            ("sigma_data", 0.3),
-        ],
-    )
-    def test_reads_its_model_when_it_is_asked(self, make, name, value):
+    def test_reads_its_model_when_it_is_asked(self, make):
         model = labelled()
         wrapper = make(model)
-        setattr(model, name, value)
-        assert getattr(wrapper, name) is value
+        for name, value in {
+            "sde": FunctionSpaceSDE(WhiteNoise(Torus(1), (9,)), VE()),
+            "normalization": Normalization(3.0, 2.0),
+            "condition_normalization": {"field": Normalization(1.0, 2.0)},
+            "spectrum": Matern(2.0),
+            "cell_averages": True,
+            "channels": 7,
+            "training_shapes": ((8,), (16,)),
+            "sigma_data": 0.3,
+        }.items():
+            setattr(model, name, value)
+            assert getattr(wrapper, name) is value, name
 
     @pytest.mark.parametrize("make", WRAPPERS.values(), ids=WRAPPERS)
     def test_samples_follow_the_models_units(self, make):
@@ -60,10 +57,11 @@ class TestWrapper:
         model.normalization = Normalization(3.0, 2.0)
         torch.testing.assert_close(draw(**condition), 3 + 2 * before)
 
-    @pytest.mark.parametrize("plan", [Direct(), Cascade([(5,)], through=())], ids=str)
-    @pytest.mark.parametrize("make", PER_SAMPLE.values(), ids=PER_SAMPLE)
-    def test_what_belongs_to_a_sample_stays_with_it_in_any_batch(self, make, plan):
-        wrapper = make(labelled())
+    @pytest.mark.parametrize(
+        ("kind", "plan"), pairwise(list(PER_SAMPLE), [Direct(), Cascade([(5,)], through=())]), ids=str
+    )
+    def test_what_belongs_to_a_sample_stays_with_it_in_any_batch(self, kind, plan):
+        wrapper = PER_SAMPLE[kind](labelled())
         together, apart = (sample(wrapper, (9,), range(3), solver=DPMSolver(4), plan=plan, batch=n) for n in (3, 2))
         torch.testing.assert_close(apart, together, rtol=1e-3, atol=1e-3)
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from contracts import FLAT, NOISES
+from parts import FLAT, NOISES
 
 from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.model import Model

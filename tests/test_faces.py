@@ -45,7 +45,7 @@ def redraw(monkeypatch: pytest.MonkeyPatch, **uniforms: float) -> None:
 # ---- a function of the seed ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (31, 33), (130, 100)])
+@pytest.mark.parametrize("shape", [(32, 32), (31, 33), pytest.param((130, 100), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batch", [[7], [3, 7], [*range(40, 50), 7]])
 def test_a_seed_gives_the_same_bits_in_any_batch(shape, batch):
     assert torch.equal(faces(batch, shape)[-1], faces(range(12), shape)[7])
@@ -62,13 +62,17 @@ def test_a_seed_is_an_int_whatever_carries_it():
     assert torch.equal(faces(seeds, (16, 16)), faces([5, -1, 2**62], (16, 16)))
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (48, 48), (45, 64), (33, 31)])
+OTHERS = [pytest.param(shape, marks=pytest.mark.slow) for shape in ((48, 48), (45, 64), (33, 31))]
+
+
+@pytest.mark.parametrize("shape", [(32, 32), *OTHERS])
 def test_a_coarse_picture_is_the_area_average_of_a_fine_one(shape):
     # The errors measured on 64 portraits are 2.8, 2.1, 2.0 and 2.8 percent.
     fine = faces(range(100, 116), (8 * shape[0], 8 * shape[1]))
     assert relative_error(faces(range(100, 116), shape), area_average(fine, shape)) < 0.03
 
 
+@pytest.mark.slow
 def test_oversampling_converges_to_the_cell_averages():
     exact = area_average(faces(range(16), (256, 256), oversample=2), (32, 32))
     plain, twice = (relative_error(faces(range(16), (32, 32), oversample=k), exact) for k in (1, 2))
@@ -86,6 +90,7 @@ def test_detail_appears_as_the_grid_grows():
 # ---- the spectrum and the range -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_spectrum_falls_like_a_face_s():
     """The variance per cosine mode, averaged over shells of k cycles per side, falls like k^-p for k = 2 to 32."""
     n = 128
@@ -99,6 +104,7 @@ def test_the_spectrum_falls_like_a_face_s():
     assert -3.3 < slope < -2.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 8), (9, 64), (32, 32), (45, 64), (256, 256)])
 def test_values_stay_within_minus_one_and_one_and_use_the_range(shape):
     x = faces(range(400 * 32 * 32 // max(1024, shape[0] * shape[1])), shape)
@@ -127,6 +133,7 @@ def test_a_disc_has_its_area_on_any_grid(radius):
     assert covered == pytest.approx(torch.pi * radius**2, rel=0.06)
 
 
+@pytest.mark.slow
 def test_rims_thinner_than_a_cell_keep_their_mean(monkeypatch):
     """What glasses add to a picture is the same at 32 as at 256, where the rims are wider than a cell."""
     redraw(monkeypatch, glasses_u=0.9, rim_width=0.02, lens=0.0, hair_style_u=0.0)
@@ -177,6 +184,7 @@ VISIBLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VISIBLE)
 def test_an_attribute_is_visible_at_32(name, monkeypatch):
     """With all else equal, another value of the attribute is another picture."""
@@ -204,6 +212,7 @@ def test_glasses_change_the_eyes_and_nothing_else(monkeypatch):
     assert change[44:].max() < 1e-5
 
 
+@pytest.mark.slow
 def test_both_eyes_have_one_colour(monkeypatch):
     """Of portraits that look straight ahead, lit from the front, the left half mirrors the right where the eyes are."""
     straight = {"turn": 0.0, "roll": 0.0, "gaze_x": 0.0, "head_x": 0.5, "light": 0.0, "hair_part": 0.0}
@@ -247,6 +256,7 @@ def test_attributes_are_those_of_the_pictures():
     assert torch.equal(source.batch([2, 8], (16, 16))["x"], faces(source.seeds([2, 8]), (16, 16)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "two"), list(itertools.combinations([0, 1, 2, -1, 2**40], 2)))
 def test_data_sets_of_different_seeds_are_disjoint(one, two):
     n = 20_000

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import subprocess
+import functools
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,17 @@ DOMAINS = {"Box", "Sphere", "Torus", "Product"}
 LONGEST = 400
 
 
+@functools.cache
+def nodes(path):
+    """All of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imported(path):
     """Every module that a file names in an import, at any depth, but those for type checkers only."""
-    tree = ast.parse(path.read_text())
     names = []
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -115,7 +122,7 @@ def asks_which_domain(node):
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_only_domain_and_nn_ask_which_domain_it_is(path):
-    assert [n.lineno for n in ast.walk(ast.parse(path.read_text())) if asks_which_domain(n)] == []
+    assert [n.lineno for n in nodes(path) if asks_which_domain(n)] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -134,23 +141,46 @@ def test_few_modules_import_the_slow_packages(package):
 
 
 LATE = {
-    "import fnodiff": False,
-    "from fnodiff import FunctionSpaceSDE, Box, WhiteNoise, EDM, Model, Heun, sample, fit": False,
-    "import fnodiff.metrics, fnodiff.data, fnodiff.checkpoint, fnodiff.train, fnodiff.report": False,
-    "from fnodiff import DFU": True,
+    "import fnodiff": set(),
+    "from fnodiff import FunctionSpaceSDE, Box, WhiteNoise, EDM, Model, Heun, sample, fit": set(),
+    "import fnodiff.metrics, fnodiff.data, fnodiff.checkpoint, fnodiff.train, fnodiff.report": set(),
+    "from fnodiff import DFU": {"neuralop"},
 }
 
 
-def test_neuralop_loads_only_when_dfu_is_asked_for():
-    """One process, which imports one after the other: each says what is loaded by then."""
-    loaded = "print(*[m for m in ('neuralop', 'torch_harmonics') if m in sys.modules], sep=',')"
-    code = "\n".join(["import sys", *(f"{statement}\n{loaded}" for statement in LATE)])
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    found = dict(zip(LATE, out.split("\n"), strict=False))
-    assert {statement: "neuralop" in there for statement, there in found.items()} == LATE
-    assert [statement for statement, there in found.items() if "torch_harmonics" in there and not LATE[statement]] == []
+class Refuser:
+    """Finds no package of these names, and remembers which of them were asked for."""
+
+    def __init__(self, *names):
+        self.names, self.asked = names, set()
+
+    def find_spec(self, name, path=None, target=None):
+        if name in self.names:
+            self.asked.add(name)
+            raise ModuleNotFoundError(name)
+
+
+@pytest.fixture
+def anew():
+    """Nothing of the library is loaded, as in a new process, which would take seconds to import torch; and it is undone."""
+    ours = lambda: {name for name in sys.modules if name.split(".")[0] == "fnodiff"}  # noqa: E731
+    before = {name: sys.modules.pop(name) for name in ours()}
+    yield
+    for name in ours():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_neuralop_loads_only_when_dfu_is_asked_for(anew, monkeypatch):
+    slow = ("neuralop", "torch_harmonics")
+    for name in [name for name in sys.modules if name.split(".")[0] in slow]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [refuser := Refuser(*slow), *sys.meta_path])
+    for statement, asked in LATE.items():
+        with pytest.raises(ModuleNotFoundError, match="neuralop") if asked else nullcontext():
+            exec(statement, {})
+        assert refuser.asked == asked, statement
+    assert sys.modules["fnodiff"] is not fnodiff, "it was imported anew"
 
 
 def test_every_public_name_is_there():

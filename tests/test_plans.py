@@ -102,8 +102,9 @@ class TestUpscale:
     def test_low_modes_are_kept_and_the_rest_has_its_law(self, domain):
         denoiser = oracle(domain)
         small, shape = (5, 6)[: domain.dim], (12, 13)[: domain.dim]
-        low = denoiser.data.sample((400, 1, *small))
-        x = upscale(denoiser, low, shape, range(400), solver=Heun(80), batch=400)
+        count = 200
+        low = denoiser.data.sample((count, 1, *small))
+        x = upscale(denoiser, low, shape, range(count), solver=Heun(60), batch=count)
         torch.testing.assert_close(
             domain.resample(x, small), domain.synthesize(domain.analyze(low), small), rtol=1e-4, atol=1e-4
         )
@@ -114,7 +115,7 @@ class TestUpscale:
         assert int((domain.multiplicity(shape) * there).sum()) == held
         ratio = (new / expected)[there]
         # The last step gives the estimate, without the noise of sigma(0): a share S / (S + s^2 C) of the deviation.
-        assert bool(((ratio - 1).abs() < 0.02 + 5 * (2 / 400) ** 0.5).all()), ratio
+        assert bool(((ratio - 1).abs() < 0.02 + 5 * (2 / count) ** 0.5).all()), ratio
 
     def test_images_are_averages(self):
         denoiser = oracle(cell_averages=True)
@@ -172,8 +173,8 @@ class TestClassifierFree:
     def mean(self, scale, drop=None):
         denoiser = oracle()
         model = Conditional(denoiser) if scale is None else ClassifierFree(Conditional(denoiser), scale, drop)
-        guided = sample(model, 8, range(4), solver=Heun(60), label=self.label, field=self.field)
-        return (guided - sample(denoiser, 8, range(4), solver=Heun(60))).mean((1, 2, 3))
+        guided = sample(model, 8, range(4), solver=Heun(30), label=self.label, field=self.field)
+        return (guided - sample(denoiser, 8, range(4), solver=Heun(30))).mean((1, 2, 3))
 
     @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
     def test_scales(self, scale):

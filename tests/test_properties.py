@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from functools import partial
+from types import FunctionType
 
 import hypothesis.strategies as st
 import pytest
@@ -40,8 +41,20 @@ from fnodiff.sde import (
     WhiteNoise,
 )
 
-settings.register_profile("fnodiff", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("fnodiff", deadline=None, derandomize=True)
 settings.load_profile("fnodiff")
+
+
+def holds(*strategies, often=40):
+    """The test on inputs of these strategies: on a third as many as `often`, and on all in a slow twin of its name."""
+
+    def make(test):
+        twin = FunctionType(test.__code__, test.__globals__, f"{test.__name__}_often", None, test.__closure__)
+        test.__globals__[twin.__name__] = pytest.mark.slow(settings(max_examples=often)(given(*strategies)(twin)))
+        return settings(max_examples=math.ceil(often / 3))(given(*strategies)(test))
+
+    return make
+
 
 TORI = [Torus(1), Torus(2), Torus(3)]
 EVERY = (*TORI, Box(1), Box(2), Box(3), Sphere(), Sphere("equiangular"))
@@ -73,7 +86,7 @@ def fields(domain, shape, dtype=torch.float64, channels=1):
     return noise.sample((2, channels, *shape), generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-@given(grids(count=2), st.sampled_from(list(DTYPES)))
+@holds(grids(count=2), st.sampled_from(list(DTYPES)))
 def test_what_a_grid_holds_survives_every_finer_grid(case, dtype):
     domain, shape, other = case
     x = fields(domain, shape, dtype)
@@ -100,7 +113,7 @@ def noises(draw, domain, channels=1):
     return GaussianRandomField(domain, ChannelSpectra(tuple(draw(SPECTRA) for _ in range(channels))))
 
 
-@given(grids(count=2), st.integers(1, 3), st.sampled_from(list(DTYPES)), st.data())
+@holds(grids(count=2), st.integers(1, 3), st.sampled_from(list(DTYPES)), st.data())
 def test_coupled_noise_is_one_function_in_any_company(case, channels, dtype, data):
     domain, shape, other = case
     fine, noise = finer(shape, other), data.draw(noises(domain, channels))
@@ -119,7 +132,7 @@ def test_coupled_noise_is_one_function_in_any_company(case, channels, dtype, dat
     torch.testing.assert_close(found, modes, rtol=0, atol=DTYPES[dtype] * float(modes.abs().max()))
 
 
-@given(grids(), st.data())
+@holds(grids(), st.data())
 def test_a_noise_has_the_variance_that_it_names(case, data):
     """The mean square of its modes' standard deviations, at the points: pixel noise one, fields no more than one."""
     domain, shape = case
@@ -136,7 +149,7 @@ def test_a_noise_has_the_variance_that_it_names(case, data):
         assert PixelNoise(domain).variance(shape) == pytest.approx(1, rel=1e-12)
 
 
-@given(grids())
+@holds(grids())
 def test_weights_are_shares_of_the_domain_and_the_norm_is_theirs(case):
     domain, shape = case
     weights = domain.weights(shape, dtype=torch.float64)
@@ -146,7 +159,7 @@ def test_weights_are_shares_of_the_domain_and_the_norm_is_theirs(case):
     torch.testing.assert_close(domain.norm(x).square(), (weights * x.square()).flatten(1).sum(1))
 
 
-@given(grids(TORI, count=2), st.data())
+@holds(grids(TORI, count=2), st.data())
 def test_spectral_convolutions_are_linear_and_do_not_see_the_grid(case, data):
     domain, shape, other = case
     modes = tuple(data.draw(st.integers(1, n)) for n in shape)
@@ -172,7 +185,7 @@ SCHEDULES = st.one_of(
 )
 
 
-@given(SCHEDULES, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+@holds(SCHEDULES, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_schedules_rise_and_time_undoes_them(schedule, a, b):
     assume(abs(a - b) > 1e-3)
     t = torch.tensor([min(a, b), max(a, b)], dtype=torch.float64)
@@ -183,7 +196,7 @@ def test_schedules_rise_and_time_undoes_them(schedule, a, b):
     torch.testing.assert_close(schedule.time(ratio), t, rtol=1e-6, atol=1e-6)
 
 
-@given(grids(), SCHEDULES, st.floats(0, 1), st.data())
+@holds(grids(), SCHEDULES, st.floats(0, 1), st.data())
 def test_the_score_of_what_is_known_points_back_along_the_noise(case, schedule, time, data):
     domain, shape = case
     sde, x = FunctionSpaceSDE(data.draw(noises(domain)), schedule), fields(domain, shape)
@@ -223,8 +236,7 @@ def networks(draw, inputs):
     return net, shape, condition
 
 
-@given(SCHEDULES, st.booleans(), st.data())
-@settings(max_examples=10)
+@holds(SCHEDULES, st.booleans(), st.data(), often=10)
 def test_a_model_that_was_saved_is_the_same(schedule, spectral, data):
     estimate = data.draw(st.booleans())
     net, shape, condition = data.draw(networks(4 if estimate else 2))
@@ -250,8 +262,7 @@ def test_a_model_that_was_saved_is_the_same(schedule, spectral, data):
     assert bool(once.isfinite().all()) and torch.equal(once, twice)
 
 
-@given(grids(smallest=8, largest=16), st.floats(0.1, 10.0), st.floats(-3.0, 3.0))
-@settings(max_examples=25)
+@holds(grids(smallest=8, largest=16), st.floats(0.1, 10.0), st.floats(-3.0, 3.0), often=25)
 def test_measures_do_not_hang_on_units_and_places(case, factor, shift):
     domain, shape = case
     x, y = fields(domain, shape), fields(domain, shape).flip(0) + 0.5
@@ -284,8 +295,7 @@ def test_measures_do_not_hang_on_units_and_places(case, factor, shift):
 PLANS = [lambda grid: Direct(), lambda grid: Progressive([grid], 100.0), lambda grid: Cascade([grid], through=())]
 
 
-@given(grids([Torus(1), Box(2), Sphere()], smallest=8, largest=12), st.sampled_from(list(DTYPES)), st.data())
-@settings(max_examples=8)
+@holds(grids([Torus(1), Box(2), Sphere()], smallest=8, largest=12), st.sampled_from(list(DTYPES)), st.data(), often=8)
 def test_networks_keep_shape_and_type_and_samples_do_not_depend_on_their_company(case, dtype, data):
     domain, shape = case
     torch.manual_seed(0)

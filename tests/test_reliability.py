@@ -154,12 +154,12 @@ def test_bf16_autocast_trains_as_float32_does(tmp_path, accelerators):
     def losses(precision):
         heard_of, options = [], {"seed": 0, "accelerator": accelerators(mixed_precision=precision)}
         logging = heard(lambda *told: heard_of.append(told[2]))
-        train(tmp_path / precision, 45, optimizer=Adam(lr=1e-2, rampup=5), logging=logging, **options)
+        train(tmp_path / precision, 36, optimizer=Adam(lr=1e-2, rampup=5), logging=logging, **options)
         return torch.tensor(heard_of)
 
     single, half = losses("no"), losses("bf16")
-    assert float(single[-15:].mean()) < 0.9 * float(single[:10].mean())
-    assert float(half[-15:].mean()) == pytest.approx(float(single[-15:].mean()), rel=0.01)
+    assert float(single[-12:].mean()) < 0.9 * float(single[:10].mean())
+    assert float(half[-12:].mean()) == pytest.approx(float(single[-12:].mean()), rel=0.01)
     assert not torch.equal(half, single), "autocast did nothing"
 
 
@@ -174,9 +174,9 @@ def _threads():
 @pytest.mark.parametrize(("name", "shape"), [("terrain_superres", (24, 24)), ("sphere_shallow_water", (16, 32))])
 def test_a_trained_models_sample_is_its_seeds_in_any_company(name, shape):
     trained = Model.from_pretrained(MODELS / name)
-    together, again, alone, in_twos = (
-        sample(trained, shape, [3, 1, 4], solver=DPMSolver(3), batch=batch) for batch in (3, 3, 1, 2)
+    together, again, apart = (  # three at once, and two and one
+        sample(trained, shape, [3, 1, 4], solver=DPMSolver(2), batch=batch) for batch in (3, 3, 2)
     )
     assert torch.equal(again, together)
-    worst = (torch.stack([alone, in_twos]) - together).abs().amax((0, 1, 3, 4)) / together.abs().amax((0, 2, 3))
+    worst = (apart - together).abs().amax((0, 2, 3)) / together.abs().amax((0, 2, 3))
     assert float(worst.max()) < 1e-5, worst  # in float32

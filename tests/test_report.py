@@ -1,4 +1,4 @@
-"""The report of what the grid changes, and its distances; the command is in test_cli.py."""
+"""The report of what the grid changes, and its distances; the command is in test_cli_evaluate.py."""
 
 from __future__ import annotations
 

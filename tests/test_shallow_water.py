@@ -46,14 +46,14 @@ class TestFlow:
 
     def test_solid_rotation_in_balance_is_steady(self):
         """Williamson's second case: u = u0 sin(colatitude), and the height that balances it, for two days."""
-        flow, speed = _Flow(32, 400.0, 3000.0), 20.0
-        theta = Sphere().points((32, 64), dtype=torch.float64)[0]
+        flow, speed = _Flow(16, 800.0, 3000.0), 20.0  # holds it, as harmonics of degree 2 and less
+        theta = Sphere().points((16, 32), dtype=torch.float64)[0]
         radius, omega = float(flow.solver.radius), float(flow.solver.omega)
         vorticity = 2 * speed / radius * theta.cos()
         geopotential = 3000.0 * 9.80616 - (radius * omega * speed + speed**2 / 2) * theta.cos().square()
         u = flow.solver.grid2spec(torch.stack([geopotential, vorticity, torch.zeros_like(theta)]))[None]
         before, now = [], u
-        for _ in range(432):
+        for _ in range(216):
             now, before = flow.step(now, before)
         change = (flow.seen(now) - flow.seen(u)).abs().amax((2, 3))[0]
         assert float(change[0]) < 1e-3, "metres"
@@ -142,13 +142,14 @@ class TestDataSet:
         with pytest.raises(ValueError, match=match):
             ShallowWater(2, **arguments)
 
-    @pytest.mark.parametrize(("keep", "trajectories"), [(1, [0, 1, 2, 1, 0]), (6, [0, 1, 2])])
-    def test_keeps_as_many_as_it_may(self, keep, trajectories):
-        data, whole, asked = Counted(6, 0, keep=keep, **SMALL), ShallowWater(6, 0, **SMALL), ([0, 3, 5], [3, 3], [1])
-        x, y = (torch.cat([source.batch(indices, (8, 16))["x"] for indices in asked]) for source in (data, whole))
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4 * float(y[:, 1].abs().max()))
-        first = whole.generator(0).initial_seed()
-        assert [seed - first for seed in data.seeds] == trajectories
+    def test_keeps_as_many_as_it_may(self):
+        whole, asked = ShallowWater(6, 0, **SMALL), ([0, 3, 5], [3, 3], [1])
+        y, first = whole.batch([0, 3, 5, 3, 3, 1], (8, 16))["x"], whole.generator(0).initial_seed()
+        for keep, trajectories in ((1, [0, 1, 2, 1, 0]), (6, [0, 1, 2])):
+            data = Counted(6, 0, keep=keep, **SMALL)
+            x = torch.cat([data.batch(indices, (8, 16))["x"] for indices in asked])
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4 * float(y[:, 1].abs().max()))
+            assert [seed - first for seed in data.seeds] == trajectories
 
     def test_too_fine_a_grid(self):
         with pytest.raises(ValueError, match="16 x 32"):

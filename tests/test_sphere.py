@@ -354,9 +354,9 @@ def test_posterior_of_stations_is_the_gaussian_one():
     expected = domain.synthesize(mean[None, None], shape)
 
     guided = MomentMatching(GaussianDenoiser(data, sde), PointObservation(points, values, std))
-    start = sde.prior((4, 1, *shape), generator=generator)
+    start = sde.prior((1, 1, *shape), generator=generator)
     start = torch.cat([start, -start])  # samples are linear in it: the mean of these is that of all
-    solver = DPMSolver(24)
+    solver = DPMSolver(20)
     x = run(guided, solver, Direct().plan(guided, shape, solver.times(sde.schedule)), start)
     error = float(metrics.relative_l2(x.mean(0, keepdim=True), expected, domain))
     assert error < 0.03

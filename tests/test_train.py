@@ -40,10 +40,10 @@ class TestFit:
 
         def callback(step, shape, value):
             losses.append((shape, value))
-            raw[:] = weights(trained) if step == 150 else []
+            raw[:] = weights(trained) if step == 90 else []
 
-        assert fit(trained, data(), 150, optimizer=Adam(lr=3e-3, rampup=10), logging=told(callback)) is trained
-        first, last = (torch.tensor([v for _, v in part]).mean() for part in (losses[:30], losses[-50:]))
+        assert fit(trained, data(), 90, optimizer=Adam(lr=3e-3, rampup=10), logging=told(callback)) is trained
+        first, last = (torch.tensor([v for _, v in part]).mean() for part in (losses[:20], losses[-40:]))
         assert float(last) < 0.85 * float(first)
         assert {shape for shape, _ in losses} == {(8,), (12,), (16,)}
         assert not trained.training and trained.training_shapes == ((8,), (12,), (16,))
@@ -80,9 +80,9 @@ class TestFit:
         assert again.training_shapes == ((8,),)
         fit(again, data(shapes=[8]), 2, folder=tmp_path, resume=True, logging=QUIET)
 
-    @pytest.mark.parametrize("interruption", ["steps", "field", "signal"])
+    @pytest.mark.parametrize("interruption", ["steps", "signal"])
     def test_resuming_continues_to_the_bit(self, tmp_path, interruption):
-        field, options = interruption == "field", {"condition_channels": 1} if interruption == "field" else {}
+        field, options = (True, {"condition_channels": 1}) if interruption == "steps" else (False, {})
         whole_state, part_state = tmp_path / "whole", tmp_path / "part"
 
         def run(steps, folder, callback=None, **more):
@@ -99,7 +99,7 @@ class TestFit:
         torch.manual_seed(3)
         whole = run(12, whole_state)
         torch.manual_seed(3)
-        if interruption in ("steps", "field"):
+        if interruption == "steps":
             run(5, part_state)
         else:
             with pytest.raises(KeyboardInterrupt, match="resume from"):
@@ -287,7 +287,7 @@ class TestTrackers:
                 assert pictures[-1][0, :n].reshape(-1, 3).sum(1).argmax() == int(x[:, 0].permute(1, 0, 2).argmax())
         assert_same(shown.state_dict(), trained().state_dict())
 
-    @pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
+    @pytest.mark.parametrize("kind", ["tensorboard", pytest.param("wandb", marks=pytest.mark.slow)])
     def test_files_hold_losses_and_pictures_of_every_grid(self, tmp_path, accelerators, monkeypatch, kind):
         pytest.importorskip(kind)
         monkeypatch.setenv("WANDB_SILENT", "true")
