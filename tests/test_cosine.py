@@ -73,6 +73,10 @@ def test_gradients(kernels):
     layer = CosineConv(2, 2, (3, 4), domain=Box(2), kernels=kernels).double()
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *p: layer(x, (4, 6)), (x, *layer.parameters()))
+    assert torch.autograd.gradgradcheck(lambda x, *p: layer(x, (4, 6)), (x, *layer.parameters()))
+    one, every = x.detach()[:1], torch.func.jacrev(layer)(x.detach()[:1])
+    torch.testing.assert_close(every, torch.func.jacfwd(layer)(one))
+    torch.testing.assert_close(every, torch.autograd.functional.jacobian(layer, one))
 
 
 def test_even_kernels_commute_with_a_reflection_and_the_others_need_not():

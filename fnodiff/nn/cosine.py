@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from tltorch import FactorizedTensor
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
+from fnodiff.nn.modes import is_transformed
 
 KERNELS = ("even", "all")
 FACTORIZATIONS = (None, "Dense", "Tucker", "CP", "TT")
@@ -108,42 +110,88 @@ class CosineConv(nn.Module):
                 f"CosineConv: expected {self.in_channels} channels, got a field of shape {tuple(x.shape)}."
             )
         with torch.autocast(x.device.type, enabled=False):
-            full = x if x.dtype == torch.float64 else x.float()
-            held = tuple(min(k, n, m) for k, n, m in zip(self.n_modes, shape, output_shape, strict=True))
-            out = self._up(self._multiply(self._down(full, held), held), held, output_shape)
+            out = self._spectral(x if x.dtype == torch.float64 else x.float(), output_shape)
             if self.bias is not None:
                 out = out + self.bias.to(out.dtype).reshape(-1, *(1,) * self.domain.dim)
         return out.to(x.dtype)
 
-    def _down(self, x: Tensor, held: Shape) -> Tensor:
-        """(B, C, *shape) -> (B, modes, C): a product per axis, the last axis first, each as its input lies in memory."""
-        batch, channels = x.shape[:2]
-        c = x
-        for k, n in zip(reversed(held), reversed(x.shape[2:]), strict=True):
-            matrix = _analysis(k, n, x.dtype, x.device)
-            c = torch.matmul(matrix, c.reshape(batch, -1, n).transpose(1, 2))
-        return c.reshape(batch, -1, channels)
-
-    def _multiply(self, c: Tensor, held: Shape) -> Tensor:
-        """(B, modes, in) -> (B, modes of every parity, out), the parities of an axis before its modes."""
-        weight = (self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()).to(c.dtype)
+    def _spectral(self, x: Tensor, output_shape: Shape) -> Tensor:
+        sizes = tuple(zip(self.n_modes, x.shape[2:], output_shape, strict=True))
+        held = tuple(min(k, n, m) for k, n, m in sizes)
+        weight = (self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()).to(x.dtype)
         if held != self.n_modes:
             weight = weight[tuple(slice(0, k) for k in held)]
-        out = torch.bmm(c.transpose(0, 1), weight.flatten(0, len(held) - 1)).transpose(0, 1)
-        if self.kernels == "even":
-            return out
-        dim = len(held)
-        out = out.reshape(len(c), *held, *(2,) * dim, self.out_channels)
-        order = [axis for i in range(dim) for axis in (1 + dim + i, 1 + i)]
-        return out.permute(0, *order, 1 + 2 * dim).reshape(len(c), -1, self.out_channels)
+        analysis = tuple(_analysis(k, n, x.dtype, x.device) for k, (_, n, _) in zip(held, sizes, strict=True))
+        sines = self.kernels == "all"
+        synthesis = tuple(_synthesis(k, m, sines, x.dtype, x.device) for k, (*_, m) in zip(held, sizes, strict=True))
+        weight = weight.flatten(0, len(held) - 1)
+        if not torch.is_grad_enabled() or is_transformed():
+            c = torch.bmm(_down(x, analysis).transpose(0, 1), weight)
+            return _up(_by_axis(c, held, sines), synthesis, output_shape)
+        return _Product.apply(x, weight, analysis, synthesis, held, sines)
 
-    def _up(self, c: Tensor, held: Shape, shape: Shape) -> Tensor:
-        """(B, modes, C) -> (B, C, *shape)."""
-        batch, channels = c.shape[0], c.shape[-1]
-        for k, n in zip(held, shape, strict=True):
-            matrix = _synthesis(k, n, self.kernels == "all", c.dtype, c.device)
-            c = torch.matmul(c.reshape(batch, matrix.shape[0], -1).transpose(1, 2), matrix)
-        return c.reshape(batch, channels, *shape)
+
+class _Product(torch.autograd.Function):
+    """Down, multiply, up, with a gradient that copies nothing that it does not need."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, analysis: Any, synthesis: Any, held: Shape, sines: bool) -> Tensor:
+        c = _down(x, analysis).transpose(0, 1).contiguous()
+        ctx.save_for_backward(x, weight, c)
+        ctx.geometry = analysis, synthesis, held, sines
+        shape = tuple(matrix.shape[1] for matrix in synthesis)
+        return _up(_by_axis(torch.bmm(c, weight), held, sines), synthesis, shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight, c), (analysis, synthesis, held, sines) = ctx.saved_tensors, ctx.geometry
+        if torch.is_grad_enabled():  # for a gradient of this gradient: what was kept does not know that it came from x
+            c = _down(x, analysis).transpose(0, 1)
+        g = _by_mode(_down(gradient, synthesis), held, sines)
+        d_x = d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = torch.bmm(c.transpose(1, 2), g)
+        if ctx.needs_input_grad[0]:
+            d_x = _up(torch.bmm(g, weight.transpose(1, 2)).transpose(0, 1), analysis, tuple(x.shape[2:]))
+        return d_x, d_weight, None, None, None, None
+
+
+def _down(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """(B, C, *shape) -> (B, modes, C): a product per axis, the last axis first, each as its input lies in memory."""
+    batch, channels = x.shape[:2]
+    for matrix in reversed(matrices):
+        rows = x.reshape(batch, -1, matrix.shape[1]).transpose(1, 2)
+        x = torch.bmm(matrix.expand(batch, *matrix.shape), rows)
+    return x.reshape(batch, -1, channels)
+
+
+def _up(c: Tensor, matrices: Sequence[Tensor], shape: Shape) -> Tensor:
+    """The transpose of `_down`: (B, modes, C) -> (B, C, *shape)."""
+    batch, channels = c.shape[0], c.shape[-1]
+    for matrix in matrices:
+        rows = c.reshape(batch, matrix.shape[0], -1).transpose(1, 2)
+        c = torch.bmm(rows, matrix.expand(batch, *matrix.shape))
+    return c.reshape(batch, channels, *shape)
+
+
+def _by_axis(c: Tensor, held: Shape, sines: bool) -> Tensor:
+    """(modes, B, parities x out) -> (B, modes of every parity, out): the parities of an axis before its modes."""
+    if not sines:
+        return c.transpose(0, 1)
+    dim = len(held)
+    c = c.reshape(*held, c.shape[1], *(2,) * dim, -1)
+    order = [axis for i in range(dim) for axis in (dim + 1 + i, i)]
+    return c.permute(dim, *order, 2 * dim + 1).flatten(1, 2 * dim)
+
+
+def _by_mode(c: Tensor, held: Shape, sines: bool) -> Tensor:
+    """The inverse of `_by_axis`."""
+    if not sines:
+        return c.transpose(0, 1)
+    dim = len(held)
+    c = c.reshape(len(c), *(n for k in held for n in (2, k)), -1)
+    order = [2 + 2 * i for i in range(dim)] + [0] + [1 + 2 * i for i in range(dim)]
+    return c.permute(*order, 2 * dim + 1).flatten(0, dim - 1).flatten(2)
 
 
 @cached

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fnodiff.domain import Box, Domain, Shape, Torus
 from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors, rows, scale_modes, unrows
-from fnodiff.nn.modes import Modes, down, up
+from fnodiff.nn.modes import Modes, down, is_transformed, up
 
 
 class SpectralConv(neuralop_spectral.SpectralConv):
@@ -126,7 +126,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         if not torch.is_tensor(self.weight) and by_factors(self.weight, batch=x.shape[0]):
             return modes.synthesize(multiply_factors(modes.analyze(x, ways[0]), self.weight, corner), ways[1])
         weight = _mode_matrices(self.weight, corner).to(x.dtype)
-        if "fft" in ways or not torch.is_grad_enabled() or _is_transformed():
+        if "fft" in ways or not torch.is_grad_enabled() or is_transformed():
             products = torch.bmm(rows(modes.analyze(x, ways[0])), weight.flatten(1, 2))
             return modes.synthesize(unrows(products), ways[1])
         matrices = modes.analysis(ways[0], x), modes.synthesis(ways[1], x)
@@ -174,15 +174,6 @@ class _SpectralProduct(torch.autograd.Function):
             d = d.permute(1, 2, 3, 0, 4)  # (B, 2, 2, modes, C): for each part of the result, by what it multiplied
             d_x = up(torch.stack([d[:, 0, 0] + d[:, 1, 1], d[:, 1, 0] - d[:, 0, 1]], 1), matrices[0], shape)
         return d_x, d_weight, None, None, None
-
-
-def _is_transformed() -> bool:
-    """Whether a compiler, functorch or forward-mode differentiation is at work, which derive their own gradients."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
 
 
 def _mode_matrices(weight: Any, corner: tuple[slice, ...]) -> Tensor:
