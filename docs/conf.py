@@ -122,6 +122,14 @@ def _docstring(app, what, name, obj, options, lines):
     lines[:] = out
 
 
+def _to_gallery(app, docname, source):
+    """Links to a script, which is what there is where the code is read, lead to its page in the gallery here."""
+    text = re.sub(r"\]\(((?:\.\./)*)\.\./examples/(\w+)\.py\)", r"](\1gallery/\2)", source[0])
+    text = re.sub(r"\]\(((?:\.\./)*)mechanisms/(\w+)\.py\)", r"](\1mechanisms_gallery/\2)", text)
+    source[0] = text.replace("](../mechanisms)", "](../mechanisms_gallery/index)")
+
+
 def setup(app):
     """Sphinx's entry point."""
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon reads the sections
+    app.connect("source-read", _to_gallery)

@@ -101,7 +101,9 @@ for i in range(2):
     off = metrics.relative_l2(ours.mean(0), exact.mean(0), domain).mean()
     chance = (exact.var(0).mean() * (1 / many + 1 / args.samples) / exact.mean(0).square().mean()).sqrt()
     nominal, covered = metrics.coverage(ours, truth[:, [i]], domain)
-    print(f"2. w({i}): {off:.1%} from the exact mean (by chance {chance:.1%}), {covered.mean():.0%} in the central {nominal:.0%}")
+    print(
+        f"2. w({i}): {off:.1%} from the exact mean (by chance {chance:.1%}), {covered.mean():.0%} in the central {nominal:.0%}"
+    )
 
 # %%
 # Above: a flow, and the rollout at 96 from its start. Below: a forecast.

@@ -23,6 +23,7 @@ from torch import nn
 from fnodiff import domain, sde
 
 MODEL, CONFIG = "model.safetensors", "config.json"
+_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json", ".h5", ".zip")
 FORMAT = 3
 
 _CLASSES: tuple[type, ...] = (
@@ -48,15 +49,25 @@ _CLASSES: tuple[type, ...] = (
 )
 
 
-def write(folder: Path, model: nn.Module, known: dict[str, Any]) -> Path:
+def write(folder: Path, model: nn.Module, known: dict[str, Any], dtype: torch.dtype | None = None) -> Path:
     """Write a module and what is known of it into a folder, new or not, each file replaced in one move.
 
+    Args:
+        folder: Where to.
+        model: The module.
+        known: Further entries of the description.
+        dtype: Of its float32 tensors in the file; None for their own.
+
     Raises:
-        ValueError: If a part of it cannot be described (not a dataclass, no `config`).
+        ValueError: If a part of it cannot be described (not a dataclass, no `config`), or the folder is a file.
     """
     config = {"format": FORMAT, "model": describe(model), **known}
     text = json.dumps(config, indent=2) + "\n"
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    if dtype is not None:
+        tensors = {k: v.to(dtype) if v.dtype == torch.float32 else v for k, v in tensors.items()}
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"expected a folder to save a model in, got the file {folder}; name another one.")
     folder.mkdir(parents=True, exist_ok=True)
 
     def write_config() -> None:
@@ -77,8 +88,10 @@ def read(folder: Path, classes: Sequence[type]) -> tuple[Any, dict[str, Any]]:
     """
     for name in (CONFIG, MODEL):
         if not (folder / name).is_file():
+            there = sorted(p.name for p in folder.iterdir())
+            more = f" and {len(there) - 5} more" if len(there) > 5 else ""
             raise ValueError(
-                f"{folder}: expected {CONFIG} and {MODEL}, found {sorted(p.name for p in folder.iterdir())}; "
+                f"in {folder}: expected {CONFIG} and {MODEL}, found {', '.join(there[:5]) or 'nothing'}{more}, without {name}; "
                 f"name the folder that save_pretrained or fit wrote."
             )
     try:
@@ -196,14 +209,21 @@ def _dfu() -> type:
     return DFU
 
 
-def download(repo: str, revision: str | None, names: Sequence[str] = ()) -> Path:
-    """The folder of a model on the hub, "owner/name"; `names` are those of models that need no hub."""
-    if repo.count("/") != 1 or repo.startswith((".", "/")):
+def download(repo: str | Path, revision: str | None, names: Sequence[str] = ()) -> Path:
+    """The folder of a model on the hub, "owner/name"; `names` are those of models that need no hub.
+
+    A `Path`, or a text that can only be a path, is never looked for there.
+    """
+    if isinstance(repo, Path) or repo.count("/") != 1 or repo.startswith((".", "/")) or repo.endswith(_FILES):
         names = f", a model that comes with fnodiff ({', '.join(names)})" if names else ""
         raise ValueError(
-            f"{repo}: expected a folder with a saved model{names}, or a hub id such as owner/name; got none of these."
+            f"expected a folder with a saved model{names}, or a hub id such as owner/name, got {str(repo)!r}, which is none of "
+            f"these; name another one."
         )
     try:
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=[CONFIG, MODEL]))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise ValueError(f"{repo}: no such folder, and the hub did not serve it ({error}); check the name.") from error
+        raise ValueError(
+            f"expected a folder or a model on the hub, got {repo!r}: there is no such folder, and the hub did not serve it "
+            f"({type(error).__name__}); check the name."
+        ) from error

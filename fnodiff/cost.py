@@ -111,7 +111,7 @@ def sampling_cost(
         (True, True)
     """
     domain, solver = denoiser.sde.domain, solver or DPMSolver(12)
-    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    shape = domain.check_shape(shape)
     stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
     device = next(denoiser.parameters(), torch.empty(0)).device
     rows, one = min(batch, count), torch.ones((), device=device)

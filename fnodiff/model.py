@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from fnodiff.sde import (
     noise_levels,
 )
 from fnodiff.sde.noise import Spectrum
+from fnodiff.sde.process import has_data
 
 INCLUDED = Path(__file__).parent / "models"
 
@@ -136,9 +138,10 @@ class Model(Denoiser):
         """A model for these data: units and spectrum are measured, noise, scaling and reference grid chosen.
 
         For cell averages, as images are: white noise with the largest training shape as reference, EDM's schedule and
-        scaling, and the linear estimate as a further input. For values at points: noise about as rough as each channel, a
-        schedule between the noise levels that the spectrum asks for, EDM's scaling with the linear estimate. What is named is
-        not chosen. `docs/choosing.md` has the measurement behind each choice.
+        scaling, and the linear estimate as a further input. For values at points: noise a little rougher than each channel, of
+        at most three derivatives, and white where a channel is rougher than any field; a schedule between the noise levels
+        that the spectrum asks for; EDM's scaling with the linear estimate. Modes without energy do not count. What is named
+        is not chosen. `docs/choosing.md` has the measurement behind each choice.
 
         Args:
             data: What it will be trained on, with its domain and shapes.
@@ -149,6 +152,9 @@ class Model(Denoiser):
 
         Raises:
             ValueError: If the data cannot be measured, or what is named does not fit.
+
+        Warns:
+            UserWarning: If a noise or a schedule that is named does not suit the data (`FunctionSpaceSDE.check`).
 
         Examples:
             >>> import torch
@@ -161,8 +167,14 @@ class Model(Denoiser):
             >>> model.channels, model.training_shapes, type(model.sde.noise).__name__
             (1, ((16,), (32,)), 'GaussianRandomField')
         """
+        if not all(hasattr(data, name) for name in ("domain", "native_shapes", "samples")):
+            got = data.__name__ if isinstance(data, type) else type(data).__name__
+            raise ValueError(
+                f"for_data: expected batches on several grids, got {got}; write such as MultiResolution(source, "
+                f"Box(2), [16, 32])."
+            )
         domain, reference = data.domain, max(data.native_shapes, key=math.prod)
-        averages = bool(data.cell_averages)
+        averages, named = bool(data.cell_averages), noise is not None or schedule is not None
         sigma_data = 0.5 if scaling is None else scaling.sigma_data
         normalization = measure_normalization(data, sigma_data)
         some = data.samples(samples, reference)
@@ -179,17 +191,15 @@ class Model(Denoiser):
             schedule = EDM() if averages else EDM(*noise_levels(noise, spectrum, reference))
         scaling = EDMScaling(sigma_data, linear_estimate=True) if scaling is None else scaling
         channels = x.shape[1]
-        made = network(
-            scaling.inputs(channels),
-            channels,
-            domain=domain,
-            reference=reference,
-            num_classes=int(data.num_classes),
-            condition_channels=some["field"].shape[1] if "field" in some else 0,
-        )
+        options = {"domain": domain, "reference": reference, "num_classes": int(data.num_classes)}
+        options["condition_channels"] = some["field"].shape[1] if "field" in some else 0
+        made = _network(network, scaling.inputs(channels), channels, options)
+        sde = FunctionSpaceSDE(noise, schedule)
+        if named:
+            sde.check(spectrum, reference, stacklevel=3)
         model = cls(
             made,
-            FunctionSpaceSDE(noise, schedule),
+            sde,
             scaling,
             normalization=normalization,
             condition_normalization=conditions,
@@ -221,6 +231,10 @@ class Model(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         self.sde.domain.check_field(x_t)
+        if getattr(self.network, "in_channels", None) not in (None, self.scaling.inputs(x_t.shape[1])):
+            raise ValueError(
+                f"Model: expected fields of {self.channels} channels, got shape {tuple(x_t.shape)}; check the channel axis."
+            )
         scaled = self.scaling(self.sde, self.spectrum, x_t, t)
         seen = {name: self._seen(name, value) for name, value in condition.items()}
         out = self.network(self._cast(scaled.input), self._cast(scaled.noise_level), **seen)
@@ -228,6 +242,8 @@ class Model(Denoiser):
 
     def _seen(self, name: str, value: Tensor) -> Tensor:
         """A condition as the network sees it."""
+        if name == "field":
+            self.sde.domain.check_field(value)
         if name in self.condition_normalization:
             value = self.condition_normalization[name](value)
         return self._cast(value) if value.is_floating_point() else value
@@ -237,14 +253,18 @@ class Model(Denoiser):
         weight = next(self.network.parameters(), x) if isinstance(self.network, nn.Module) else x
         return x.to(weight.dtype) if weight.is_floating_point() else x
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
         """Write the model into a folder, new or not: `config.json` and `model.safetensors`, each replaced in one move.
+
+        Args:
+            folder: Where to.
+            dtype: Of the weights in the file: torch.float16 or torch.bfloat16 for half the bytes. They are loaded as float32.
 
         Raises:
             ValueError: If a part of the model cannot be described (not a dataclass, no `config`).
         """
         shapes = [list(shape) for shape in self.training_shapes]
-        return checkpoint.write(Path(folder), self, {"training_shapes": shapes})
+        return checkpoint.write(Path(folder), self, {"training_shapes": shapes}, dtype)
 
     @classmethod
     def from_pretrained(
@@ -254,6 +274,7 @@ class Model(Denoiser):
 
         Args:
             source: A folder written by `save_pretrained` or `fit`, a name (`fnodiff.model.included()` lists them), or a hub id.
+                A `Path`, and a text that begins with "." or "/" or ends like a file, is never looked for on the hub.
             classes: Your own classes that config.json may name, beside fnodiff's.
             revision: Of the hub's repository.
 
@@ -277,7 +298,10 @@ class Model(Denoiser):
         folder = Path(source)
         if not folder.is_dir():
             name = os.fspath(source)
-            folder = INCLUDED / name if name in included() else checkpoint.download(name, revision, included())
+            if name in included():
+                folder = INCLUDED / name
+            else:
+                folder = checkpoint.download(source if isinstance(source, str) else folder, revision, included())
         model, known = checkpoint.read(folder, (cls, *classes))
         if not isinstance(model, Model):
             raise ValueError(
@@ -299,13 +323,33 @@ class Model(Denoiser):
         return push_to_hub(self, repo, measured, licence=licence, description=description, **options)
 
 
+def _network(network: Callable[..., nn.Module], inputs: int, outputs: int, options: dict[str, Any]) -> nn.Module:
+    """A network, by its constructor."""
+    wanted = "expected a network's constructor such as DFU.small"
+    if not callable(network) or isinstance(network, nn.Module):
+        got = type(network).__name__ if isinstance(network, nn.Module) else repr(network)
+        raise ValueError(f"for_data: {wanted}, got {got}; pass DFU.small, or write Model(network, sde, scaling).")
+    try:
+        inspect.signature(network).bind(inputs, outputs, **options)
+    except TypeError as error:
+        name = getattr(network, "__qualname__", repr(network))
+        raise ValueError(
+            f"for_data: {wanted}, called as network(inputs, outputs, {', '.join(options)}), got {name} with other arguments "
+            f"({error}); pass such as DFU.small or partial({name}, ...)."
+        ) from error
+    return network(inputs, outputs, **options)
+
+
 def included() -> list[str]:
     """The names of the models that come with fnodiff."""
     return sorted(folder.name for folder in INCLUDED.glob("*") if (folder / checkpoint.CONFIG).is_file())
 
 
 def _rough_noise(domain: Domain, spectrum: Spectrum, reference: Shape) -> Noise:
-    """Noise a little rougher than each channel, which falls as the data's spectrum does: all modes are lost at like levels."""
+    """Noise a little rougher than each channel, which falls as the data's spectrum does: all modes are lost at like levels.
+
+    Modes without energy do not count: data that are band-limited have the smoothest noise.
+    """
     if isinstance(spectrum, ChannelSpectra):
         laws = [_rough_law(domain, channel, reference) for channel in spectrum.channels]
         return (
@@ -321,7 +365,7 @@ def _rough_law(domain: Domain, spectrum: DataSpectrum, reference: Shape) -> Mate
     if smoothness < 0.1:
         return None
     eigenvalues, octave = domain.eigenvalues(reference, dtype=torch.float64), domain.octaves(reference)
-    inside = eigenvalues > 0
+    inside = (eigenvalues > 0) & has_data(spectrum(eigenvalues), eigenvalues, spectrum)
     weight = 1 / octave.flatten().bincount()[octave][inside]  # octaves alike
     found = []
     for length in max(domain.lengths) * 2.0 ** torch.arange(-6, 0.5, 0.5, dtype=torch.float64):

@@ -8,7 +8,8 @@ brings it: the same modes, exactly. An operator whose samples are functions make
 cell averages (images) a part of the difference is that a finer cell averages less: on Box up to a third in the last modes.
 Columns:
 
-- samples: |x_n - x_0| / |x_0 - mean|, the samples of grid n against those of the coarsest grid, seed by seed.
+- samples: |x_n - x_0| / |x_0 - mean|, the samples of grid n against those of the coarsest grid, seed by seed, each channel in
+  units of its own spread.
 - denoiser: the same of single denoised estimates. x_t is a noisy field on the finest grid, resampled to grid n; root mean
   squares over five times.
 - sliced: sliced Wasserstein distance to the truth, both brought to the coarsest grid, in spreads of the truth.
@@ -169,11 +170,12 @@ def invariance_report(
     truth: dict[Shape, dict[str, float]] = {shape: {} for shape in true}
 
     first, noisy = sampled[coarsest], (true or sampled)[finest][:samples]
+    spread = _units((true or sampled)[coarsest], domain)[1]
     rest = {name: _rows(value, samples) for name, value in condition.items()}
     for shape, error in _denoiser_errors(denoiser, shapes, noisy, batch, device, rest).items():
         x = domain.resample(sampled[shape], coarsest)
-        spread = domain.norm(first - first.mean(0)).square().mean().sqrt()
-        rows[shape]["samples"] = float(domain.norm(x - first).square().mean().sqrt() / spread)
+        apart, own = (domain.norm(v / spread).square().mean() for v in (x - first, first - first.mean(0)))
+        rows[shape]["samples"] = float((apart / own).sqrt())
         rows[shape]["denoiser"] = error
         target = domain.resample(true[shape][:samples], coarsest) if true else first
         rows[shape]["sliced"] = _sliced(x, target, domain)
@@ -236,12 +238,19 @@ def _denoiser_errors(
 
 
 def _sliced(x: Tensor, target: Tensor, domain: Domain) -> float:
-    """Sliced Wasserstein distance, points weighed by their area, in spreads of the target."""
+    """Sliced Wasserstein distance, points weighed by their area, each channel in units of the target's spread."""
     weights = domain.weights(target.shape[2:]).to(target)
     root = (weights * weights.numel()).sqrt()
-    mean = (target * weights).flatten(2).sum(2).mean()
-    spread = (domain.norm(target - mean).square().mean() / target.shape[1]).sqrt()
-    return metrics.sliced_wasserstein(x * root, target * root) / float(spread)
+    mean, spread = _units(target, domain)
+    return metrics.sliced_wasserstein((x - mean) / spread * root, (target - mean) / spread * root)
+
+
+def _units(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over samples and domain, (C, 1, ..., 1)."""
+    weights, axes = domain.weights(x.shape[2:]).double(), tuple(range(2, x.ndim))
+    mean = (weights * x).sum(axes, keepdim=True).mean(0)
+    spread = (weights * (x - mean).square()).sum(axes, keepdim=True).mean(0).sqrt()
+    return mean, torch.where(spread > 0, spread, 1.0)  # of a channel that is constant
 
 
 def distances(

@@ -36,7 +36,7 @@ CALLS = {
     "integers as a field": (lambda: BOX.analyze(X.long()), r"x.float\(\)"),
     "complex numbers as a field": (lambda: BOX.analyze(X + 1j), r"real floating-point"),
     "an array as a field": (lambda: BOX.analyze(X.numpy()), r"torch.as_tensor"),
-    "a number as a grid": (lambda: BOX.points(8), r"2 positive sizes, got \(8,\)"),
+    "a text as a grid": (lambda: BOX.points("8"), r"2 positive sizes.*got '8'"),
     "a grid of halves": (lambda: BOX.points((8, 7.5)), r"positive sizes"),
     "an empty grid": (lambda: BOX.points((0, 8)), r"positive"),
     "a grid of other axes": (lambda: BOX.points((8,)), r"2"),

@@ -72,13 +72,13 @@ staged, planned = test_contracts_plans.TestStages(), test_contracts_plans.TestPl
 
 CASES = {
     "new modes 1% too large": (
-        (sampling, "_emerged", scaled(1.01)),
+        (sampling, "emerged", scaled(1.01)),
         partial(
             staged.test_going_on_is_exact_in_law_at_any_change_of_grid, Box(2), "white", EDM(0.01, 1000.0), (0.8, 0.5)
         ),
     ),
     "held modes 1% too large": (
-        (sampling, "_on_cells", scaled(1.01)),
+        (sampling, "on_cells", scaled(1.01)),
         partial(staged.test_holding_is_exact_in_law_and_keeps_what_was_sampled, Box(1), "white", EDM(0.01, 1000.0)),
     ),
     "times that are not translated between grids": (

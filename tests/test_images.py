@@ -369,7 +369,7 @@ def test_a_path_without_images_is_refused(name: str, content: bytes | None, mess
 
 def test_an_empty_folder_is_refused_and_says_what_it_ignored(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("text")
-    with pytest.raises(ValueError, match=r"no image in .*expected files ending in .png.* got 1 files without"):
+    with pytest.raises(ValueError, match=r"no image in .*expected files ending in .png.* got 1 other or hidden files"):
         ImageFolder(tmp_path)
 
 

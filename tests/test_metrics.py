@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fnodiff import metrics
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.nn import DFU, SpectralConv
 from fnodiff.sde import GaussianRandomField, Matern, WhiteNoise
 
@@ -229,30 +229,40 @@ class TestRankHistogram:
     def test_of_exchangeable_samples_is_flat(self, rounded):
         samples, y = ensemble(9, 400)
         samples, y = (samples.round(), y.round()) if rounded else (samples, y)
-        counts = metrics.rank_histogram(samples, y)
+        counts = metrics.rank_histogram(samples, y, DOMAIN) * y.numel()
         expected = y.numel() / 10
-        assert (counts.shape, int(counts.sum())) == ((10,), y.numel())
+        assert (counts.shape, round(float(counts.sum()), 1)) == ((10,), y.numel())
         assert (
             float(((counts - expected).square() / expected).sum()) < 30
         )  # chi^2 of 9 degrees: 0.04 per cent are above
 
     @pytest.mark.parametrize(("spread", "sign"), [(0.7, 1), (1.4, -1)])
     def test_shows_the_spread_by_its_ends(self, spread, sign):
-        counts = metrics.rank_histogram(*ensemble(9, 400, spread)).double()
+        counts = metrics.rank_histogram(*ensemble(9, 400, spread), DOMAIN)
         ends, middle = counts[[0, 9]].mean(), counts[3:7].mean()
         assert sign * float(ends / middle - 1) > 0.2
 
     def test_shows_a_bias_by_its_slope(self):
-        counts = metrics.rank_histogram(*ensemble(9, 400, bias=0.3))
-        assert int(counts[0]) > 1.5 * int(counts[9])
+        counts = metrics.rank_histogram(*ensemble(9, 400, bias=0.3), DOMAIN)
+        assert float(counts[0]) > 1.5 * float(counts[9])
+
+    def test_a_point_counts_by_its_area(self):
+        domain = Sphere()
+        y, samples = torch.zeros(1, 1, 16, 32), torch.full((3, 1, 1, 16, 32), -1.0)
+        samples[..., [0, -1], :] = 1.0  # above the truth in the rows of the poles alone
+        shares = metrics.rank_histogram(samples, y, domain)
+        area = float(domain.weights((16, 32))[[0, -1]].sum())
+        assert shares.tolist() == pytest.approx([area, 0, 0, 1 - area]) and area < 0.03
 
     def test_counts_by_hand_and_repeats_with_a_generator(self):
         samples = torch.tensor([1.0, 2.0, 2.0]).reshape(3, 1, 1, 1).expand(-1, 1, 1, 300)
         y = torch.tensor([0.0, 3.0, 2.0]).repeat(100).reshape(1, 1, 300)
         first, again = (
-            metrics.rank_histogram(samples, y, generator=torch.Generator().manual_seed(5)) for _ in range(2)
+            300 * metrics.rank_histogram(samples, y, Box(1), generator=torch.Generator().manual_seed(5))
+            for _ in range(2)
         )
         assert torch.equal(first, again)
+        first = first.round().int()
         assert int(first[0]) == 100
         assert (int(first[1:].sum()), int(first[1]) + int(first[2])) == (200, 200 - int(first[3]))
         assert 15 < int(first[1:3].min()) <= int(first[1:3].max()) < 55
@@ -263,7 +273,7 @@ SCORES = {
     "crps": lambda samples, y, mask: metrics.crps(samples, y, DOMAIN, mask=mask),
     "energy_score": lambda samples, y, mask: metrics.energy_score(samples, y, DOMAIN, mask=mask),
     "coverage": lambda samples, y, mask: metrics.coverage(samples, y, DOMAIN, 0.5, mask=mask)[1],
-    "rank_histogram": lambda samples, y, mask: metrics.rank_histogram(samples, y, mask=mask),
+    "rank_histogram": lambda samples, y, mask: metrics.rank_histogram(samples, y, DOMAIN, mask=mask),
 }
 
 
@@ -343,7 +353,7 @@ ONES = torch.ones(5, 2, 1, 4, 4)
         (lambda: metrics.crps(ONES, ONES, DOMAIN), "crps: expected samples"),
         (lambda: metrics.energy_score(ONES[:1], ONES[0], DOMAIN), "S >= 2"),
         (lambda: metrics.crps(ONES * torch.nan, ONES[0], DOMAIN), "crps: expected finite values"),
-        (lambda: metrics.rank_histogram(ONES, ONES[0] * torch.inf), "expected finite values"),
+        (lambda: metrics.rank_histogram(ONES, ONES[0] * torch.inf, DOMAIN), "expected finite values"),
         (lambda: metrics.crps(ONES, ONES[0], DOMAIN, mask=torch.zeros(2, 1, 4, 4)), "some of them measured"),
         (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.95), "0.333 to 0.667, got 0.95; draw more samples"),
         (lambda: metrics.coverage(ONES, ONES[0], DOMAIN, 0.01), "got 0.01"),

@@ -36,6 +36,7 @@ from fnodiff import (
 )
 from fnodiff.cli.convert import convert
 from fnodiff.data import ArrayFields
+from fnodiff.model import included
 from fnodiff.sde import (
     ChannelSpectra,
     DataSpectrum,
@@ -336,6 +337,23 @@ class TestCheckpoint:
         net = tiny(2, 2, domain=noise.domain, spectral=factors, zero_init=False)
         made = Model(net, FunctionSpaceSDE(noise, schedule), EDMScaling())
         assert_same_model(Model.from_pretrained(made.save_pretrained(tmp_path)), made)
+
+    def test_half_the_bytes_are_loaded_as_float32(self, tmp_path):
+        made = Model(tiny(2, 2, zero_init=False), SDE, EDMScaling(0.7))
+        half, whole = (
+            made.save_pretrained(tmp_path / str(d), dtype=d) / "model.safetensors" for d in (torch.float16, None)
+        )
+        assert half.stat().st_size < 0.6 * whole.stat().st_size
+        loaded = Model.from_pretrained(half.parent)
+        assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+        for a, b in zip(loaded.parameters(), made.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+    def test_the_portraits_come_with_the_package_and_are_in_range(self):
+        model = Model.from_pretrained("portraits")
+        assert "portraits" in included()
+        x = sample(model, 24, [0, 1], solver=DPMSolver(6))
+        assert x.shape == (2, 3, 24, 24) and 0.2 < float(x.std()) < 1 and float(x.abs().max()) < 2
 
     def test_a_model_for_data_comes_back(self, tmp_path):
         made = Model.for_data(images(field=fields(BOX, (16, 16)), label=torch.arange(32) % 3), tiny).eval()

@@ -440,7 +440,10 @@ class TestDFU:
             lambda: DFU.tiny(3, 3, num_classes=2)(torch.randn(1, 3, 8, 8), torch.zeros(()), label=torch.tensor([2])),
             "0 to 1",
         ),
-        (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 8, 8), torch.zeros(()), field=torch.randn(1, 1, 8, 8)), "0 channels"),
+        (
+            lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 8, 8), torch.zeros(()), field=torch.randn(1, 1, 8, 8)),
+            "no conditioning field",
+        ),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_was_expected(call, message):

@@ -194,7 +194,8 @@ def test_every_type_becomes_float32(dtype: torch.dtype) -> None:
 def test_labels_and_training_batches() -> None:
     fields = ArrayFields(SOL, label=LABEL, domain=Box(2))
     assert fields.batch([3, 1], (8, 6))["label"].tolist() == [3, 1]
-    batch = MultiResolution(fields, Box(2), [(8, 6), (4, 3)], batch_size=2)[0]
+    wide = ArrayFields(np.repeat(SOL, 2, axis=2), label=LABEL, domain=Box(2))
+    batch = MultiResolution(wide, Box(2), [(8, 12), (8, 8)], batch_size=2)[0]
     assert batch["x"].shape[:2] == (2, 1)
     vectors = ArrayFields(SOL, label=SOL[:, 0], domain=Box(2)).batch([3], (8, 6))["label"]
     np.testing.assert_array_equal(vectors[0].numpy(), SOL[3, 0].astype(np.float32))

@@ -25,7 +25,7 @@ from fnodiff import (
     sample,
 )
 from fnodiff.report import _sliced, invariance_report, table
-from fnodiff.sde import Cascade, DataSpectrum, Direct, DPMSolver, GaussianDenoiser, Progressive
+from fnodiff.sde import Cascade, DataSpectrum, Direct, DPMSolver, GaussianDenoiser, Normalization, Progressive, Wrapper
 
 
 class Draws:
@@ -183,6 +183,21 @@ def test_the_poles_count_by_their_area():
     found = _sliced(x + 3 * there, x, domain)
     assert found == pytest.approx(3 * math.sqrt(share), rel=0.25)
     assert _sliced(2 * x + 7, 2 * x, domain) == pytest.approx(3.5, rel=0.2), "in spreads, about the mean"
+
+
+def test_a_channel_of_small_units_counts_as_much():
+    class Broken(Wrapper):
+        """On finer grids its second channel is noise."""
+
+        def forward(self, x_t, t, **condition):
+            x = self.denoiser(x_t, t, **condition)
+            return x if x.shape[-1] < 16 else torch.cat([x[:, :1], 5 * torch.randn_like(x[:, 1:])], dim=1)
+
+    units = Normalization((0.0, 0.0), (1.0, 0.001))
+    oracle = GaussianDenoiser(DATA, FunctionSpaceSDE(DATA, EDM()), channels=2, normalization=units)
+    shapes = [(12, 12), (16, 16)]
+    good, bad = (invariance_report(v, shapes, samples=16).rows[16, 16] for v in (oracle, Broken(oracle)))
+    assert good["samples"] < 1e-3 < 1.0 < bad["samples"] and bad["sliced"] > good["sliced"] + 0.5
 
 
 def test_sliced_wasserstein():

@@ -308,8 +308,10 @@ class TestSolvers:
         torch.testing.assert_close(levels[[0, -1]], scale(schedule.ratio(torch.tensor([1.0, 0.0]))))
         assert (float(times[0]), float(times[-1])) == (1.0, 0.0)
 
-    def test_even_times_are_the_default(self):
-        torch.testing.assert_close(Heun(9).times(VP()), torch.linspace(1, 0, 9))
+    @pytest.mark.parametrize("schedule", [EDM(), VE(), VP(), SubVP(), Cosine()], ids=str)
+    def test_the_usual_spacing_is_the_schedules(self, schedule):
+        spacing = EvenTime() if isinstance(schedule, EDM | VE) else EvenLogSNR()
+        torch.testing.assert_close(Heun(9).times(schedule), Heun(9, spacing).times(schedule))
 
     @pytest.mark.parametrize("spacing", [EvenTime(), EvenLogSNR(), EvenRho()], ids=str)
     @pytest.mark.parametrize("solver", [Heun, DPMSolver])

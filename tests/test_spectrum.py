@@ -508,12 +508,21 @@ class TestFitSpectrum:
         assert 0.7 < float(ratio[low].min()) < float(ratio[low].max()) < 1.4
         assert 0.8 < float(ratio[0, 0]) < 1.25 if mean else float(ratio[0, 0]) < 1e-6
 
-    def test_interpolates_and_has_a_floor(self):
+    def test_interpolates_and_has_a_floor_below_the_tail(self):
         spectrum = DataSpectrum((0.0, 2.0, 4.0), (8.0, 4.0, 1.0), exponent=3.0, floor=1e-3)
-        at = torch.tensor([0.0, 2.0, math.sqrt(8), 4.0, 8.0, 1e3])
-        expected = torch.tensor([8.0, 4.0, 2.0, 1.0, 1 / 8, 1e-3])
-        torch.testing.assert_close(spectrum(at.square()), expected)
+        at = torch.tensor([0.0, 2.0, math.sqrt(8), 4.0, 8.0, 4e3])
+        expected = torch.tensor([8.0, 4.0, 2.0, 1.0, 1 / 8, 1e-9])
+        torch.testing.assert_close(spectrum(at.square()), expected, atol=0, rtol=1e-5)
         assert spectrum(at.float()).dtype == torch.float32
+        low = DataSpectrum((0.0, 2.0, 4.0), (8.0, 4.0, 1e-6), exponent=3.0, floor=1e-3)
+        torch.testing.assert_close(low(torch.tensor([16.0, 64.0])), torch.tensor([1e-3, 1e-3 / 8]), atol=0, rtol=1e-5)
+
+    def test_the_tail_of_smooth_fields_goes_on_falling(self):
+        field = GaussianRandomField(Box(1), Matern(2.0, 0.3))
+        x = field.sample((256, 1, 64), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        e = Box(1).eigenvalues((257,), dtype=torch.float64)[[96, 128, 256]]
+        ratio = fit_spectrum(x, Box(1))(e) / field.std(e).square()
+        assert bool(((ratio > 1 / 3) & (ratio < 3)).all()), ratio
 
     @pytest.mark.parametrize(
         ("call", "message"),

@@ -51,16 +51,12 @@ class Samples:
         """Samples of these seeds on one grid, (B, C, *shape) in data units."""
         seeds = [self.seeds[i] for i in indices]
         options: dict[str, Any] = {"solver": self.solver, "batch": len(seeds), **self.condition}
-        if self.low is None:
-            x = sample(self.denoiser, shape, seeds, plan=self.plan, **options)
-        else:
-            x = upscale(self.denoiser, self.low, shape, seeds, **options)
-        bad = [seed for seed, one in zip(seeds, x, strict=True) if not bool(one.isfinite().all())]
-        if bad:
-            raise FloatingPointError(
-                f"samples of seeds {bad} on {shape} are not finite: the model or the solver diverged there."
-            )
-        return {"x": x}
+        try:
+            if self.low is None:
+                return {"x": sample(self.denoiser, shape, seeds, plan=self.plan, **options)}
+            return {"x": upscale(self.denoiser, self.low, shape, seeds, **options)}
+        except FloatingPointError as error:
+            raise FloatingPointError(f"seeds {seeds[0]} to {seeds[-1]} on {shape}: {error}") from error
 
 
 class Drawing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -46,8 +47,9 @@ class SolverOptions:
     steps: int | None = None
     """Noise levels. By default 12 of dpm (36 of `upscale`), 18 of heun, 50 of ddim, 200 of euler-maruyama, else 100."""
 
-    spacing: Literal["time", "log-snr", "rho"] = "time"
-    """Where they lie: even in the schedule's time, in ln(alpha^2 / sigma^2), or in sigma^(1 / rho)."""
+    spacing: Literal["time", "log-snr", "rho"] | None = None
+    """Where they lie: even in the schedule's time (by default, for EDM and VE), in ln(alpha^2 / sigma^2) (by default, for VP,
+    SubVP and Cosine), or in sigma^(1 / rho)."""
 
     rho: float | None = None
     """Of --spacing rho. By default 7."""
@@ -76,9 +78,9 @@ class SolverOptions:
                     f"expected --{name} with --solver {' or '.join(TAKES[name])}, got it with {self.solver}; leave it out."
                 )
         if self.rho is not None and self.spacing != "rho":
-            raise ValueError(f"expected --rho with --spacing rho, got it with {self.spacing}; leave it out.")
+            raise ValueError(f"expected --rho with --spacing rho, got it with {self.spacing or 'none'}; leave it out.")
         rho = sde.EvenRho() if self.rho is None else sde.EvenRho(self.rho)
-        spacing = {"time": sde.EvenTime(), "log-snr": sde.EvenLogSNR(), "rho": rho}[self.spacing]
+        spacing = {"time": sde.EvenTime(), "log-snr": sde.EvenLogSNR(), "rho": rho, None: None}[self.spacing]
         made = dict(zip(STEPS, classes, strict=True))[self.solver]
         return made(steps[self.solver] if self.steps is None else self.steps, spacing, **given)
 
@@ -164,7 +166,11 @@ class ModelOptions:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("expected --device cpu, as there is no GPU here, got cuda; leave it out.")
         state = PartialState(cpu=self.device == "cpu" or not torch.cuda.is_available())
-        model = Model.from_pretrained(name, classes=classes_from(self.classes_from)).to(state.device)
+        try:
+            model = Model.from_pretrained(name, classes=classes_from(self.classes_from)).to(state.device)
+        except ValueError as error:  # what a class of the user's own needs in Python
+            mended = re.sub(r"pass it: from_pretrained\(.*\)\.", "name its file: --classes-from FILE.py.", str(error))
+            raise ValueError(mended) from error
         if model.channels is None:
             raise ValueError(f"expected a model that knows its channels, got {name}; save it with channels=.")
         if getattr(model.network, "condition_channels", 0):

@@ -10,7 +10,8 @@ from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
-from fnodiff.data.loader import Fields, InMemory, MultiResolution, Part, Upsampled
+from fnodiff.data.loader import InMemory, MultiResolution, Part, Upsampled
+from fnodiff.data.source import Fields
 from fnodiff.data.terrain import Terrain
 from fnodiff.data.write import write_fields
 

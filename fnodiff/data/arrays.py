@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.latlon import LatLon
-from fnodiff.data.loader import check_indices
+from fnodiff.data.source import check_indices
 from fnodiff.domain import Domain, Shape
 
 _CHUNK = 64  # samples looked through at a time

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.data.loader import Fields, _Source, check_indices
+from fnodiff.data.source import Fields, _Source, check_indices
 from fnodiff.domain import Shape
 
 
@@ -36,7 +36,8 @@ class Augmented(_Source):
     def __init__(self, fields: Fields, maps: Sequence[Callable[[Tensor], Tensor]]) -> None:
         if not len(maps):
             raise ValueError("Augmented: expected one map or more, got none; lambda x: x leaves samples as they are.")
-        self.fields, self.maps, self.channels = fields, list(maps), fields.channels
+        super().__init__(fields)
+        self.maps = list(maps)
 
     def __len__(self) -> int:
         return len(self.maps) * len(self.fields)

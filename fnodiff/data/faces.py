@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from types import SimpleNamespace
 
 import torch
@@ -196,8 +197,8 @@ def _head(canvas: Tensor, behind: Tensor, locks: Tensor, skin: Tensor, window: _
 
 
 def _check_shape(shape: Sequence[int], oversample: int) -> tuple[int, int]:
-    shape = tuple(shape)
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
+    shape = (shape, shape) if isinstance(shape, Integral) else tuple(shape)
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in shape)
     if len(shape) != 2 or not whole or min(shape) < _SMALLEST:
         raise ValueError(
             f"expected shape = (height, width), two ints of at least {_SMALLEST}, got {shape}: "
@@ -205,7 +206,7 @@ def _check_shape(shape: Sequence[int], oversample: int) -> tuple[int, int]:
         )
     if not isinstance(oversample, int) or isinstance(oversample, bool) or oversample < 1:
         raise ValueError(f"expected an integer oversample >= 1, got {oversample!r}: 1 is the plain rendering")
-    return shape
+    return int(shape[0]), int(shape[1])
 
 
 def faces(seeds: Sequence[int] | Tensor, shape: tuple[int, int], *, oversample: int = 1) -> Tensor:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class HDF5Fields:
 
         Args:
             indices: B of them, in any order, repeated or not.
-            shape: One of `shapes`.
+            shape: One of `shapes`; an int for that of so many points on each side.
 
         Returns:
             "x", float32 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), "field",
@@ -119,7 +120,8 @@ class HDF5Fields:
         Raises:
             ValueError: If the file lacks this grid, or an index is out of range.
         """
-        if tuple(shape) not in self.shapes:
+        shape = (shape,) * len(self.shapes[0]) if isinstance(shape, Integral) else tuple(shape)
+        if shape not in self.shapes:
             raise ValueError(
                 f"HDF5Fields: {self.path} has no grid {grid_name(shape)}, only {', '.join(map(grid_name, self.shapes))}; "
                 f"choose one of these, or write the file again with it."

@@ -89,8 +89,8 @@ class ImageFolder:
         self.ignored = len(files) - len(self.names) - (_LABELS in files)
         if not self.names:
             raise ValueError(
-                f"ImageFolder: no image in {self.path}: expected files ending in {', '.join(_SUFFIXES)}, got "
-                f"{self.ignored} files without, hidden or in __MACOSX; pass the folder or zip that holds the images."
+                f"ImageFolder: no image in {self.path}: expected files ending in {', '.join(_SUFFIXES)}, got {self.ignored} "
+                f"other or hidden files; pass the folder or zip that holds the images."
             )
         labels = self._read_labels() if _LABELS in files else None
         self.broken: list[str] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -17,52 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
+from fnodiff.data.source import Fields, _Source, check_indices, checked, own_domain, same_places
 from fnodiff.domain import Domain, Shape
 
-
-class Fields(Protocol):
-    """A source of fields that exist at several resolutions: `ImageFolder`, `HDF5Fields`, `ArrayFields`, or your own.
-
-    Your own needs a length and `batch`. The attributes may be left out, and are then those of values at points without labels.
-
-    Attributes:
-        channels: C.
-        cell_averages: Whether values are averages over the cells of a grid, as an image's, rather than values at points.
-        num_classes: How many classes the labels name; 0 without.
-        condition_channels: Channels of the conditioning field; 0 without.
-    """
-
-    channels: int
-    cell_averages: bool
-    num_classes: int
-    condition_channels: int
-
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
-        """{"x": (B, channels, *shape)} in data units, and what conditions it: "label" (B,), "field" (B, C, *any).
-
-        "mask" (B, 1 or C, *shape), if there is one, is 1 where x was measured and 0 where it is missing.
-        """
-
-
-class _Source:
-    """A source made of another one, `fields`, with that one's attributes."""
-
-    fields: Fields
-
-    @property
-    def cell_averages(self) -> bool:
-        return bool(getattr(self.fields, "cell_averages", False))
-
-    @property
-    def num_classes(self) -> int:
-        return int(getattr(self.fields, "num_classes", 0))
-
-    @property
-    def condition_channels(self) -> int:
-        return int(getattr(self.fields, "condition_channels", 0))
+SMALLEST_GRID = 8
+"""Points on each side of the smallest grid to train on: coarser ones have no spectrum to speak of, and networks no levels."""
 
 
 class MultiResolution(_Source, Dataset):
@@ -74,7 +33,8 @@ class MultiResolution(_Source, Dataset):
     Args:
         fields: Where the samples come from.
         domain: What they are functions on; it checks the shapes.
-        shapes: Spatial shapes, each a tuple, or an int for `Domain.shape_of`: n points per side, or n latitudes.
+        shapes: Spatial shapes, each a tuple, or an int for `Domain.shape_of`: n points per side, or n latitudes; 8 points on
+            each side at least. A single int is a single shape.
         weights: Relative frequency of each shape; equal by default.
         batch_size: Samples per batch. Every epoch visits all samples once, in a new order; its last batch is filled up from
             the next epoch.
@@ -82,7 +42,8 @@ class MultiResolution(_Source, Dataset):
         seed: Fixes the order of samples and shapes.
 
     Raises:
-        ValueError: If shapes, weights or sizes do not fit each other or the domain.
+        ValueError: If shapes, weights or sizes do not fit each other or the domain, or the source is none, is of another domain
+            or does not give what it is asked for: its first sample is read on each grid, and every batch is looked at.
 
     Examples:
         >>> from fnodiff import Box
@@ -96,15 +57,23 @@ class MultiResolution(_Source, Dataset):
         self,
         fields: Fields,
         domain: Domain,
-        shapes: Sequence[int | Sequence[int]],
+        shapes: Sequence[int | Sequence[int]] | int,
         weights: Sequence[float] | None = None,
         batch_size: int = 32,
         *,
         warmup: int = 0,
         seed: int = 0,
     ) -> None:
-        self.fields, self.domain = fields, domain
-        self.shapes = [domain.shape_of(s) if isinstance(s, int) else domain.check_shape(s) for s in shapes]
+        super().__init__(fields)
+        if not isinstance(domain, Domain):
+            raise ValueError(f"MultiResolution: expected a domain, got {domain!r}; pass such as Box(2).")
+        own = own_domain(fields)
+        if own is not None and not same_places(own, domain):
+            raise ValueError(
+                f"MultiResolution: expected fields on {domain}, got {type(fields).__name__} on {own}; use one domain for both."
+            )
+        self.domain = domain
+        self.shapes = [domain.check_shape(s) for s in ([shapes] if isinstance(shapes, Integral) else shapes)]
         self.weights = [1.0] * len(self.shapes) if weights is None else [float(w) for w in weights]
         if not self.shapes or len(self.weights) != len(self.shapes) or len(set(self.shapes)) != len(self.shapes):
             raise ValueError(
@@ -121,8 +90,15 @@ class MultiResolution(_Source, Dataset):
                 f"MultiResolution: expected samples, batch_size >= 1, warmup >= 0 and seed >= 0, got {len(fields)} samples, "
                 f"batch_size={batch_size}, warmup={warmup}, seed={seed}; change those."
             )
+        if min(map(min, self.shapes)) < SMALLEST_GRID:
+            raise ValueError(
+                f"MultiResolution: expected at least {SMALLEST_GRID} points on each side, got {min(self.shapes)}; take a finer "
+                f"grid."
+            )
         self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
         self._epoch: tuple[int, np.ndarray] | None = None
+        for shape in self.shapes:  # what the source lacks is known before training
+            self.take([0], shape)
 
     def __len__(self) -> int:
         """Steps in an epoch: those after which every sample has been seen once."""
@@ -145,7 +121,17 @@ class MultiResolution(_Source, Dataset):
     def samples(self, count: int, shape: Shape) -> dict[str, Tensor]:
         """`count` samples of the source, or all if it has fewer, chosen at random by the seed: for measuring."""
         order = self._rng(2, 0).permutation(len(self.fields))[:count]
-        return self.fields.batch(sorted(int(i) for i in order), self.domain.check_shape(shape))
+        return self.take(sorted(int(i) for i in order), self.domain.check_shape(shape))
+
+    def take(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """These samples of the source on one grid, (len(indices), C, *shape) and what belongs to them.
+
+        Raises:
+            ValueError: If the source gives something else.
+        """
+        batch = checked("MultiResolution", self.fields, indices, shape, self.channels)
+        self.channels = batch["x"].shape[1]
+        return batch
 
     @property
     def native_shapes(self) -> tuple[Shape, ...]:
@@ -153,7 +139,7 @@ class MultiResolution(_Source, Dataset):
         return tuple(s for s in self.shapes if not isinstance(self.fields, Upsampled) or self.fields.holds(s))
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        return self.fields.batch(self.indices(step), self.shape(step))
+        return self.take(self.indices(step), self.shape(step))
 
     def shape(self, step: int) -> Shape:
         """The shape of the batch at this step."""
@@ -217,7 +203,7 @@ class InMemory(_Source):
 
     Args:
         fields: The source.
-        shapes: Spatial shapes.
+        shapes: Spatial shapes, or ints for as many points on each side.
         chunk: Samples prepared at a time.
         progress: Show a bar.
 
@@ -232,31 +218,40 @@ class InMemory(_Source):
     """
 
     def __init__(
-        self, fields: Fields, shapes: Sequence[Sequence[int]], *, chunk: int = 256, progress: bool = False
+        self,
+        fields: Fields,
+        shapes: Sequence[Sequence[int] | int] | int,
+        *,
+        chunk: int = 256,
+        progress: bool = False,
     ) -> None:
-        self.fields, self.channels, self._length = fields, fields.channels, len(fields)
+        super().__init__(fields)
+        self._length = len(fields)
         self._kept: dict[Shape, dict[str, Tensor]] = {}
+        shapes = [shapes] if isinstance(shapes, Integral) else list(shapes)
         parts = [range(i, min(i + chunk, len(fields))) for i in range(0, len(fields), chunk)]
         with tqdm(total=len(shapes) * len(fields), disable=not progress, desc="preparing data") as bar:
-            for shape in map(tuple, shapes):
+            for shape in (
+                s if isinstance(s, Integral) else tuple(s) for s in shapes
+            ):  # the source knows what an int is
                 batches = []
                 for part in parts:
-                    batches.append(fields.batch(part, shape))
+                    batches.append(checked("InMemory", fields, part, shape, self.channels))
                     bar.update(len(part))
-                self._kept[shape] = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+                kept = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+                self._kept[tuple(kept["x"].shape[2:])] = kept
 
     def __len__(self) -> int:
         return self._length
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, from memory."""
-        if tuple(shape) not in self._kept:
-            raise ValueError(
-                f"InMemory: expected one of the prepared shapes {list(self._kept)}, got {tuple(shape)}; add it."
-            )
+        shape = next((s for s in self._kept if s[0] == shape), shape) if isinstance(shape, Integral) else tuple(shape)
+        if shape not in self._kept:
+            raise ValueError(f"InMemory: expected one of the prepared shapes {list(self._kept)}, got {shape}; add it.")
         check_indices("InMemory", indices, len(self))
         rows = torch.as_tensor(list(indices))
-        return {name: value[rows] for name, value in self._kept[tuple(shape)].items()}
+        return {name: value[rows] for name, value in self._kept[shape].items()}
 
 
 class Upsampled(_Source):
@@ -286,7 +281,8 @@ class Upsampled(_Source):
     """
 
     def __init__(self, fields: Fields, shape: Sequence[int], domain: Domain) -> None:
-        self.fields, self.domain, self.channels = fields, domain, fields.channels
+        super().__init__(fields)
+        self.domain = domain
         self.shape = domain.check_shape(shape)
 
     def __len__(self) -> int:
@@ -298,7 +294,7 @@ class Upsampled(_Source):
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's on grids up to `shape`; beyond, {"x": (B, C, *shape), ...} with x upsampled."""
-        shape = tuple(shape)
+        shape = self.domain.check_shape(shape)
         if self.holds(shape):
             return self.fields.batch(indices, shape)
         batch = self.fields.batch(indices, self.shape)
@@ -329,9 +325,9 @@ class Part(_Source):
     """
 
     def __init__(self, fields: Fields, indices: Sequence[int], names: Sequence[str] | None = None) -> None:
+        super().__init__(fields)
         check_indices("Part", indices, len(fields))
-        self.fields, self.selected, self.names = fields, indices, names
-        self.channels = fields.channels
+        self.selected, self.names = indices, names
 
     @property
     def num_classes(self) -> int:
@@ -349,11 +345,3 @@ class Part(_Source):
         check_indices("Part", indices, len(self))
         batch = self.fields.batch([self.selected[i] for i in indices], shape)
         return batch if self.names is None else {name: batch[name] for name in self.names}
-
-
-def check_indices(owner: str, indices: Sequence[int], count: int) -> None:
-    """Raise a ValueError unless the indices are those of `count` samples."""
-    if len(indices) and not (min(indices) >= 0 and max(indices) < count):
-        raise ValueError(
-            f"{owner}: expected indices from 0 to {count - 1}, got {min(indices)} to {max(indices)}; it has {count} samples."
-        )

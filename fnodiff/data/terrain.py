@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.loader import check_indices
+from fnodiff.data.source import check_indices
 from fnodiff.domain import Box, Shape
 
 FILE = "jacksboro_fault_dem.npz"
@@ -125,10 +125,11 @@ class Terrain:
         Raises:
             ValueError: If the grid is finer than the window, or an index out of range.
         """
-        if max(self.domain.check_shape(shape)) > self.window:
+        shape = self.domain.check_shape(shape)
+        if max(shape) > self.window:
             raise ValueError(
                 f"Terrain: expected a grid of at most {self.window} x {self.window}, as averaging cannot invent detail, got "
-                f"{tuple(shape)}; take larger windows."
+                f"{shape}; take larger windows."
             )
         raw, windows = elevation(), []
         for index in indices:

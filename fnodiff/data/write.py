@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fnodiff.data.hdf5 import GRIDS, VERSION, datasets, grid_name
-from fnodiff.data.loader import Fields
+from fnodiff.data.source import Fields
 
 
 def write_fields(
@@ -160,7 +160,7 @@ def _encode(values: np.ndarray, name: str, rows: range, dtype: str) -> np.ndarra
 
 
 def _check_shapes(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    out = [tuple(shape) for shape in shapes]
+    out = [tuple(shape) if isinstance(shape, Iterable) else (shape,) for shape in shapes]
     right = all(1 <= len(shape) <= 3 and all(isinstance(n, int) and n > 0 for n in shape) for shape in out)
     if not out or not right or len({len(shape) for shape in out}) > 1 or len(set(out)) < len(out):
         raise ValueError(

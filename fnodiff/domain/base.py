@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fnodiff.domain.draws import Generators
 
 Shape = tuple[int, ...]
+
+_WHOLE = (int, np.integer)
 
 
 class Domain(abc.ABC):
@@ -162,7 +165,8 @@ class Domain(abc.ABC):
             >>> bool((Torus(1).resample(coarse, (12,)) - fine).abs().max() < 1e-5)
             True
         """
-        if tuple(shape) == self.check_field(x):
+        shape = self.check_shape(shape)
+        if shape == self.check_field(x):
             return x
         return self.synthesize(self.analyze(x), shape).to(x.dtype)
 
@@ -239,15 +243,21 @@ class Domain(abc.ABC):
         """The n_modes per axis, in neuralop's convention (both signs), that a grid holds."""
         return self.check_shape(shape)
 
-    def check_shape(self, shape: Sequence[int]) -> Shape:
-        """`shape` as a tuple, or a ValueError unless it is `dim` positive integers."""
-        out = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-        if len(out) != self.dim or not all(isinstance(n, int) and n > 0 for n in out):
+    def check_shape(self, shape: Sequence[int] | int) -> Shape:
+        """A grid as a tuple: `dim` positive integers, or an int for as many points on each side (`shape_of`).
+
+        Raises:
+            ValueError: If it is neither.
+        """
+        if isinstance(shape, _WHOLE) and not isinstance(shape, bool):
+            return self.shape_of(int(shape))
+        out = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)
+        if len(out) != self.dim or not all(isinstance(n, _WHOLE) and n > 0 for n in out):
             raise ValueError(
-                f"{self._name}(dim={self.dim}): expected a grid of {self.dim} positive sizes, got {out}; "
-                f"pass the spatial shape alone, without batch and channels."
+                f"{self._name}(dim={self.dim}): expected a grid of {self.dim} positive sizes, or an int for as many points on "
+                f"each side, got {shape!r}; pass the spatial shape alone, without batch and channels."
             )
-        return out
+        return tuple(n if isinstance(n, int) else int(n) for n in out)
 
     def check_points(self, points: Tensor) -> None:
         """Raise a ValueError unless points (dim, ...) lie on the domain; on a periodic axis every finite number does."""

@@ -6,6 +6,7 @@ import abc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Product(Domain):
     lengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.dim not in (1, 2, 3):
+        if not isinstance(self.dim, Integral) or self.dim not in (1, 2, 3):
             raise ValueError(
                 f"{self._name}: expected dim 1, 2 or 3, got {self.dim!r}; pass the number of spatial axes."
             )

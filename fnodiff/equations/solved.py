@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.loader import check_indices
+from fnodiff.data.source import check_indices
 from fnodiff.domain import Domain, Shape
 
 

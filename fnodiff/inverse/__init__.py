@@ -4,12 +4,14 @@ from fnodiff.inverse.dps import DPS
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.masked import Masked
+from fnodiff.inverse.match_modes import MatchModes
 from fnodiff.inverse.moment_matching import MomentMatching
 from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.operators import Linear, Nonlinear
 from fnodiff.inverse.pigdm import PiGDM
 from fnodiff.inverse.point import PointObservation
 from fnodiff.inverse.restriction import Restriction
+from fnodiff.inverse.twisted import twisted
 
 __all__ = [
     "DPS",
@@ -17,10 +19,12 @@ __all__ = [
     "Linear",
     "Linearised",
     "Masked",
+    "MatchModes",
     "MomentMatching",
     "Nonlinear",
     "Observation",
     "PiGDM",
     "PointObservation",
     "Restriction",
+    "twisted",
 ]

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fnodiff.domain import Domain
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.sde.denoiser import Denoiser, Wrapper
@@ -70,14 +71,14 @@ class Guided(Wrapper, abc.ABC):
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         shape = self.sde.domain.check_field(x_t)
-        with torch.inference_mode(False), torch.enable_grad(), _frozen(self.denoiser):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.denoiser):
             x_t, t = x_t.detach().clone().requires_grad_(), t.detach().clone()
             x_hat = self.denoiser(x_t, t, **condition)
             (alpha_t, sigma_t), noise = self.sde.marginal(x_t.detach(), t), self.sde.noise.on(shape)
 
             def pull(g: Tensor) -> Tensor:
                 (g,) = torch.autograd.grad(x_hat, x_t, g, retain_graph=True)
-                return sigma_t.square() / alpha_t * self.covariance(g, lambda k: noise.std(k).square())
+                return sigma_t.square() / alpha_t * covariance(self.sde.domain, g, lambda k: noise.std(k).square())
 
             return self.corrected(x_hat, pull, x_t.detach(), t)
 
@@ -88,14 +89,15 @@ class Guided(Wrapper, abc.ABC):
             near = Linearised(self.observation, x_hat.detach(), self.normalization, self.sde.domain)
             return x_hat.detach() + self.correction(near, pull, x_t, t).to(x_hat)
 
-    def covariance(self, g: Tensor, spectrum: Callable[[Tensor], Tensor]) -> Tensor:
-        """The covariance matrix, between grid points, of a process with this variance per mode, times g."""
-        weights = self.sde.domain.weights(tuple(g.shape[2:]), device=g.device, dtype=g.dtype)
-        return self.sde.domain.filter(g / weights, spectrum)
+
+def covariance(domain: Domain, g: Tensor, spectrum: Callable[[Tensor], Tensor]) -> Tensor:
+    """The covariance matrix, between grid points, of a process with this variance per mode, times g (B, C, *shape)."""
+    weights = domain.weights(tuple(g.shape[2:]), device=g.device, dtype=g.dtype)
+    return domain.filter(g / weights, spectrum)
 
 
 @contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """Parameters want no gradients within."""
     wanted = [p for p in module.parameters() if p.requires_grad]
     try:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fnodiff.inverse.guided import Guided, check_iterations
+from fnodiff.inverse.guided import Guided, check_iterations, covariance
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
@@ -78,7 +78,7 @@ class MomentMatching(Guided):
                 return residual_variance(s, c, alpha_t, sigma_t)
 
             x_hat = self.denoiser(x_t, t, **condition)
-            return self.corrected(x_hat, partial(self.covariance, spectrum=variance), x_t, t)
+            return self.corrected(x_hat, partial(covariance, self.sde.domain, spectrum=variance), x_t, t)
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         v = conjugate_residuals(

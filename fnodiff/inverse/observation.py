@@ -45,10 +45,14 @@ class Observation(abc.ABC):
         self._parts: tuple[slice, ...] = ()
         self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
         name = type(self).__name__
-        if not self.values.is_floating_point() or not bool(self.values.isfinite().all()):
+        if not self.values.is_floating_point():
             raise ValueError(
-                f"{name}: expected finite floating-point values, got {self.values.dtype} with "
-                f"{int((~self.values.isfinite()).sum())} that are not finite; leave out what was not measured."
+                f"{name}: expected floating-point values, got {self.values.dtype}; convert them: .float()."
+            )
+        if not bool(self.values.isfinite().all()):
+            raise ValueError(
+                f"{name}: expected finite values, got {int((~self.values.isfinite()).sum())} that are not; leave out what was "
+                f"not measured."
             )
         if not bool((self.noise_std > 0).all() and self.noise_std.isfinite().all()):
             raise ValueError(
@@ -90,14 +94,14 @@ class Observation(abc.ABC):
         return (self._cut(self.noise_std) if own else self.noise_std).to(predicted)
 
     def targets(self, predicted: Tensor) -> Tensor:
-        """The values, as (1, *m) or (B, *m), for a prediction (B, *m).
+        """The values, as (1, *m) or (B, *m), for a prediction (B, *m); those of one sample serve all.
 
         Raises:
             ValueError: If they do not have the prediction's shape.
         """
         if self.values.shape == predicted.shape[1:]:
             return self.values[None].to(predicted)
-        if self.values.shape[1:] == predicted.shape[1:] and len(self._cut(self.values)) == len(predicted):
+        if self.values.shape[1:] == predicted.shape[1:] and len(self._cut(self.values)) in (1, len(predicted)):
             return self._cut(self.values).to(predicted)
         raise ValueError(
             f"{type(self).__name__}: expected values of shape {tuple(predicted.shape[1:])}, or one observation for each of the "
@@ -106,6 +110,6 @@ class Observation(abc.ABC):
         )
 
     def _cut(self, values: Tensor) -> Tensor:
-        for part in self._parts:
+        for part in self._parts if len(values) > 1 else ():
             values = values[part]
         return values

@@ -106,16 +106,22 @@ def coverage(
 
 
 def rank_histogram(
-    samples: Tensor, y: Tensor, *, mask: Tensor | None = None, generator: torch.Generator | None = None
+    samples: Tensor,
+    y: Tensor,
+    domain: Domain,
+    *,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How often y has each rank among the samples: counts (S + 1,), int64, over all measured points, channels and fields.
+    """How often y has each rank among the samples: shares (S + 1,) of the measured area, float64, of all channels and fields.
 
-    Flat if calibrated; a valley means samples too close together, a hill too far apart, a slope bias. The points of a field
-    are correlated: judge deviations by the number of independent fields, not that of points. Arguments and errors as of
-    `crps`; the generator breaks ties at random: y takes any of the ranks open to it.
+    1 / (S + 1) each if calibrated; a valley means samples too close together, a hill too far apart, a slope bias. The points
+    of a field are correlated: judge deviations by the number of independent fields, not that of points. Arguments and errors
+    as of `crps`; the generator breaks ties at random: y takes any of the ranks open to it.
     """
-    samples, y, weights = _ensemble("rank_histogram", samples, y, None, mask)
-    return torch.bincount(_rank(samples, y, generator)[weights > 0], minlength=len(samples) + 1)
+    samples, y, weights = _ensemble("rank_histogram", samples, y, domain, mask)
+    rank = _rank(samples, y, generator).flatten()
+    return torch.bincount(rank, weights.flatten().double() / len(y), minlength=len(samples) + 1)
 
 
 def _rank(samples: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
-from fnodiff.nn.modes import is_transformed
 
 KERNELS = ("even", "all")
 FACTORIZATIONS = (None, "Dense", "Tucker", "CP", "TT")
@@ -125,25 +124,40 @@ class CosineConv(nn.Module):
         sines = self.kernels == "all"
         synthesis = tuple(_synthesis(k, m, sines, x.dtype, x.device) for k, (*_, m) in zip(held, sizes, strict=True))
         weight = weight.flatten(0, len(held) - 1)
-        if not torch.is_grad_enabled() or is_transformed():
-            c = torch.bmm(_down(x, analysis).transpose(0, 1), weight)
-            return _up(_by_axis(c, held, sines), synthesis, output_shape)
-        return _Product.apply(x, weight, analysis, synthesis, held, sines)
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return _from_modes(torch.bmm(_down(x, analysis).transpose(0, 1), weight), synthesis, held, sines)
+        return _Product.apply(x, weight, analysis, synthesis, held, sines)[0]
 
 
 class _Product(torch.autograd.Function):
     """Down, multiply, up, with a gradient that copies nothing that it does not need."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, analysis: Any, synthesis: Any, held: Shape, sines: bool) -> Tensor:
-        c = _down(x, analysis).transpose(0, 1).contiguous()
-        ctx.save_for_backward(x, weight, c)
-        ctx.geometry = analysis, synthesis, held, sines
-        shape = tuple(matrix.shape[1] for matrix in synthesis)
-        return _up(_by_axis(torch.bmm(c, weight), held, sines), synthesis, shape)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(
+        x: Tensor, weight: Tensor, analysis: Any, synthesis: Any, held: Shape, sines: bool
+    ) -> tuple[Tensor, Tensor]:
+        c = _down(x, analysis).transpose(0, 1).contiguous()
+        return _from_modes(torch.bmm(c, weight), synthesis, held, sines), c
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        x, weight, *ctx.geometry = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, weight, output[1])
+        ctx.save_for_forward(weight, output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, d_x: Tensor | None, d_weight: Tensor | None, *others: Any) -> tuple[Tensor, None]:
+        (weight, c), (analysis, synthesis, held, sines) = ctx.saved_tensors, ctx.geometry
+        change = 0 if d_weight is None else torch.bmm(c, d_weight)
+        if d_x is not None:
+            change = change + torch.bmm(_down(d_x, analysis).transpose(0, 1), weight)
+        return _from_modes(change, synthesis, held, sines), None
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         (x, weight, c), (analysis, synthesis, held, sines) = ctx.saved_tensors, ctx.geometry
         if torch.is_grad_enabled():  # for a gradient of this gradient: what was kept does not know that it came from x
             c = _down(x, analysis).transpose(0, 1)
@@ -172,6 +186,11 @@ def _up(c: Tensor, matrices: Sequence[Tensor], shape: Shape) -> Tensor:
         rows = c.reshape(batch, matrix.shape[0], -1).transpose(1, 2)
         c = torch.bmm(rows, matrix.expand(batch, *matrix.shape))
     return c.reshape(batch, channels, *shape)
+
+
+def _from_modes(c: Tensor, synthesis: Sequence[Tensor], held: Shape, sines: bool) -> Tensor:
+    """(modes, B, parities x out) -> (B, out, *shape)."""
+    return _up(_by_axis(c, held, sines), synthesis, tuple(matrix.shape[1] for matrix in synthesis))
 
 
 def _by_axis(c: Tensor, held: Shape, sines: bool) -> Tensor:

@@ -224,10 +224,11 @@ class DFU(nn.Module):
             ValueError: If the channels, the grid, the device or the condition are not what the model was made for.
         """
         shape = self.domain.check_field(x)
-        if x.shape[1] != self.in_channels or min(shape) < SMALLEST_GRID:
+        if min(shape) < SMALLEST_GRID:
+            raise ValueError(f"DFU: expected a finer grid, got {shape}; take at least {SMALLEST_GRID} points per axis.")
+        if x.shape[1] != self.in_channels:
             raise ValueError(
-                f"DFU: expected {self.in_channels} channels on a grid of at least {SMALLEST_GRID} points per axis, got a "
-                f"field of shape {tuple(x.shape)}; resample it with domain.resample, or check the channel axis."
+                f"DFU: expected {self.in_channels} channels, got a field of shape {tuple(x.shape)}; check the channel axis."
             )
         device = next(self.buffers()).device
         if device.type != "meta" and x.device != device:  # meta: offloaded, until a layer needs it
@@ -294,11 +295,16 @@ class DFU(nn.Module):
         return block(*inputs)
 
     def _with_field(self, x: Tensor, field: Tensor | None) -> Tensor:
-        channels = 0 if field is None else field.shape[1]
-        if channels != self.condition_channels:
+        if field is not None and not self.condition_channels:
             raise ValueError(
-                f"DFU: expected a conditioning field of {self.condition_channels} channels, got {channels}; pass "
-                f"field=(B, {self.condition_channels}, ...) or build the model with condition_channels={channels}."
+                f"DFU: expected no conditioning field, got one of shape {tuple(field.shape)}; leave it out, or build the "
+                f"network with condition_channels={field.shape[1] if field.ndim > 1 else 1}."
+            )
+        if self.condition_channels and (field is None or field.shape[:2] != (len(x), self.condition_channels)):
+            got = "none" if field is None else tuple(field.shape)
+            raise ValueError(
+                f"DFU: expected a conditioning field ({len(x)}, {self.condition_channels}, *grid), got {got}; pass field= with "
+                f"a batch axis and a channel axis."
             )
         return x if field is None else torch.cat([x, self.domain.resample(field, x.shape[2:]).to(x.dtype)], dim=1)
 
@@ -315,14 +321,15 @@ class DFU(nn.Module):
                 f"{'none' if label is None else tuple(label.shape)}; pass label=(B,) int64 exactly when the model has classes."
             )
         if label is not None:
-            if (
-                label.shape != x.shape[:1]
-                or label.is_floating_point()
-                or not bool(((label >= -1) & (label < self.num_classes)).all())
-            ):
+            if label.shape != x.shape[:1] or label.is_floating_point():
                 raise ValueError(
-                    f"DFU: expected {x.shape[0]} integer labels from 0 to {self.num_classes - 1}, or -1 for none, got {label}; "
-                    f"build the model with more num_classes, or relabel."
+                    f"DFU: expected {x.shape[0]} integer labels, one for each sample, got {label.dtype} {tuple(label.shape)}; "
+                    f"pass label=(B,) int64."
+                )
+            if not bool(((label >= -1) & (label < self.num_classes)).all()):
+                raise ValueError(
+                    f"DFU: expected labels from 0 to {self.num_classes - 1}, or -1 for none, got {int(label.min())} to "
+                    f"{int(label.max())}; relabel, or build the network with more num_classes."
                 )
             emb = emb + self.embed_label(label.clamp(min=0)) * (label >= 0)[:, None].to(emb.dtype)
         return silu(emb)

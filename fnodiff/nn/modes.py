@@ -207,12 +207,3 @@ def _matrices(
     both[0] = scale
     last = last[0] * both.repeat(last.shape[1] // len(both))[:, None]
     return tuple(m.to(device, dtype) for m in (*others, last))
-
-
-def is_transformed() -> bool:
-    """Whether a compiler, functorch or forward-mode differentiation is at work, which derive their own gradients."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fnodiff.domain import Box, Domain, Shape, Torus
 from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors, rows, scale_modes, unrows
-from fnodiff.nn.modes import Modes, down, is_transformed, up
+from fnodiff.nn.modes import Modes, down, up
 
 
 class SpectralConv(neuralop_spectral.SpectralConv):
@@ -126,11 +126,11 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         if not torch.is_tensor(self.weight) and by_factors(self.weight, batch=x.shape[0]):
             return modes.synthesize(multiply_factors(modes.analyze(x, ways[0]), self.weight, corner), ways[1])
         weight = _mode_matrices(self.weight, corner).to(x.dtype)
-        if "fft" in ways or not torch.is_grad_enabled() or is_transformed():
+        if "fft" in ways or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             products = torch.bmm(rows(modes.analyze(x, ways[0])), weight.flatten(1, 2))
             return modes.synthesize(unrows(products), ways[1])
         matrices = modes.analysis(ways[0], x), modes.synthesis(ways[1], x)
-        return _SpectralProduct.apply(x, weight, matrices, shape, output_shape)
+        return _SpectralProduct.apply(x, weight, matrices, shape, output_shape)[0]
 
 
 @lru_cache(maxsize=256)
@@ -153,16 +153,31 @@ def _plan(
 class _SpectralProduct(torch.autograd.Function):
     """Down, multiply, up, with a gradient that neither transposes nor fills as autograd's does."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, matrices: Any, shape: Shape, output_shape: Shape) -> Tensor:
-        factors = rows(down(x, matrices[0]))
-        ctx.save_for_backward(x, weight, factors)
-        ctx.geometry = matrices, shape
-        return up(unrows(torch.bmm(factors, weight.flatten(1, 2))), matrices[1], output_shape)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (x, weight, factors), (matrices, shape) = ctx.saved_tensors, ctx.geometry
+    def forward(x: Tensor, weight: Tensor, matrices: Any, shape: Shape, output_shape: Shape) -> tuple[Tensor, Tensor]:
+        factors = rows(down(x, matrices[0]))
+        return up(unrows(torch.bmm(factors, weight.flatten(1, 2))), matrices[1], output_shape), factors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        x, weight, *ctx.geometry = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, weight, output[1])
+        ctx.save_for_forward(weight, output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, d_x: Tensor | None, d_weight: Tensor | None, *others: Any) -> tuple[Tensor, None]:
+        (weight, factors), (matrices, _, output_shape) = ctx.saved_tensors, ctx.geometry
+        change = 0 if d_weight is None else torch.bmm(factors, d_weight.flatten(1, 2))
+        if d_x is not None:
+            change = change + torch.bmm(rows(down(d_x, matrices[0])), weight.flatten(1, 2))
+        return up(unrows(change), matrices[1], output_shape), None
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (x, weight, factors), (matrices, shape, _) = ctx.saved_tensors, ctx.geometry
         if torch.is_grad_enabled():  # for a gradient of this gradient: what was kept does not know that it came from x
             factors = rows(down(x, matrices[0]))
         g = down(gradient, matrices[1]).permute(2, 0, 1, 3).flatten(1, 2)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,20 @@ from fnodiff.sde.process import FunctionSpaceSDE
 
 CONDITIONS = ("field", "condition")
 """The conditions that have units: a field, and numbers."""
+
+
+class NotFinite(ValueError):
+    """Numbers that have to be finite are not."""
+
+
+def check_finite(**values: Tensor) -> None:
+    """Raise a `NotFinite`, by name, unless the numbers are finite."""
+    for name, value in values.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise NotFinite(
+                f"expected finite values in {name}, got {int((~value.isfinite()).sum())} of {value.numel()} NaN or infinite; "
+                f"fill or drop them."
+            )
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -187,6 +203,18 @@ class Wrapper(Denoiser):
         return new
 
 
+@contextmanager
+def evaluating(denoiser: nn.Module) -> Iterator[None]:
+    """Within it a denoiser is in evaluation mode, without dropout; afterwards each of its parts has the mode that it had."""
+    training = [module for module in denoiser.modules() if module.training]
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 class Given(Wrapper):
     """A denoiser with its conditions bound: called as denoiser(x_t, t).
 
@@ -205,3 +233,37 @@ class Given(Wrapper):
 
     def rows(self, part: slice) -> Denoiser:
         return Given(self.denoiser.rows(part), **{name: value[part] for name, value in self.condition.items()})
+
+
+def channels_of(denoiser: Denoiser) -> int:
+    if denoiser.channels is None:
+        raise ValueError(
+            f"sample: expected a denoiser that knows its channels, got {type(denoiser).__name__} without; make it with "
+            f"channels=, as Model(network, sde, scaling, channels=3)."
+        )
+    return denoiser.channels
+
+
+def condition_rows(condition: dict[str, Any], count: int) -> dict[str, Tensor]:
+    """Conditions with one row for each seed.
+
+    Raises:
+        ValueError: If a name is none of a condition's, or rows are too few, too many or not finite.
+    """
+    unknown = sorted(set(condition) - {"label", *CONDITIONS})
+    if unknown:
+        raise ValueError(
+            f"expected conditions among label, field and condition, got {', '.join(unknown)}; mend the name, or leave it out."
+        )
+    out = {}
+    for name, value in condition.items():
+        rows = torch.as_tensor(value)
+        rows = rows[None] if rows.ndim == 0 else rows
+        if len(rows) not in (1, count):
+            raise ValueError(
+                f"expected {name} with one row for each of the {count} seeds, or one for all, got {tuple(rows.shape)}; repeat "
+                f"or cut it."
+            )
+        out[name] = rows.expand(count, *rows.shape[1:])
+    check_finite(**out)
+    return out

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fnodiff.sde.denoiser import Denoiser
-from fnodiff.sde.noise import GaussianRandomField
+from fnodiff.sde.noise import GaussianRandomField, Noise
 from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.spectrum import linear_estimate
 
@@ -21,7 +21,7 @@ class GaussianDenoiser(Denoiser):
         known: What else is known of the data, as for `Denoiser`: channels=1 and S as the spectrum by default.
 
     Raises:
-        ValueError: If the two domains differ.
+        ValueError: If the two domains differ, or the data's law is none.
 
     Examples:
         >>> import torch
@@ -36,6 +36,11 @@ class GaussianDenoiser(Denoiser):
     """
 
     def __init__(self, data: GaussianRandomField, sde: FunctionSpaceSDE, **known: Any) -> None:
+        if not isinstance(data, Noise):
+            raise ValueError(
+                f"GaussianDenoiser: expected the data's law, got {data!r}; write such as GaussianRandomField(sde.domain, "
+                f"Matern(1.0))."
+            )
         super().__init__(sde, **{"channels": 1, "spectrum": lambda eigenvalues, dim: self._s(eigenvalues), **known})
         if data.domain != sde.domain:
             raise ValueError(

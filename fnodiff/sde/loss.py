@@ -9,12 +9,13 @@ Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of dif
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Generators, Shape, uniforms
-from fnodiff.sde.denoiser import Denoiser
+from fnodiff.sde.denoiser import Denoiser, NotFinite
 from fnodiff.sde.process import over_space
 from fnodiff.sde.spectrum import linear_error
 
@@ -109,12 +110,20 @@ class DenoisingLoss(nn.Module):
             condition: Given to the denoiser.
 
         Raises:
-            ValueError: If the mask does not fit x, or a sample has no measured point.
+            ValueError: If x is no finite field, the mask does not fit x, or a sample has no measured point.
         """
         sde = self.model.sde
+        if isinstance(x, Mapping):
+            raise ValueError(f"DenoisingLoss: expected fields x, got a batch of {sorted(x)}; write loss(**batch).")
+        sde.domain.check_field(x)
         x = self.model.normalization(x)
         if mask is not None:
             x, mask = self._fill(x, mask)
+        if not bool(x.isfinite().all()):
+            raise NotFinite(
+                f"DenoisingLoss: expected finite x, got {int((~x.isfinite()).sum())} of {x.numel()} values NaN or infinite; "
+                f"mend the data, or pass a mask= that is 0 where they are missing."
+            )
         t = self.times(x.shape[0], generator=generator, device=x.device)
         x_t, _ = sde.perturb(x, t, generator=generator)
         if self.drop_condition and condition:

@@ -209,6 +209,8 @@ class GaussianRandomField(Noise):
     @functools.cached_property
     def trace(self) -> float:
         """The sum of the bare spectrum over all modes, and the channels if they have their own."""
+        if not self._channels:
+            self._check_spectrum()
         return sum(field.trace for field in self._channels) if self._channels else self.domain.trace(self._at)
 
     @functools.cached_property
@@ -216,13 +218,34 @@ class GaussianRandomField(Noise):
         spectra = self.spectrum.channels if isinstance(self.spectrum, ChannelSpectra) else ()
         return [GaussianRandomField(self.domain, spectrum) for spectrum in spectra]
 
+    def _check_spectrum(self) -> None:
+        """Whether it is a function of the eigenvalues and the dimension, tried on those of a small grid."""
+        eigenvalues = self.domain.eigenvalues(self.domain.shape_of(4), dtype=torch.float64)
+        wanted = f"GaussianRandomField: expected {self.spectrum!r} to map (eigenvalues, dim) to variances"
+        try:
+            s = self._at(eigenvalues)
+        except TypeError as error:
+            raise ValueError(f"{wanted}, got {error}; write such as def spectrum(eigenvalues, dim): ...") from error
+        if not isinstance(s, Tensor) or s.shape != eigenvalues.shape:
+            got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+            raise ValueError(
+                f"{wanted} of their shape {tuple(eigenvalues.shape)}, got {got}; compute with the eigenvalues."
+            )
+        bad = ~(s.isfinite() & (s >= 0))
+        if bool(bad.any()):
+            raise ValueError(
+                f"{wanted}, finite and >= 0, got {float(s[bad][0])} at {float(eigenvalues[bad][0]):g}; add a constant to the "
+                f"eigenvalues, such as (1 + eigenvalues) ** -2."
+            )
+
     def _at(self, eigenvalues: Tensor) -> Tensor:
         return self.spectrum(eigenvalues, self.domain.dim)
 
     def std(self, eigenvalues: Tensor) -> Tensor:
         if self._channels:
             return torch.stack([field.std(eigenvalues) for field in self._channels])
-        return (self._at(eigenvalues) / self.trace).sqrt()
+        trace = self.trace  # first, as it looks at the spectrum
+        return (self._at(eigenvalues) / trace).sqrt()
 
 
 @dataclass(frozen=True)

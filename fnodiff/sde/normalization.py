@@ -108,7 +108,7 @@ def measure_normalization(data: Batches, std: float = 1.0, *, key: str = "x", ba
         batches: How many.
 
     Raises:
-        ValueError: If a channel is constant, or has no measured values.
+        ValueError: If a channel is constant, has no measured values, or has values that are not finite.
 
     Examples:
         >>> import torch
@@ -131,6 +131,11 @@ def measure_normalization(data: Batches, std: float = 1.0, *, key: str = "x", ba
             x = torch.where(weight > 0, x, 0.0)
         if not data.domain.uniform:  # points stand for areas of different size
             weight = weight * data.domain.weights(x.shape[2:], dtype=x.dtype) * x.shape[2:].numel()
+        if not bool(x.isfinite().all()):
+            raise ValueError(
+                f"expected finite values of {key}, got NaN or infinite ones in batch {step}; mend the data, or give the "
+                f'batches a "mask" that is 0 where x is missing.'
+            )
         moments.append(torch.stack([(weight * x**power).transpose(0, 1).flatten(1).mean(1) for power in range(3)]))
     measured, first, second = torch.stack(moments).mean(0)
     if not bool((measured > 0).all()):

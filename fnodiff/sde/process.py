@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Generators
-from fnodiff.sde.noise import Noise, Spectrum
+from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum
 from fnodiff.sde.schedule import Schedule
 
 
@@ -116,12 +116,13 @@ class FunctionSpaceSDE:
         alpha_t, sigma_t = self.marginal(x_t, t)
         return (alpha_t * x_hat - x_t) / sigma_t.square()
 
-    def check(self, spectrum: Spectrum, shape: Sequence[int]) -> dict[str, float]:
+    def check(self, spectrum: Spectrum, shape: Sequence[int], *, stacklevel: int = 2) -> dict[str, float]:
         """Do this noise and schedule suit data with this spectrum on this grid? Numbers, and warnings where they do not.
 
         Args:
             spectrum: The data's variance per mode, such as `fit_spectrum` returns.
             shape: Spatial shape of the grid.
+            stacklevel: Whose line the warnings name, as of `warnings.warn`: the caller's.
 
         Returns:
             A dict with
@@ -131,7 +132,7 @@ class FunctionSpaceSDE:
             - snr_start: the smallest at t = 0; below 1, some mode is never resolved;
             - unresolved: the share of the modes for which it is below 1;
             - data_exponent: p of S ~ k^-p over the upper half of the wavenumbers (if channels differ, of the one whose noise
-              is smoothest beside its data);
+              is smoothest beside its data), infinite of data without energy there;
             - noise_exponent: q of C ~ k^-q there; with q > p, noise smoother than the data, their detail would be made
               before their structure;
             - underflow: the share of the modes whose standard deviation is zero, or not normal, in float32.
@@ -148,12 +149,13 @@ class FunctionSpaceSDE:
         snr_start, snr_end = (s / (r * std).square().clamp(min=1e-300) for r in ratio)
         k = eigenvalues.sqrt()
         upper = k >= k.max() / 2
-        exponents = [
-            [-_slope(k[upper].log(), row[upper].clamp(min=1e-300).log(), mult[upper]) for row in rows]
-            for rows in (s, std.square())
-        ]
-        worst = max(zip(*exponents, strict=True), key=lambda pair: pair[1] - pair[0])
-        counted = has_data(s, eigenvalues)
+        counted, exponents = has_data(s, eigenvalues, spectrum), []
+        for data, noise, there in zip(s, std.square(), counted & upper, strict=True):
+            fall = bool(there.any()) and float(k[there].max()) > float(k[there].min())
+            there = there if fall else upper
+            p, q = (-_slope(k[there].log(), row[there].clamp(min=1e-300).log(), mult[there]) for row in (data, noise))
+            exponents.append((p if fall else math.inf, q))
+        worst = max(exponents, key=lambda pair: pair[1] - pair[0])
         found = {
             "snr_end": float(snr_end.max()),
             "energy_lost": float((mult * s * snr_end / (1 + snr_end)).sum() / (mult * s).sum()),
@@ -169,7 +171,7 @@ class FunctionSpaceSDE:
             warnings.warn(
                 f"{name}: at t = 1 a mode keeps a signal-to-noise ratio of {found['snr_end']:.2g}, and samples lose "
                 f"{100 * found['energy_lost']:.2g}% of the data's variance; let sigma / alpha end at {needed:.3g} or more.",
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
         if found["noise_exponent"] > found["data_exponent"] + 0.1:
             smoothness = (found["data_exponent"] - domain.dim) / 2
@@ -177,12 +179,12 @@ class FunctionSpaceSDE:
             warnings.warn(
                 f"{name}: the noise's modes fall as k^-{found['noise_exponent']:.2f} and the data's as "
                 f"k^-{found['data_exponent']:.2f}: noise smoother than the data never destroys their detail; take {fit}.",
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
         if found["underflow"] > 0:
             warnings.warn(
                 f"{name}: {100 * found['underflow']:.2g}% of the modes have no noise in float32; take a rougher noise.",
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
         return found
 
@@ -200,10 +202,13 @@ class FunctionSpaceSDE:
         return f, (2 * sigma_t * (d_sigma - f * sigma_t)).sqrt()
 
 
-def has_data(s: Tensor, eigenvalues: Tensor) -> Tensor:
-    """Where S counts: everywhere but at the mean of fields that have none."""
+def has_data(s: Tensor, eigenvalues: Tensor, spectrum: Spectrum | None = None) -> Tensor:
+    """Where S counts: not at the mean of fields that have none, nor where the spectrum that it is of is at its floor."""
     largest = s.amax(tuple(range(-eigenvalues.ndim, 0)), keepdim=True)  # of each channel
-    return (eigenvalues > 0) | (s > 1e-6 * largest)
+    laws = spectrum.channels if isinstance(spectrum, ChannelSpectra) else (spectrum,)
+    floor = torch.tensor([getattr(law, "floor", 0.0) for law in laws], dtype=s.dtype, device=s.device)
+    floor = floor.reshape(-1, *(1,) * eigenvalues.ndim) if len(laws) > 1 else floor[0]
+    return ((eigenvalues > 0) | (s > 1e-6 * largest)) & (s >= 1.001 * floor)
 
 
 def _slope(x: Tensor, y: Tensor, weight: Tensor) -> float:

@@ -25,11 +25,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape
-from fnodiff.sde.denoiser import Denoiser, Given
+from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.solvers import DPMSolver, Solver
 from fnodiff.sde.solvers.base import Fresh
-from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage, describe, share
+from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage, describe, emerged, on_cells, share
 
 Hold = Callable[[Denoiser, Tensor], Denoiser]
 """(denoiser, low modes (B, C, *small), normalised) -> a denoiser that holds them, such as `ReplaceModes`."""
@@ -44,11 +44,22 @@ def integrate(denoiser: Denoiser, solver: Solver, x: Tensor, times: Tensor, *, n
         x: The state.
         times: Decreasing, (n,), float64.
         noise: Fresh noise for stochastic solvers; by default from torch's global generator.
+
+    Raises:
+        ValueError: If a step returns something else than a state of x's shape and what to remember.
     """
     noise = noise or (lambda x: denoiser.sde.noise.sample(x.shape, device=x.device, dtype=x.dtype))
     memory: Any = None
     for t, s in itertools.pairwise(times.to(x.device)):
-        x, memory = solver.step(denoiser, x, t, s, memory, noise)
+        made = solver.step(denoiser, x, t, s, memory, noise)
+        pair = isinstance(made, tuple) and len(made) == 2
+        if not pair or not isinstance(made[0], Tensor) or made[0].shape != x.shape:
+            got = tuple(getattr(made[0], "shape", ())) if pair else type(made).__name__
+            raise ValueError(
+                f"{type(solver).__name__}.step: expected a state of shape {tuple(x.shape)} and what to remember, got {got}; "
+                f"end it with such as return x_s, None."
+            )
+        x, memory = made
     return x
 
 
@@ -63,7 +74,7 @@ def run(
     hold: Hold = ReplaceModes,
     noise: Fresh | None = None,
 ) -> Tensor:
-    """Samples (B, C, *spatial), normalised, by given stages from a given start.
+    """Samples (B, C, *spatial), normalised, by given stages from a given start; in evaluation mode, without dropout.
 
     Args:
         denoiser: Called as denoiser(x_t, t); bind conditions with `Given`.
@@ -76,6 +87,7 @@ def run(
 
     Raises:
         ValueError: If the stages do not end on start's grid, or hold a field that is not there.
+        FloatingPointError: If samples are not finite, naming the solver.
     """
     sde, domain = denoiser.sde, denoiser.sde.domain
     finest, sample = domain.check_field(start), low
@@ -86,24 +98,46 @@ def run(
         )
     one = torch.ones((), dtype=torch.float64, device=start.device)
     unit = start / sde.marginal(start, one)[1]
+    with evaluating(denoiser):
+        sample = _through(denoiser, solver, stages, unit, sample, hold, noise)
+    bad = int((~sample.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        raise FloatingPointError(
+            f"expected finite samples of {solver}, got NaN or infinite values in {bad} of {len(sample)}: the model or the "
+            f"solver diverged; take more steps, or the weights of an earlier checkpoint."
+        )
+    return sample
+
+
+def _through(
+    denoiser: Denoiser,
+    solver: Solver,
+    stages: Sequence[Stage],
+    unit: Tensor,
+    sample: Tensor | None,
+    hold: Hold,
+    noise: Fresh | None,
+) -> Tensor:
+    """What `run` returns, from noise of level one on the finest grid and the sample that the first stage holds."""
+    sde, domain, finest = denoiser.sde, denoiser.sde.domain, tuple(unit.shape[2:])
     y, inner = None, denoiser
     for number, stage in enumerate(stages):
-        t = stage.times[0].to(start.device)
+        t = stage.times[0].to(unit.device)
         noise_here = domain.resample(unit, stage.shape) / share(denoiser, stage.shape, finest)
-        level = sde.schedule.ratio(t).to(start)
+        level = sde.schedule.ratio(t).to(unit)
         if stage.held is not None:
-            kept = domain.resample(_on_cells(denoiser, sample, stage.shape), stage.held)
-            fresh = _emerged(denoiser, noise_here, t) if number else level * noise_here
+            kept = domain.resample(on_cells(denoiser, sample, stage.shape), stage.held)
+            fresh = emerged(denoiser, noise_here, t) if number else level * noise_here
             noisy = kept + level * domain.resample(noise_here, stage.held)
             y = fresh + domain.resample(noisy - domain.resample(fresh, stage.held), stage.shape)
             inner = hold(denoiser, kept)
         elif y is None:
             y = level * noise_here  # a first stage starts from noise
         else:
-            fresh, grid = _emerged(denoiser, noise_here, t), tuple(y.shape[2:])
+            fresh, grid = emerged(denoiser, noise_here, t), tuple(y.shape[2:])
             y = domain.resample(y, stage.shape) + fresh - domain.resample(domain.resample(fresh, grid), stage.shape)
         x = integrate(inner, solver, sde.marginal(y, t)[0] * y, stage.times, noise=noise)
-        last = stage.times[-1].to(start.device)
+        last = stage.times[-1].to(unit.device)
         y = x / sde.marginal(x, last)[0]
         if number == len(stages) - 1 or stages[number + 1].held is not None:
             sample = inner(x, last)
@@ -135,13 +169,13 @@ def samples(
         >>> [tuple(x.shape) for x in samples(denoiser, (16,), seeds=range(10), batch=4)]
         [(4, 1, 16), (4, 1, 16), (2, 1, 16)]
     """
-    _check(denoiser, plan)
-    domain, seeds = denoiser.sde.domain, _seeds(seeds)
-    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
-    solver = _checked(solver)
+    check_denoiser(denoiser, plan)
+    domain, seeds = denoiser.sde.domain, seed_list(seeds)
+    shape = domain.check_shape(shape)
+    solver = checked_solver(solver)
     stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
-    bound = Given(denoiser, **_rows(condition, len(seeds))) if condition else denoiser
-    start = (_channels(denoiser), *shape)
+    bound = Given(denoiser, **condition_rows(condition, len(seeds))) if condition else denoiser
+    start = (channels_of(denoiser), *shape)
     yield from _batches("sample", bound, solver, stages, start, seeds, batch, device, progress, hold, None)
 
 
@@ -222,8 +256,8 @@ def upscale(
         (len(seeds), C, *shape) in data units, on the CPU.
 
     Raises:
-        ValueError: If the finer grid does not hold the modes of the coarse one, or there is neither one field nor one for each
-            seed.
+        ValueError: If the finer grid does not hold the modes of the coarse one or has neither its proportions nor those of the
+            domain, `low` is not finite, or there is neither one field nor one for each seed.
 
     Examples:
         >>> import torch
@@ -236,22 +270,28 @@ def upscale(
         >>> bool((Box(2).resample(high, (16, 16)) - low).abs().max() < 0.01)
         True
     """
-    _check(denoiser, None)
-    domain, seeds = denoiser.sde.domain, _seeds(seeds)
-    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    check_denoiser(denoiser, None)
+    domain, seeds = denoiser.sde.domain, seed_list(seeds)
+    shape = domain.check_shape(shape)
     low = torch.as_tensor(low)
     low = low[None] if low.ndim == domain.dim + 1 else low
     small = domain.check_field(low)
     if not all(n <= m for n, m in zip(small, shape, strict=True)) or small == shape:
         raise ValueError(f"upscale: expected a grid finer than {small}, got {shape}; pass the shape to upscale to.")
+    check_finite(low=low)
+    if not (_alike(shape, small, shape[0] / small[0]) or _alike(shape, domain.lengths, 1.0)):
+        raise ValueError(
+            f"upscale: expected a grid of the same proportions as {small}, got {shape}, which would stretch the field; take "
+            f"such as {tuple(2 * n for n in small)}, or a domain with the lengths of its sides."
+        )
     if len(low) not in (1, len(seeds)):
         raise ValueError(
             f"upscale: expected one field, or one for each of the {len(seeds)} seeds, got {len(low)}; pass as many seeds."
         )
     low = denoiser.normalization(low).expand(len(seeds), *low.shape[1:])
-    solver = _checked(solver or DPMSolver(36))
+    solver = checked_solver(solver or DPMSolver(36))
     stages = [Stage(shape, solver.times(denoiser.sde.schedule), small)]
-    bound = Given(denoiser, **_rows(condition, len(seeds))) if condition else denoiser
+    bound = Given(denoiser, **condition_rows(condition, len(seeds))) if condition else denoiser
     start = (low.shape[1], *shape)
     return torch.cat(list(_batches("upscale", bound, solver, stages, start, seeds, batch, device, progress, hold, low)))
 
@@ -286,7 +326,7 @@ def _batches(
     if not isinstance(batch, int) or batch < 1:
         raise ValueError(f"{name}: expected batch >= 1, got {batch!r}; 32 is usual.")
     sde = denoiser.sde
-    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+    device = _device(denoiser, device)
     if progress:
         tqdm.write(f"{name}: {describe(stages)}", file=sys.stderr)
     with tqdm(total=len(seeds), disable=not progress, desc=name, unit="sample") as bar:
@@ -305,34 +345,23 @@ def _batches(
             bar.update(len(generators))
 
 
-def _emerged(denoiser: Denoiser, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t / alpha_t with every mode of the variance that it has at t, from the noise that began the run."""
-    sde, shape = denoiser.sde, tuple(noise.shape[2:])
-    level = sde.schedule.ratio(t).to(noise)
-    if denoiser.spectrum is None:
+def _alike(shape: Shape, sides: Sequence[float], slack: float) -> bool:
+    """Whether a grid has as many points for each unit of the sides, to so many points."""
+    each = shape[0] / sides[0]
+    return all(abs(n - each * side) <= slack for n, side in zip(shape, sides, strict=True))
+
+
+def _device(denoiser: Denoiser, device: torch.device | str | None) -> torch.device:
+    """Where to sample; by default where the denoiser is."""
+    try:
+        return next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
-            "run: expected a denoiser that knows the data's spectrum, as the stages change the grid, got none; pass "
-            "spectrum= to the model, or one stage."
-        )
-
-    def gain(eigenvalues: Tensor) -> Tensor:
-        c = sde.noise.on(shape).std(eigenvalues).square()
-        return (denoiser.spectrum(eigenvalues, sde.domain.dim) / c + level.square()).sqrt()
-
-    return sde.domain.filter(noise, gain)
+            f'expected a device such as "cpu" or "cuda", got {device!r}; leave it out for the model\'s.'
+        ) from error
 
 
-def _on_cells(denoiser: Denoiser, low: Tensor, shape: Shape) -> Tensor:
-    """A coarse grid's field, as a finer grid shows the same modes, on the coarse grid: averages over the finer cells."""
-    domain, small = denoiser.sde.domain, tuple(low.shape[2:])
-    if not denoiser.cell_averages:
-        return low
-    c = domain.analyze(low)
-    fine, coarse = (domain.attenuation(small, cells, device=c.device, dtype=c.real.dtype) for cells in (shape, small))
-    return domain.synthesize(c * (fine / coarse), small).to(low.dtype)
-
-
-def _check(denoiser: Denoiser, plan: Plan | None) -> None:
+def check_denoiser(denoiser: Denoiser, plan: Plan | None) -> None:
     """Whether a denoiser and a plan are that: a network is given for the one, a list of grids for the other."""
     if not isinstance(denoiser, Denoiser):
         raise ValueError(
@@ -342,40 +371,19 @@ def _check(denoiser: Denoiser, plan: Plan | None) -> None:
         raise ValueError(f"expected a plan, got {plan!r}; pass such as Progressive([(16, 16)]).")
 
 
-def _channels(denoiser: Denoiser) -> int:
-    if denoiser.channels is None:
-        raise ValueError(
-            f"sample: expected a denoiser that knows its channels, got {type(denoiser).__name__} without; make it with "
-            f"channels=, as Model(network, sde, scaling, channels=3)."
-        )
-    return denoiser.channels
-
-
-def _checked(solver: Solver | None) -> Solver:
+def checked_solver(solver: Solver | None) -> Solver:
     solver = DPMSolver(12) if solver is None else solver
     if not isinstance(solver, Solver):
         raise ValueError(f"expected a solver such as DPMSolver(12), got {solver!r}; a solver holds no denoiser.")
     return solver
 
 
-def _seeds(seeds: Sequence[int] | int) -> list[int]:
+def seed_list(seeds: Sequence[int] | int) -> list[int]:
     """Python integers, one or several."""
     numbers = np.atleast_1d(np.asarray(seeds))
-    if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or not len(numbers):
-        raise ValueError(f"expected seeds as whole numbers, at least one, got {seeds!r}; pass such as seeds=range(16).")
+    whole = numbers.dtype.kind in "iu" and numbers.ndim == 1 and len(numbers)
+    if not whole or int(numbers.min()) < 0 or int(numbers.max()) >= 2**63:
+        raise ValueError(
+            f"expected seeds as whole numbers from 0 to 2**63 - 1, at least one, got {seeds!r}; pass such as seeds=range(16)."
+        )
     return [int(seed) for seed in numbers]
-
-
-def _rows(condition: dict[str, Any], count: int) -> dict[str, Tensor]:
-    """Conditions with one row for each seed."""
-    out = {}
-    for name, value in condition.items():
-        rows = torch.as_tensor(value)
-        rows = rows[None] if rows.ndim == 0 else rows
-        if len(rows) not in (1, count):
-            raise ValueError(
-                f"expected {name} with one row for each of the {count} seeds, or one for all, got {tuple(rows.shape)}; repeat "
-                f"or cut it."
-            )
-        out[name] = rows.expand(count, *rows.shape[1:])
-    return out

@@ -26,6 +26,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -172,14 +173,15 @@ class SpectralScaling(Scaling):
         3
     """
 
-    reference: Sequence[int]
+    reference: Sequence[int] | int
     cutoff: float | None = 16.0
     linear_estimate: bool = False
 
     needs_spectrum = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reference", tuple(self.reference))
+        whole = isinstance(self.reference, Integral)
+        object.__setattr__(self, "reference", int(self.reference) if whole else tuple(self.reference))
         if self.cutoff is not None and not self.cutoff > 0:
             raise ValueError(f"SpectralScaling: expected cutoff > 0 or None, got {self.cutoff!r}; 16 is usual.")
 

@@ -15,13 +15,21 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 
 class Schedule(abc.ABC):
-    """t -> (alpha_t, sigma_t). Subclasses define `__call__` and its inverse `time`; sigma / alpha rises with t."""
+    """t -> (alpha_t, sigma_t). Subclasses define `__call__` and its inverse `time`; sigma / alpha rises with t.
+
+    Attributes:
+        even_log_snr: Whether noise levels of a solver that names no spacing lie evenly in ln(alpha^2 / sigma^2), rather than
+            in t. Where t was made for training, as in VP, its last steps are too long for a solver of second order.
+    """
+
+    even_log_snr: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +48,9 @@ class Schedule(abc.ABC):
         """Raise unless the named values are positive and increase in the order given."""
         names = " < ".join(values)
         if not all(a < b for a, b in zip((0.0, *values.values()), (*values.values(), float("inf")), strict=True)):
-            raise ValueError(f"{type(self).__name__}: expected 0 < {names} < inf, got {values}; change those values.")
+            name, got = type(self).__name__, ", ".join(f"{key}={value!r}" for key, value in values.items())
+            order = "give the smaller one first: " if len(values) > 1 else ""
+            raise ValueError(f"{name}: expected 0 < {names} < inf, got {got}; {order}{name}() has the usual ones.")
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,8 @@ class _Linear(Schedule):
     beta_min: float = 0.1
     beta_max: float = 20.0
     t_min: float = 1e-3
+
+    even_log_snr: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._check_order(beta_min=self.beta_min, beta_max=self.beta_max)
@@ -211,6 +223,8 @@ class Cosine(Schedule):
 
     sigma_min: float = 0.0125
     sigma_max: float = 80.0
+
+    even_log_snr: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)

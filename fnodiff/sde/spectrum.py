@@ -22,6 +22,9 @@ from fnodiff.domain import Domain, Shape
 from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum
 from fnodiff.sde.process import FunctionSpaceSDE, has_data
 
+TINY = 1e-30
+"""What the tail of a spectrum ends in."""
+
 
 def wiener_gain(s: Tensor, c: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """G, what the best linear estimate of x from alpha x + sigma z multiplies a mode with, of variances S and C."""
@@ -61,7 +64,7 @@ def linear_error(sde: FunctionSpaceSDE, spectrum: Spectrum, t: Tensor, shape: Se
 
 @dataclass(frozen=True)
 class DataSpectrum:
-    """S(lambda), interpolated between measured wavenumbers, S ~ k^-exponent beyond the last, and nowhere below a floor.
+    """S(lambda), interpolated between measured wavenumbers, there nowhere below a floor, and S ~ k^-exponent beyond the last.
 
     The mean stands apart, as fields may have none: below the first shell S rises towards the mean's power if that is greater,
     and is the shell's own if not.
@@ -70,7 +73,7 @@ class DataSpectrum:
         wavenumbers: sqrt(lambda) of the shells, rising from 0, the mean.
         powers: Variance per mode there.
         exponent: Of the tail.
-        floor: The least variance, so that nothing divides by zero.
+        floor: The least variance up to the last wavenumber, so that nothing divides by zero.
 
     Raises:
         ValueError: If the wavenumbers do not rise from 0, or a power is not positive.
@@ -106,7 +109,8 @@ class DataSpectrum:
         share = (at - x[right - 1]) / (x[right] - x[right - 1])
         inside = torch.lerp(y[right - 1], y[right], share.clamp(max=1))
         tail = -self.exponent * (at - x[-1]).clamp(min=0)
-        return torch.where(eigenvalues == 0, mean, inside + tail).exp().clamp(min=self.floor).to(eigenvalues.dtype)
+        measured = torch.where(eigenvalues == 0, mean, inside).clamp(min=math.log(self.floor))
+        return (measured + tail).exp().clamp(min=TINY).to(eigenvalues.dtype)
 
 
 def fit_spectra(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> ChannelSpectra:
@@ -119,7 +123,8 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     """The spectrum of fields: per shell, the mean square of the modes over samples and channels.
 
     The shells that the grid holds in full are kept as they are; beyond them S falls as a power of the wavenumber, fitted to
-    the upper half of the shells (printed as the result's `exponent`).
+    the upper half of the shells (printed as the result's `exponent`). Shells without energy, at the floor, are left out of the
+    fit; where all of these are, it is the fall at the last shell that has some.
 
     Of averages over cells only the lower 70% of the shells are kept: what averaging folds back from above the grid is a tenth
     of the power at three quarters of the band, and half of it at its end, which would flatten the tail.
@@ -129,7 +134,7 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
         domain: What they are functions on.
         cell_averages: The values are averages over grid cells, as an image's are, rather than values at points: the
             average's attenuation, sinc(k / 2n) per axis on Box and sinc(k / n) on Torus, is divided out.
-        floor: The least S, relative to its largest value.
+        floor: The least S of a measured shell, relative to the largest; the tail beyond them falls below it.
 
     Raises:
         ValueError: If the fields are not finite, are all zero, or the grid is too small to fit a tail.
@@ -171,8 +176,12 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
         powers = (powers * average(power / pilot(eigenvalues))).clamp(min=least)
 
     wavenumber, powers, modes = wavenumber[:kept], powers[:kept], modes[:kept]
-    upper = slice(kept // 2, None)
-    k, s, weight = wavenumber[upper].log(), powers[upper].log(), modes[upper]
+    held, upper = powers > 1.001 * least, torch.arange(kept) >= kept // 2
+    last = int(held.nonzero().max())
+    if int((held & upper).sum()) < 2:  # band-limited: how it falls where the energy ends
+        held, upper = torch.ones_like(held), (torch.arange(kept) - last).abs() <= 1
+    fitted = held & upper & (wavenumber > 0)
+    k, s, weight = wavenumber[fitted].log(), powers[fitted].log(), modes[fitted]
     k_mean, s_mean = ((v * weight).sum() / weight.sum() for v in (k, s))
     slope = (weight * (k - k_mean) * (s - s_mean)).sum() / (weight * (k - k_mean).square()).sum()
     return DataSpectrum(tuple(wavenumber.tolist()), tuple(powers.tolist()), float(-slope), least)
@@ -193,7 +202,7 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
     """The ends of sigma / alpha that suit data of this spectrum on a grid: `EDM(*noise_levels(...))`, or VE, or Cosine.
 
     At the first every mode's signal-to-noise ratio S / (s^2 C) is at least 1 / eps, at the second at most eps (the mean of
-    fields that have none does not count):
+    fields that have none does not count, nor do modes where a measured spectrum is at its floor, as they hold no energy):
 
         sigma_min = sqrt(eps min S / C),    sigma_max = sqrt(max S / C / eps).
 
@@ -218,7 +227,7 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
     eigenvalues = noise.domain.eigenvalues(noise.domain.check_shape(shape), dtype=torch.float64)
     s = spectrum(eigenvalues, noise.domain.dim)
     ratio = s / noise.on(shape).std(eigenvalues).square()
-    ratio = ratio[has_data(s, eigenvalues).expand_as(ratio)]
+    ratio = ratio[has_data(s, eigenvalues, spectrum).expand_as(ratio)]
     low, high = float(ratio.min()), float(ratio.max())
     if not 0 < low <= high < math.inf:
         raise ValueError(
@@ -252,7 +261,7 @@ def noise_law(noise: Noise, spectrum: Spectrum, shape: Sequence[int]) -> tuple[f
     s, c = torch.broadcast_tensors(spectrum(eigenvalues, domain.dim), noise.on(shape).std(eigenvalues).square())
     turn, octave = 0.5 * (s / c).log(), domain.octaves(shape)
     counts = torch.zeros(int(octave.max()) + 1, dtype=torch.float64).index_add(0, octave.flatten(), mult.flatten())
-    weight = mult / counts[octave].sqrt() * has_data(s, eigenvalues)
+    weight = mult / counts[octave].sqrt() * has_data(s, eigenvalues, spectrum)
     weight = weight / weight.sum()
     mean = (weight * turn).sum()
     return float(mean), math.sqrt(float((weight * (turn - mean).square()).sum()) + math.pi**2 / 12)

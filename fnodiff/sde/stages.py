@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +33,8 @@ class Stage:
     Attributes:
         shape: The grid.
         times: The times that are visited on it, decreasing, (n,): n - 1 steps.
-        held: The grid before was sampled to its end, and its modes below this grid's limit are held; None: the state goes on
-            from the stage before, or from noise at the first.
+        held: The grid before was sampled to its end, and those of its modes that a grid of this shape has are held; None: the
+            state goes on from the stage before, or from noise at the first.
     """
 
     shape: Shape
@@ -110,8 +110,9 @@ class Progressive(Plan):
     sigma (m / n)^(dim / 2) on a grid of m: the stage's times are translated so that each mode keeps its noise.
 
     Args:
-        grids: Spatial shapes of the coarser grids, coarsest first; by default the smallest and the largest of the model's
-            training shapes. Those that are not coarser than the samples' are left out by default, and refused if given.
+        grids: Spatial shapes of the coarser grids, coarsest first, an int for as many points on each side; by default the
+            smallest and the largest of the model's training shapes. Those that are not coarser than the samples' are left out
+            by default, and refused if given.
         budget: The largest sum of SNR that the modes of a band may have when they are added.
 
     Raises:
@@ -127,7 +128,7 @@ class Progressive(Plan):
         [((8, 8), 4), ((16, 16), 1), ((32, 32), 6)]
     """
 
-    grids: Sequence[Shape] | None = None
+    grids: Sequence[Shape | int] | None = None
     budget: float = 1.0
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ class Cascade(Plan):
         grids: Spatial shapes of the grids that are sampled to their end, coarsest first; by default the largest of the
             model's training shapes.
         through: Grids coarser still, which the first of `grids` is reached through as by `Progressive`, none of them to its
-            end; by default the smallest training shape.
+            end; by default the smallest training shape, and none for a denoiser without training shapes.
         keep: The share of a grid's modes per axis that are held; the finer grid samples the others anew. By default 0.75 of
             cell averages, whose last modes hold what averaging folded onto them, and else 1.
         budget: As of `Progressive`.
@@ -188,8 +189,8 @@ class Cascade(Plan):
         True
     """
 
-    grids: Sequence[Shape] | None = None
-    through: Sequence[Shape] | None = None
+    grids: Sequence[Shape | int] | None = None
+    through: Sequence[Shape | int] | None = None
     keep: float | None = None
     budget: float = 1.0
 
@@ -297,11 +298,42 @@ def _check_budget(plan: Progressive | Cascade) -> None:
 
 
 def _freeze(plan: Plan, name: str) -> None:
-    """Shapes as tuples, in a frozen dataclass."""
+    """Shapes as tuples, or as the ints that were given, in a frozen dataclass; one int is one grid."""
     value = getattr(plan, name)
     if value is not None:
-        object.__setattr__(plan, name, tuple(tuple(s) if isinstance(s, Sequence) else (s,) for s in value))
+        grids = tuple(value) if isinstance(value, Iterable) else (value,)
+        lists = (isinstance(grid, Iterable) and not isinstance(grid, str) for grid in grids)
+        object.__setattr__(
+            plan, name, tuple(tuple(s) if several else s for s, several in zip(grids, lists, strict=True))
+        )
 
 
 def _name(shape: Shape) -> str:
     return "x".join(map(str, shape))
+
+
+def emerged(denoiser: Denoiser, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t / alpha_t with every mode of the variance that it has at t, from the noise that began the run."""
+    sde, shape = denoiser.sde, tuple(noise.shape[2:])
+    level = sde.schedule.ratio(t).to(noise)
+    if denoiser.spectrum is None:
+        raise ValueError(
+            "run: expected a denoiser that knows the data's spectrum, as the stages change the grid, got none; pass "
+            "spectrum= to the model, or one stage."
+        )
+
+    def gain(eigenvalues: Tensor) -> Tensor:
+        c = sde.noise.on(shape).std(eigenvalues).square()
+        return (denoiser.spectrum(eigenvalues, sde.domain.dim) / c + level.square()).sqrt()
+
+    return sde.domain.filter(noise, gain)
+
+
+def on_cells(denoiser: Denoiser, low: Tensor, shape: Shape) -> Tensor:
+    """A coarse grid's field, as a finer grid shows the same modes, on the coarse grid: averages over the finer cells."""
+    domain, small = denoiser.sde.domain, tuple(low.shape[2:])
+    if not denoiser.cell_averages:
+        return low
+    c = domain.analyze(low)
+    fine, coarse = (domain.attenuation(small, cells, device=c.device, dtype=c.real.dtype) for cells in (shape, small))
+    return domain.synthesize(c * (fine / coarse), small).to(low.dtype)

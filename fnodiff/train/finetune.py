@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fnodiff.data.loader import Fields, MultiResolution, Upsampled
+from fnodiff.data.loader import MultiResolution, Upsampled
+from fnodiff.data.source import Fields
 from fnodiff.model import Model
 from fnodiff.train.loop import fit
 from fnodiff.train.settings import Adam

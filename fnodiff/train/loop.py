@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from fnodiff.data.loader import MultiResolution
 from fnodiff.domain import Shape
 from fnodiff.model import Model
 from fnodiff.sde import DenoisingLoss
+from fnodiff.sde.denoiser import NotFinite
 from fnodiff.train.preview import can_show
 from fnodiff.train.settings import Adam, Execution, Logging
 from fnodiff.train.state import STATE, check_writable, load, save
@@ -71,10 +73,10 @@ def fit(
         The model; with `Execution(shard=True)` a whole copy of it.
 
     Raises:
-        ValueError: If neither steps nor minutes is given, the data are on another domain or none of their grids holds the
-            network's modes, the folder holds another run or cannot be written to, the model cannot be saved, the checkpoint
-            does not belong to this model, a batch cannot be shared out evenly among processes and parts, weights are to be
-            shared out in one process, or no tracker shows previews.
+        ValueError: If neither steps nor minutes is given, or not positive, a setting is of another class, the data are on
+            another domain or none of their grids holds the network's modes, the folder holds another run or cannot be written
+            to, the model cannot be saved, the checkpoint does not belong to this model, a batch cannot be shared out evenly
+            among processes and parts, weights are to be shared out in one process, or no tracker shows previews.
         FloatingPointError: If the loss is not finite, naming the step and the grid.
 
     Examples:
@@ -86,8 +88,7 @@ def fit(
         (((8, 8), (16, 16)), False)
     """
     optimizer, logging, execution = optimizer or Adam(), logging or Logging(), execution or Execution()
-    if steps is None and minutes is None:
-        raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
+    _check_settings(steps, minutes, {Adam: optimizer, Logging: logging, Execution: execution})
     going_on = _check_folder(folder, resume)
     _check_data(model, data, new=not going_on)
     # without cpu=True accelerate takes several processes on CPUs for as many runs
@@ -100,7 +101,7 @@ def fit(
             f'Accelerator(log_with="tensorboard", project_dir=...) and call its init_trackers.'
         )
     loss = loss or DenoisingLoss(model)
-    if loss.model is not model:
+    if getattr(loss, "model", None) is not model:
         raise ValueError("fit: expected a loss of this model, got one of another; build DenoisingLoss(model).")
     if folder is not None:
         checkpoint.describe(model)  # what cannot be saved is known before it is trained
@@ -226,6 +227,24 @@ class _Bar:
         return {prefix + "x".join(map(str, s)): v for s, v in sorted(self.recent.items())}
 
 
+def _check_settings(steps: int | None, minutes: float | None, settings: dict[type, object]) -> None:
+    """Whether a run has an end, and its settings are settings."""
+    if steps is None and minutes is None:
+        raise ValueError("fit: expected steps or minutes, got neither; say when to stop.")
+    whole = steps is None or (isinstance(steps, Integral) and steps >= 1)
+    if not whole or not (minutes is None or minutes > 0):
+        raise ValueError(
+            f"fit: expected steps >= 1 or minutes > 0, got steps={steps!r} and minutes={minutes!r}; say when to stop."
+        )
+    for kind, value in settings.items():
+        if not isinstance(value, kind):
+            got = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise ValueError(
+                f"fit: expected fnodiff.train.{kind.__name__}, got {got}; write such as {kind.__name__}(), whose arguments are "
+                f"the settings."
+            )
+
+
 def _check_folder(folder: str | os.PathLike[str] | None, resume: bool | Literal["auto"]) -> bool:
     """Whether the run goes on from the folder."""
     if resume not in (True, False, "auto") or (resume is not False and folder is None):
@@ -280,7 +299,7 @@ class _Share(Dataset):
         if len(self.rows) == self.data.batch_size:
             return self.data[step]
         indices = self.data.indices(step)
-        return self.data.fields.batch([indices[row] for row in self.rows], self.data.shape(step))
+        return self.data.take([indices[row] for row in self.rows], self.data.shape(step))
 
     def parts(self, batch: dict[str, Tensor], step: int) -> list[dict[str, Any]]:
         """The batch's parts, with a generator for each sample if they are seeded."""
@@ -304,7 +323,10 @@ def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: 
         inputs = {k: v.to(accelerator.device) if isinstance(v, Tensor) else v for k, v in part.items()}
         with accelerator.no_sync(model) if number < len(parts) - 1 else nullcontext():
             with accelerator.autocast():
-                value = model(**inputs).mean()
+                try:
+                    value = model(**inputs).mean()
+                except NotFinite:  # of this process' rows: all have to know
+                    return math.nan
             accelerator.backward(value)  # divides by the number of parts
         total += value.item() / len(parts)
     return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import matplotlib
@@ -20,7 +21,8 @@ class Preview:
     """The same seeds, sampled on several grids every some steps, as pictures for accelerate's trackers.
 
     Args:
-        shapes: (height, width) of each picture's samples; those of a grid that the model has not seen as well.
+        shapes: (height, width) of each picture's samples, or an int for both; those of a grid that the model has not seen as
+            well.
         seeds: A column of each picture.
         every: Steps between two; the last step of a run has one too.
         solver, plan: As of `sample`.
@@ -40,7 +42,7 @@ class Preview:
         {'samples/8x8': (8, 32, 3), 'samples/16x16': (16, 64, 3)}
     """
 
-    shapes: Sequence[Shape]
+    shapes: Sequence[Shape | int]
     seeds: Sequence[int] = range(8)
     every: int = 1000
     solver: Solver | None = None
@@ -49,6 +51,8 @@ class Preview:
     batch: int = 8
 
     def __post_init__(self) -> None:
+        grids = [(int(grid), int(grid)) if isinstance(grid, Integral) else grid for grid in self.shapes]
+        object.__setattr__(self, "shapes", grids)
         if not self.shapes or any(len(shape) != 2 or min(shape) < 1 for shape in self.shapes):
             raise ValueError(
                 f"Preview: expected shapes (height, width), got {list(self.shapes)}; trackers show pictures of 2-D fields."

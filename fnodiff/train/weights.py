@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map
 
 
@@ -19,8 +20,8 @@ class MovingAverage:
     """An exponential moving average of a model's weights; of weights that are shared out, each process keeps its share.
 
     Args:
-        model: Whose; before its weights are shared out.
-        device: Of the average.
+        model: The model whose weights are averaged. Make the average before the weights are shared out among processes.
+        device: Where the average is kept.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
@@ -37,8 +38,14 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, decay: float) -> None:
-        """ema <- decay ema + (1 - decay) weights; buffers are copied."""
-        torch._foreach_lerp_(self._weights, list(model.parameters()), 1 - decay)
+        """ema <- decay ema + (1 - decay) weights; buffers are copied.
+
+        Raises:
+            ValueError: If the decay is not from 0 to 1.
+        """
+        if not 0 <= decay <= 1:
+            raise ValueError(f"MovingAverage: expected decay from 0 to 1, got {decay!r}; 0.999 is usual.")
+        get_ema_multi_avg_fn(decay)(self._weights, list(model.parameters()), None)
         for average, buffer in zip(self._model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 

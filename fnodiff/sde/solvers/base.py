@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.schedule import Schedule
-from fnodiff.sde.solvers.spacing import EvenTime, Spacing
+from fnodiff.sde.solvers.spacing import Spacing, usual
 
 Fresh = Callable[[Tensor], Tensor]
 """x (B, C, *spatial) -> a fresh draw of the process' noise of x's shape, by each sample's seed."""
@@ -34,7 +34,8 @@ class Solver(abc.ABC):
     Args:
         steps: Number of noise levels, from sigma(1) down to sigma(0); the step from the last to zero is the denoised estimate
             there.
-        spacing: Where they lie; equal steps of the schedule's own t by default.
+        spacing: Where they lie; None for the schedule's usual spacing: `EvenTime` for EDM and VE, `EvenLogSNR` for VP, SubVP
+            and Cosine.
 
     Raises:
         ValueError: If `steps` is not a positive integer, or the spacing is none.
@@ -57,16 +58,18 @@ class Solver(abc.ABC):
     """
 
     steps: int = 18
-    spacing: Spacing = EvenTime()
+    spacing: Spacing | None = None
 
     evaluations_per_step: ClassVar[int] = 1
     """Of the denoiser."""
+    usual_steps: ClassVar[int] = 18
+    """What errors name."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"{name}: expected steps >= 1, got {self.steps!r}; 18 is usual.")
-        if not isinstance(self.spacing, Spacing):
+            raise ValueError(f"{name}: expected steps >= 1, got {self.steps!r}; {self.usual_steps} is usual.")
+        if self.spacing is not None and not isinstance(self.spacing, Spacing):
             raise ValueError(
                 f"{name}: expected a spacing such as EvenTime() or EvenLogSNR(), got {self.spacing!r}; name one of these."
             )
@@ -90,7 +93,7 @@ class Solver(abc.ABC):
 
     def times(self, schedule: Schedule) -> Tensor:
         """The times (steps,), decreasing from 1 to 0, in float64, so that no step is lost to rounding."""
-        return self.spacing.times(schedule, self.steps)
+        return (self.spacing or usual(schedule)).times(schedule, self.steps)
 
     @property
     def evaluations(self) -> int:

@@ -39,6 +39,8 @@ class DPMSolver(Solver):
 
     eta: float = 0.0
 
+    usual_steps = 12
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("DPMSolver", self.eta)

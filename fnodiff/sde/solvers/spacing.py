@@ -74,3 +74,8 @@ class EvenRho(Spacing):
     def ratios(self, schedule: Schedule, t: Tensor) -> Tensor:
         low, high = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
         return torch.lerp(low ** (1 / self.rho), high ** (1 / self.rho), t) ** self.rho
+
+
+def usual(schedule: Schedule) -> Spacing:
+    """The spacing of a schedule where none is named."""
+    return EvenLogSNR() if schedule.even_log_snr else EvenTime()

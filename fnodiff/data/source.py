@@ -1,0 +1,135 @@
+"""What a source of fields is, and what a source made of another one shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fnodiff.domain import Domain, Shape
+
+
+class Fields(Protocol):
+    """A source of fields that exist at several resolutions: `ImageFolder`, `HDF5Fields`, `ArrayFields`, or your own.
+
+    Your own needs a length, `channels` and `batch`. The other attributes may be left out, and are then those of values at
+    points without labels. A source that knows its domain says it as `domain`.
+
+    Attributes:
+        channels: C.
+        cell_averages: Whether values are averages over the cells of a grid, as an image's, rather than values at points.
+        num_classes: How many classes the labels name; 0 without.
+        condition_channels: Channels of the conditioning field; 0 without.
+    """
+
+    channels: int
+    cell_averages: bool
+    num_classes: int
+    condition_channels: int
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
+        """{"x": (B, channels, *shape)} in data units, and what conditions it: "label" (B,), "field" (B, C, *any).
+
+        "mask" (B, 1 or C, *shape), if there is one, is 1 where x was measured and 0 where it is missing.
+        """
+
+
+class _Source:
+    """A source made of another one, `fields`, with that one's attributes."""
+
+    fields: Fields
+
+    def __init__(self, fields: Fields) -> None:
+        check_source(type(self).__name__, fields)
+        self.fields, self.channels = fields, getattr(fields, "channels", None)
+
+    @property
+    def cell_averages(self) -> bool:
+        return bool(getattr(self.fields, "cell_averages", False))
+
+    @property
+    def num_classes(self) -> int:
+        return int(getattr(self.fields, "num_classes", 0))
+
+    @property
+    def condition_channels(self) -> int:
+        return int(getattr(self.fields, "condition_channels", 0))
+
+
+def check_source(owner: str, fields: Any) -> None:
+    """Raise a ValueError unless something is a source of fields: a path, an array or a class of sources is none."""
+    if isinstance(fields, type) or not callable(getattr(fields, "batch", None)) or not hasattr(fields, "__len__"):
+        got = repr(fields) if isinstance(fields, str | type) else type(fields).__name__
+        raise ValueError(
+            f"{owner}: expected a source of fields, with a length and batch(indices, shape), got {got}; write such as "
+            f'ImageFolder("pictures") or ArrayFields(x, domain=Box(2)).'
+        )
+
+
+def own_domain(fields: Fields) -> Domain | None:
+    """What a source, or the one that it is made of, says that its fields are functions on."""
+    inner = getattr(fields, "fields", None) if isinstance(fields, _Source) else None
+    own = getattr(fields, "domain", None)
+    return own_domain(inner) if own is None and inner is not None else own
+
+
+def same_places(one: Domain, other: Domain) -> bool:
+    """Whether grids on two domains have their points at the same places, up to the lengths of the sides."""
+    if one.dim != other.dim:
+        return False
+    places = []
+    for domain in (one, other):
+        points = domain.points(domain.shape_of(4))
+        places.append(points / torch.tensor(domain.lengths or (1.0,) * domain.dim).reshape(-1, *(1,) * domain.dim))
+    return places[0].shape == places[1].shape and bool(torch.isclose(*places).all())
+
+
+def checked(
+    owner: str, fields: Fields, indices: Sequence[int], shape: Shape | int, channels: int | None
+) -> dict[str, Tensor]:
+    """A source's samples on one grid, (len(indices), channels, *shape), and what belongs to them.
+
+    Raises:
+        ValueError: If it gives something else, in the owner's name. Of an int as shape only the source knows the grid, and
+            without `channels` nobody knows these.
+    """
+    batch, count = fields.batch(indices, shape), len(indices)
+    grid = ("*grid",) if isinstance(shape, Integral) else tuple(shape)
+    x = batch.get("x") if isinstance(batch, Mapping) else None
+    fits = isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 2
+    if fits:
+        grid = tuple(x.shape[2:]) if isinstance(shape, Integral) else grid
+        expected = (count, x.shape[1] if channels is None else channels, *grid)
+        rows = all(isinstance(value, Tensor) and value.shape[:1] == (count,) for value in batch.values())
+        fits = rows and tuple(x.shape) == expected
+    if not fits:
+        expected = ", ".join(map(str, (count, "C" if channels is None else channels, *grid)))
+        raise ValueError(
+            f"{owner}: expected {type(fields).__name__}.batch to return a dict with x, floats of shape ({expected}), and "
+            f"tensors of {count} rows beside it, got {_described(batch)}; mend the source."
+        )
+    return batch
+
+
+def _described(batch: Any) -> str:
+    """What a source gave, in a few words."""
+
+    def one(value: Any) -> str:
+        kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+        return f"{kind} {tuple(value.shape)}" if hasattr(value, "shape") else kind
+
+    return ", ".join(f"{k} {one(v)}" for k, v in batch.items()) or "{}" if isinstance(batch, Mapping) else one(batch)
+
+
+def check_indices(owner: str, indices: Sequence[int], count: int) -> None:
+    """Raise a ValueError unless the indices are those of `count` samples."""
+    if len(indices) and not (min(indices) >= 0 and max(indices) < count):
+        raise ValueError(
+            f"{owner}: expected indices from 0 to {count - 1}, got {min(indices)} to {max(indices)}; it has {count} samples."
+        )

@@ -1,0 +1,241 @@
+"""Twisted sampling: particles whose weights make up for what a guided denoiser gets wrong.
+
+K particles go from noise to sample by ancestral steps. Each step is proposed by a guided estimate,
+
+    x_s ~ N(alpha_s x_g + (sigma_s q / sigma_t) (x_t - alpha_t x_g), n^2 C),
+    x_g = x_hat + M A'^T (A' M A'^T + R)^-1 (y - A(x_hat)),
+
+with q = sigma_s alpha_t / (sigma_t alpha_s), n^2 = sigma_s^2 (1 - q^2), and M the covariance of x given x_t that a stationary
+Gaussian prior of the data's spectrum has. A particle's weight changes by
+
+    p(x_s | x_t) psi_s(x_s) / (q(x_s | x_t) psi_t(x_t)),    psi_t(x_t) = N(y; A(x_hat), A' M A'^T + R),
+
+where psi guesses how well a particle will fit, and at the end the true likelihood of x_hat takes the guess's place. Whatever
+the guesses, in the limit of many particles the weighted ones follow the posterior of the sampler: that of the learned model,
+in as many steps as are taken. Good guesses make few particles enough.
+
+All is in modes of functions: a finer grid with the same modes changes neither steps nor weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fnodiff.domain import Shape
+from fnodiff.inverse.guided import covariance
+from fnodiff.inverse.krylov import conjugate_residuals
+from fnodiff.inverse.linearised import Linearised
+from fnodiff.inverse.observation import Observation
+from fnodiff.sde.denoiser import Denoiser, Given, channels_of, condition_rows, evaluating
+from fnodiff.sde.noise import Spectrum
+from fnodiff.sde.sampling import check_denoiser, seed_list
+from fnodiff.sde.solvers.spacing import Spacing, usual
+from fnodiff.sde.spectrum import residual_variance, spectra
+
+
+def twisted(
+    denoiser: Denoiser,
+    observation: Observation,
+    shape: Shape | int,
+    seeds: Sequence[int] | int,
+    *,
+    particles: int = 64,
+    spectrum: Spectrum | None = None,
+    steps: int = 50,
+    spacing: Spacing | None = None,
+    all_particles: bool = False,
+    return_ess: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    **condition: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Samples of a posterior by twisted sampling: exact for the sampler of the model, in the limit of many particles.
+
+    Each seed is an independent run of `particles` particles, of which one is drawn. It takes particles x steps evaluations of
+    the network and no backward pass. The effective sample size, (sum w)^2 / sum w^2 of the particles' weights w, says whether
+    they are enough: a run in which it falls below a tenth of them is warned of.
+
+    Args:
+        denoiser: The prior's, without an observation of its own.
+        observation: What was measured; one for all seeds, or one for each.
+        shape: The samples' grid; an int for as many points on each side.
+        seeds: One for each run, or a single one.
+        particles: K, of each run; more for more informative observations.
+        spectrum: Of the normalised data; the denoiser's by default.
+        steps: Noise levels.
+        spacing: Where they lie; the schedule's usual spacing by default.
+        all_particles: Return all particles of each run, after a last resampling. They are correlated: those that descend from
+            one parent are alike, and an estimate from one run is that of its effective sample size at best.
+        return_ess: Return the effective sample sizes too.
+        device: Where to sample; by default where the denoiser's parameters are.
+        progress: Show a bar.
+        condition: By name, label=, field= or condition=: one row for each seed, or one for all.
+
+    Returns:
+        (len(seeds), C, *shape) in data units, on the CPU; with `all_particles` (len(seeds), K, C, *shape). With `return_ess`
+        also (len(seeds), steps): the effective sample size at each noise level, of K.
+
+    Raises:
+        ValueError: If no spectrum is known, the denoiser has an observation of its own, or a number is not positive.
+
+    Source: Wu, Trippe, Naesseth, Blei, Cunningham (2023), Practical and asymptotically exact conditional sampling in diffusion
+    models; the covariance M as in Boys et al. (2023), Tweedie moment projected diffusions for inverse problems.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern
+        >>> from fnodiff.inverse import PointObservation, twisted
+        >>> from fnodiff.sde import GaussianDenoiser
+        >>> field = GaussianRandomField(Box(1), Matern(1.0, 0.3))
+        >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM()))
+        >>> seen = PointObservation(points=torch.tensor([[0.5]]), values=torch.tensor([[2.0]]), noise_std=0.1)
+        >>> x = twisted(denoiser, seen, (32,), seeds=range(16), particles=16)
+        >>> round(float(Box(1).evaluate(x, torch.tensor([[0.5]])).mean()), 1)
+        2.0
+    """
+    check_denoiser(denoiser, None)
+    spectrum = denoiser.spectrum if spectrum is None else spectrum
+    if spectrum is None:
+        raise ValueError(
+            "twisted: expected the data's spectrum, got none; make the model with Model.for_data, or pass "
+            "spectrum=fit_spectrum(fields, domain)."
+        )
+    if denoiser.one_grid:
+        raise ValueError(
+            f"twisted: expected a denoiser without an observation, got {type(denoiser).__name__}, which has its own; pass the "
+            f"prior's."
+        )
+    numbers = {"particles": (particles, 2), "steps": (steps, 2)}
+    for name, (value, least) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"twisted: expected {name} >= {least}, got {value!r}; {64 if name == 'particles' else 50} is usual."
+            )
+    domain, seeds = denoiser.sde.domain, seed_list(seeds)
+    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+    times = (spacing or usual(denoiser.sde.schedule)).times(denoiser.sde.schedule, steps)
+    rows = condition_rows(condition, len(seeds))
+    found, sizes = [], []
+    for i, seed in enumerate(tqdm(seeds, disable=not progress, desc="twisted", unit="run", file=sys.stderr)):
+        given = {name: value[i : i + 1].expand(particles, *value.shape[1:]) for name, value in rows.items()}
+        run = _Run(
+            Given(denoiser, **given) if given else denoiser, observation.rows(slice(i, i + 1)), spectrum, particles
+        )
+        with evaluating(denoiser):
+            x, ess = run(torch.Generator().manual_seed(seed), (channels_of(denoiser), *shape), times, device)
+        found.append(denoiser.normalization.inverse(x if all_particles else x[:1]).cpu())
+        sizes.append(ess)
+    ess = torch.stack(sizes)
+    poor = ess.min(dim=1).values < 0.1 * particles
+    if bool(poor.any()):
+        warnings.warn(
+            f"twisted: the effective sample size fell to {float(ess.min()):.1f} of {particles} particles ({int(poor.sum())} of "
+            f"{len(seeds)} runs fell below a tenth), so few of them stand for all; take more particles or more steps.",
+            stacklevel=2,
+        )
+    samples = torch.stack(found) if all_particles else torch.cat(found)
+    return (samples, ess) if return_ess else samples
+
+
+@dataclass
+class _State:
+    """Particles (K, C, *shape), and what is known of each."""
+
+    x: Tensor
+    x_hat: Tensor
+    guided: Tensor
+    log_psi: Tensor  # (K,), up to what all share
+    log_likelihood: Tensor  # (K,), of x_hat
+
+    def at(self, index: Tensor) -> _State:
+        return _State(*(value[index] for value in vars(self).values()))
+
+
+@dataclass
+class _Run:
+    """One run of K particles."""
+
+    denoiser: Denoiser
+    observation: Observation
+    spectrum: Spectrum
+    particles: int
+
+    @torch.no_grad()
+    def __call__(
+        self, generator: torch.Generator, size: Shape, times: Tensor, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """The particles (K, C, *shape), normalised and resampled into random order, and the effective sample sizes (steps,)."""
+        sde, count = self.denoiser.sde, self.particles
+        times = times.to(device)
+        x = sde.prior((count, *size), generator=generator, device=device)
+        state = self.look(x, times[0])
+        log_w, sizes = state.log_psi, []
+        for t, s in itertools.pairwise(times):
+            sizes.append(_effective(log_w))
+            if sizes[-1] < 0.5 * count:
+                state, log_w = state.at(_systematic(log_w, generator)), torch.zeros_like(log_w)
+            fresh = sde.noise.sample(tuple(state.x.shape), generator=generator, device=device, dtype=state.x.dtype)
+            x, log_ratio = self.move(state, t, s, fresh)
+            new = self.look(x, s)
+            log_w, state = log_w + log_ratio + new.log_psi - state.log_psi, new
+        log_w = log_w + state.log_likelihood - state.log_psi
+        sizes.append(_effective(log_w))
+        chosen = _systematic(log_w, generator)[torch.randperm(count, generator=generator).to(device)]
+        return state.x_hat[chosen], torch.tensor(sizes)
+
+    def look(self, x_t: Tensor, t: Tensor) -> _State:
+        """The particles at t, with their estimates."""
+        denoiser, domain = self.denoiser, self.denoiser.sde.domain
+        alpha_t, sigma_t = denoiser.sde.marginal(x_t, t)
+        x_hat = denoiser(x_t, t)
+
+        def variance(eigenvalues: Tensor) -> Tensor:
+            s, c = spectra(denoiser.sde, self.spectrum, eigenvalues, tuple(x_t.shape[2:]))
+            return residual_variance(s, c, alpha_t, sigma_t)
+
+        def pull(g: Tensor) -> Tensor:
+            return covariance(domain, g, variance)
+
+        near = Linearised(self.observation, x_hat, denoiser.normalization, domain)
+        r = near.residual
+        v = conjugate_residuals(lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=100, tolerance=1e-6)
+        guided = x_hat + pull(near.transpose(v)).to(x_hat)
+        return _State(x_t, x_hat, guided, -0.5 * (r * v).double().sum(1), -0.5 * r.double().square().sum(1))
+
+    def move(self, state: _State, t: Tensor, s: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+        """The particles at s, and ln p(x_s | x_t) - ln q(x_s | x_t)."""
+        sde, shape = self.denoiser.sde, tuple(state.x.shape[2:])
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(state.x, t), sde.marginal(state.x, s)
+        q = sigma_s * alpha_t / (sigma_t * alpha_s)
+        n, gain = sigma_s * (1 - q.square()).sqrt(), alpha_s - sigma_s * q * alpha_t / sigma_t
+        x = gain * state.guided + sigma_s * q / sigma_t * state.x + n * fresh
+        z, shift = (sde.domain.analyze(v) for v in (fresh, gain / n * (state.guided - state.x_hat)))
+        eigenvalues, mult = (
+            f(shape, device=x.device, dtype=torch.float64) for f in (sde.domain.eigenvalues, sde.domain.multiplicity)
+        )
+        weights = mult / sde.noise.on(shape).std(eigenvalues).square()
+        inner = (z.conj() * shift).real + 0.5 * shift.abs().square()
+        return x, -(weights * inner.double()).flatten(1).sum(1)
+
+
+def _effective(log_w: Tensor) -> float:
+    return float(1 / log_w.softmax(0).square().sum())
+
+
+def _systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
+    """Which particles go on: each as often as its weight says, up to rounding."""
+    count = len(log_w)
+    places = (
+        torch.arange(count, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)
+    ) / count
+    return torch.searchsorted(log_w.softmax(0).cpu().cumsum(0), places).clamp(max=count - 1).to(log_w.device)

@@ -1,0 +1,224 @@
+"""Laws that are not stationary, against closed forms: what replaces, what learns from known modes, and particles."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from benchmarks.oracles import Law, Mixture, conditional
+from fnodiff import EDM, Box, Cascade, FunctionSpaceSDE, GaussianRandomField, Matern, Torus, WhiteNoise, sample, upscale
+from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, twisted
+from fnodiff.sde import DPMSolver, EvenLogSNR, GaussianDenoiser, ReplaceModes
+
+BOX, FINE, SMALL = Box(1), (32,), (8,)
+
+
+def basis(domain, shape, field):
+    """Factors of a stationary law: one function for each mode."""
+    unit = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, 1, *shape)
+    return domain.filter(unit, field.std) * math.prod(shape) ** 0.5
+
+
+def amplitude(smoothness=1.0, contrast=0.1):
+    """Rough on the left, nearly nothing on the right."""
+    factors = basis(BOX, FINE, GaussianRandomField(BOX, Matern(smoothness, 0.1)))
+    return Law(BOX, factors * torch.where(BOX.points(FINE)[0] < 0.5, 1.0, contrast))
+
+
+def one_factor():
+    """One random number in mode 1 and in modes 9 to 12."""
+    common = torch.zeros(1, 1, *FINE, dtype=torch.float64)
+    common[..., 1], common[..., 9:13] = 1.0, 0.5
+    factors = 0.3 * basis(BOX, FINE, GaussianRandomField(BOX, Matern(1.0, 0.1)))
+    return Law(BOX, torch.cat([factors, BOX.synthesize(common, FINE)]))
+
+
+def spectrum(law):
+    """The variance of each mode."""
+    found = BOX.analyze(law.factors).square().sum(0)[0]
+    return lambda eigenvalues, dim: found[(eigenvalues.sqrt() / math.pi).round().long()].clamp(min=1e-8)
+
+
+def process(noise):
+    field = WhiteNoise(BOX, FINE) if noise == "white" else GaussianRandomField(BOX, Matern(0.5, 0.2))
+    return FunctionSpaceSDE(field, EDM())
+
+
+@pytest.mark.parametrize("domain", [Box(1), Torus(1), Box(2)])
+def test_the_oracle_of_a_stationary_law_is_the_denoiser_of_its_spectrum(domain):
+    shape, field = (9,) * domain.dim, GaussianRandomField(domain, Matern(1.0, 0.2))
+    sde = FunctionSpaceSDE(WhiteNoise(domain, shape), EDM())
+    law = Law(domain, basis(domain, shape, field))
+    x_t, t = torch.randn(3, 1, *shape, dtype=torch.float64), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    expected = GaussianDenoiser(field, sde)(x_t, t)
+    torch.testing.assert_close(Mixture([law], sde)(x_t, t), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(Mixture([law, law], sde)(x_t, t), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_the_oracle_of_a_mixture_is_bayes_rule():
+    law, other = amplitude(), Law(BOX, one_factor().factors, torch.ones(1, *FINE))
+    oracle, t = Mixture([law, other], process("white"), [0.3, 0.7]), torch.tensor(0.6, dtype=torch.float64)
+    clean = torch.cat([v.sample(20_000, FINE, torch.Generator().manual_seed(i)) for i, v in enumerate((law, other))])
+    sigma, at = float(oracle.sde.schedule.ratio(t)), torch.randn(1, 1, *FINE, dtype=torch.float64)
+    at = at * sigma * FINE[0] ** 0.5 * 0.3
+    weights = torch.tensor([0.3, 0.7], dtype=torch.float64).repeat_interleave(20_000).log()
+    std = sigma * oracle.sde.noise.on(FINE).std(BOX.eigenvalues(FINE, dtype=torch.float64))
+    log_p = weights - 0.5 * (BOX.analyze(clean - at) / std).square().flatten(1).sum(1)
+    expected = (log_p.softmax(0)[:, None, None] * clean).sum(0)
+    size = 1 / float(log_p.softmax(0).square().sum())  # how many of the draws count
+    assert size > 2000
+    assert float(BOX.norm(oracle(at, t) - expected)) < 3 * float(BOX.norm(clean).mean()) / size**0.5
+
+
+@pytest.mark.parametrize("noise", ["white", "matern"])
+@pytest.mark.parametrize("make", [amplitude, one_factor])
+def test_the_other_modes_learn_what_the_known_ones_say(make, noise):
+    law, pairs, members = make(), 12, 40
+    denoiser = Mixture([law], process(noise), spectrum=spectrum(law))
+    low = BOX.resample(law.sample(pairs, FINE, torch.Generator().manual_seed(1)), SMALL)
+    mean, covariance = conditional(law, low, FINE)
+    coefficients = BOX.analyze(torch.eye(FINE[0], dtype=torch.float64)[:, None])[:, 0, SMALL[0] :]
+    variance = (coefficients.T @ covariance @ coefficients).diagonal().sum()
+    high, reached = BOX.analyze(mean)[:, 0, SMALL[0] :], {}
+    for hold in (ReplaceModes, MatchModes):
+        given, seeds = low.repeat_interleave(members, 0), range(pairs * members)
+        x = upscale(denoiser, given, FINE, seeds, solver=DPMSolver(20, EvenLogSNR()), hold=hold, batch=480)
+        assert float(BOX.norm(BOX.resample(x, SMALL) - given).max()) < 1e-4
+        found = BOX.analyze(x.double()).unflatten(0, (pairs, members))[:, :, 0, SMALL[0] :]
+        slope = (found.mean(1) * high).sum() / high.square().sum()
+        reached[hold] = float(slope), float(found.var(1).sum(1).mean() / variance)
+    # slopes by chance within 0.02, variances within 0.08: 480 samples of some 4 modes that count
+    assert reached[MatchModes][0] > 0.95 and abs(reached[MatchModes][1] - 1) < 0.15
+    assert reached[ReplaceModes][0] < 0.8 and reached[ReplaceModes][1] > 1.25
+
+
+def test_modes_are_matched_for_each_sample_alone_and_in_cascades():
+    law = amplitude()
+    denoiser = Mixture([law], process("white"), spectrum=spectrum(law))
+    low = BOX.resample(law.sample(4, FINE, torch.Generator().manual_seed(1)), SMALL).float()
+    options = {"solver": DPMSolver(8), "hold": MatchModes}
+    together = upscale(denoiser, low, FINE, range(4), **options)
+    alone = torch.cat([upscale(denoiser, low[i], FINE, [i], **options) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        upscale(denoiser, low, FINE, range(4), batch=3, **options), together, rtol=1e-4, atol=1e-4
+    )
+    plan = Cascade([SMALL], through=())
+    coarse = sample(denoiser, SMALL, range(4), solver=DPMSolver(8))
+    fine = sample(denoiser, FINE, range(4), plan=plan, **options)
+    assert float((BOX.resample(fine, SMALL) - coarse).abs().max()) < 1e-3
+
+
+def test_particles_weigh_the_components_of_a_mixture():
+    factors = basis(BOX, FINE, GaussianRandomField(BOX, Matern(1.0, 0.1)))
+    mean = torch.zeros(1, *FINE, dtype=torch.float64)
+    std = GaussianRandomField(BOX, Matern(1.0, 0.1)).std(BOX.eigenvalues(FINE, dtype=torch.float64))
+    mean[..., 2], mean[..., 12] = 2 * std[2], 2 * std[12]  # 4 standard deviations apart
+    mean = BOX.synthesize(mean[None], FINE)[0]
+    laws = [Law(BOX, factors, mean), Law(BOX, factors, -mean)]
+    denoiser = Mixture(laws, process("white"), spectrum=spectrum(Law(BOX, torch.cat([factors, mean[None]]))))
+    points = (torch.arange(8.0)[None] + 0.5) / 8
+    value = 0.25 * BOX.evaluate(mean[None], points)[0].float()
+    seen = PointObservation(points, value, noise_std=0.3)
+    exact, runs = _weights(laws, seen, points, value), 20
+    x = twisted(denoiser, seen, FINE, range(runs), particles=48, steps=20, all_particles=True)
+    assert x.shape == (runs, 48, 1, *FINE)
+    found = (
+        denoiser.components(x.flatten(0, 1).double(), torch.zeros(()))[1].softmax(0)[1].unflatten(0, (runs, 48)).mean(1)
+    )
+    assert 0.05 < exact < 0.4
+    assert abs(float(found.mean()) - exact) < 3 * float(found.std()) / runs**0.5 < 0.1
+
+
+def _weights(laws, seen, points, value):
+    """The posterior probability of the second component."""
+    log_p = []
+    for law in laws:
+        sensing = BOX.evaluate(torch.eye(FINE[0], dtype=torch.float64)[:, None], points)[:, 0].T
+        mean, covariance = law.moments(FINE)
+        total = sensing @ covariance @ sensing.T + float(seen.noise_std) ** 2 * torch.eye(
+            len(sensing), dtype=torch.float64
+        )
+        r = value.double().flatten() - sensing @ mean
+        log_p.append(-0.5 * (r @ torch.linalg.solve(total, r) + total.logdet()))
+    return float(torch.stack(log_p).softmax(0)[1])
+
+
+class TestTwisted:
+    @pytest.fixture
+    def denoiser(self):
+        return GaussianDenoiser(GaussianRandomField(BOX, Matern(1.0, 0.3)), process("matern"))
+
+    @pytest.fixture
+    def seen(self):
+        return PointObservation(torch.tensor([[0.2, 0.7]]), torch.tensor([[1.0, -1.5]]), noise_std=0.2)
+
+    @pytest.mark.parametrize("n", [16, pytest.param(32, marks=pytest.mark.slow), 64])
+    def test_mean_and_spread_are_the_posteriors_on_every_grid(self, denoiser, seen, n):
+        runs, spacing = 12, EvenLogSNR()
+        x = twisted(
+            denoiser, seen, n, range(runs), particles=32, steps=15, spacing=spacing, all_particles=True
+        ).double()
+        # the law of the sampler's own samples without an observation, per mode
+        sde, e = denoiser.sde, BOX.eigenvalues((n,), dtype=torch.float64)
+        data, noise = denoiser.data.std(e).square(), sde.noise.on((n,)).std(e).square()
+        times = spacing.times(sde.schedule, 15)
+        sigma = sde.schedule.ratio(times)
+        variance = sigma[0].square() * noise
+        for s_t, s_s in itertools.pairwise(sigma):
+            gain, q = data / (data + s_t.square() * noise), s_s / s_t
+            variance = ((1 - q**2) * gain + q**2).square() * variance + s_s.square() * (1 - q**2) * noise
+        variance = (data / (data + sigma[-1].square() * noise)).square() * variance
+        unit = torch.eye(n, dtype=torch.float64)[:, None]
+        covariance = BOX.synthesize(BOX.analyze(unit * n) * variance, (n,))[:, 0]
+        sensing = BOX.evaluate(unit, seen.points)[:, 0].T
+        gain = (
+            covariance @ sensing.T @ torch.linalg.inv(sensing @ covariance @ sensing.T + 0.04 * torch.eye(2).double())
+        )
+        mean, std = gain @ seen.values[0].double(), (covariance - gain @ sensing @ covariance).diagonal().sqrt()
+        apart = (x[:, :, 0].mean((0, 1)) - mean) / std
+        assert float(apart.square().mean().sqrt()) < 0.15  # some 12 x 10 particles are independent
+        assert abs(float((x[:, :, 0].std((0, 1)) / std).mean()) - 1) < 0.1
+
+    def test_a_run_is_its_seeds_and_its_observations(self, denoiser, seen):
+        values = torch.stack([seen.values, -seen.values, 2 * seen.values])
+        each = PointObservation(seen.points, values, 0.2)
+        x = twisted(denoiser, each, 16, [5, 6, 7], particles=8, steps=10)
+        alone = twisted(denoiser, PointObservation(seen.points, values[1], 0.2), 16, [6], particles=8, steps=10)
+        torch.testing.assert_close(x[1:2], alone)
+        all_of_it, ess = twisted(denoiser, seen, 16, 5, particles=8, steps=10, all_particles=True, return_ess=True)
+        assert all_of_it.shape == (1, 8, 1, 16) and ess.shape == (1, 10)
+        torch.testing.assert_close(all_of_it[:, 0], x[:1])
+        assert bool((ess >= 1).all() and (ess <= 8 + 1e-4).all())
+
+    def test_poor_runs_are_warned_of(self, denoiser):
+        exact = PointObservation(torch.tensor([[0.2, 0.7]]), torch.tensor([[5.0, -5.0]]), noise_std=0.001)
+        rough = lambda eigenvalues, dim: 0.01 * denoiser.spectrum(eigenvalues, dim) ** 0  # noqa: E731
+        with pytest.warns(UserWarning, match="take more particles or more steps"):
+            twisted(denoiser, exact, 16, [0], particles=64, steps=6, spectrum=rough)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"particles": 1}, "particles >= 2"),
+            ({"steps": 0}, "steps >= 2"),
+            ({"seeds": 0.5}, "whole numbers"),
+            ({"shape": (8, 8)}, "1 positive sizes"),
+        ],
+    )
+    def test_bad_input_is_an_error_that_says_what_was_expected(self, denoiser, seen, options, message):
+        options = {"shape": 16, "seeds": [0], **options}
+        with pytest.raises(ValueError, match=message):
+            twisted(denoiser, seen, **options)
+
+    def test_a_denoiser_needs_a_spectrum_and_no_observation_of_its_own(self, denoiser, seen):
+        with pytest.raises(ValueError, match="without an observation"):
+            twisted(MomentMatching(denoiser, seen), seen, 16, [0])
+        denoiser.spectrum = None
+        with pytest.raises(ValueError, match="expected the data's spectrum"):
+            twisted(denoiser, seen, 16, [0])
+        with pytest.raises(ValueError, match="expected a denoiser that knows"):
+            MatchModes(denoiser, torch.zeros(1, 1, 8))
