@@ -606,8 +606,16 @@ class TestTransforms:
         torch.testing.assert_close([compiled(x, torch.zeros(())) for x in inputs], expected)
         assert counter.frame_count == 2
 
-    @pytest.mark.parametrize("local", ["conv", "operator"])
-    @pytest.mark.parametrize("domain", [Box(2), Sphere()], ids=str)
+    @pytest.mark.parametrize(
+        ("domain", "local"),
+        [
+            (Box(2), "conv"),
+            (Sphere(), "operator"),
+            pytest.param(Box(2), "operator", marks=pytest.mark.slow),
+            pytest.param(Sphere(), "conv", marks=pytest.mark.slow),
+        ],
+        ids=str,
+    )
     def test_layers_compile_and_transform_from_the_first_call_on(self, domain, local):
         # Grids of no other test, so that what is cached is made inside of the transform.
         rows, columns = shape = {"conv": (10, 18), "operator": (14, 22)}[local]

@@ -98,9 +98,9 @@ def twisted(
         >>> field = GaussianRandomField(Box(1), Matern(1.0, 0.3))
         >>> denoiser = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM()))
         >>> seen = PointObservation(points=torch.tensor([[0.5]]), values=torch.tensor([[2.0]]), noise_std=0.1)
-        >>> x = twisted(denoiser, seen, (32,), seeds=range(16), particles=16)
-        >>> round(float(Box(1).evaluate(x, torch.tensor([[0.5]])).mean()), 1)
-        2.0
+        >>> x = twisted(denoiser, seen, (16,), seeds=range(4), particles=8, steps=20)
+        >>> bool((Box(1).evaluate(x, torch.tensor([[0.5]])).mean() - 2).abs() < 0.2)
+        True
     """
     check_denoiser(denoiser, None)
     spectrum = denoiser.spectrum if spectrum is None else spectrum
