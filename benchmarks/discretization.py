@@ -26,6 +26,10 @@ NETWORKS: dict[str, dict[str, object]] = {
     "DFU, fixed levels": FIXED,
     "UNet, taps, fixed levels": TAPS | {"spectral_levels": 0},
     "DFU, taps, fixed levels": TAPS,
+    "even kernels": FIXED | {"boundary": "even"},
+    "even kernels, taps": TAPS | {"boundary": "even"},
+    "even kernels, points": TAPS | {"boundary": "even", "local": "point"},
+    "all kernels, taps": TAPS | {"boundary": "all"},
 }
 SPHERE_PAIRS = [(16, 32), (32, 48), (32, 64)]
 SPHERE_FIXED = {"reference": (32, 64)}
@@ -61,10 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=4)
     args = parser.parse_args()
+    print("even kernels, all kernels: of the spectral branch (boundary=), with fixed levels")
     for cycles in (2, 4):
         print(f"{f'up to {cycles} cycles':<26}" + "".join(f"{f'{n} / {m}':>10}" for n, m in PAIRS))
         for name, values in table(NETWORKS, Box(2), cycles, args.draws).items():
-            print(f"{name:<26}" + "".join(f"{100 * v:>9.1f}%" for v in values))
+            print(f"{name:<26}" + "".join(f"{100 * v:>9.2f}%" for v in values))
     for cycles in (2, 4):
         header = f"sphere, up to degree {2 * cycles}"
         print(f"{header:<26}" + "".join(f"{f'{n} / {m}':>10}" for n, m in SPHERE_PAIRS))

@@ -103,7 +103,8 @@ class Model(Denoiser):
             cell_averages=cell_averages,
             channels=channels,
         )
-        if not callable(network) or isinstance(network, type):
+        maker = isinstance(network, type) or isinstance(getattr(network, "__self__", None), type)  # DFU, DFU.small
+        if not callable(network) or maker:
             raise ValueError(f"Model: expected a network, got {network!r}; pass such as DFU.small(3, 3).")
         if not isinstance(scaling, Scaling):
             raise ValueError(f"Model: expected a scaling, got {scaling!r}; pass such as EDMScaling(sigma_data=0.5).")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +21,7 @@ from fnodiff import (
     Cascade,
     DenoisingLoss,
     DPMSolver,
+    EDMScaling,
     FunctionSpaceSDE,
     GaussianRandomField,
     Matern,
@@ -396,3 +399,18 @@ def test_a_hub_that_does_not_serve_is_named_with_the_folder(monkeypatch):
     refused(
         lambda: Model.from_pretrained("runs/mine"), r"got 'runs/mine': there is no such folder, and the hub did not"
     )
+
+
+def test_a_run_stopped_by_ctrl_c_leaves_the_averaged_weights(tmp_path):
+    made = Model(DFU.tiny(3, 3, num_blocks=0), SDE, EDMScaling())
+    stop = Logging(progress=False, callback=lambda step, *_: os.kill(os.getpid(), signal.SIGINT) if step == 3 else None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(made, data(), 9, folder=tmp_path, logging=stop)
+    assert not made.training
+    for name, value in Model.from_pretrained(tmp_path).state_dict().items():
+        torch.testing.assert_close(made.state_dict()[name], value)
+
+
+def test_what_makes_a_network_is_no_network():
+    with pytest.raises(ValueError, match=r"pass such as DFU\.small"):
+        Model(DFU.tiny, SDE, EDMScaling())

@@ -7,7 +7,8 @@ with f = 1, zero slope of g at the edge (the cosine basis of `Box`), and psi eit
     two-valued: 12 where g >= 0, 3 elsewhere;    log-normal: exp(g).
 
 Finite volumes on cells of height h: the flux through the face between cells i and j is a_ij (u_j - u_i) / h with the
-harmonic mean a_ij = 2 / (1/a_i + 1/a_j), through a face on the edge 2 a_i (0 - u_i) / h; second order, at jumps too.
+harmonic mean a_ij = 2 / (1/a_i + 1/a_j), through a face on the edge 2 a_i (0 - u_i) / h; second order, at straight
+jumps too, and of lower order where jumps have corners.
 
 Source: Li et al. (2021), Fourier neural operator for parametric partial differential equations (the law and f = 1).
 """

@@ -54,7 +54,8 @@ def fit(
     logging: Logging | None = None,
     execution: Execution | None = None,
 ) -> Model:
-    """Train a model in place: afterwards it holds the moving average of its weights, and is in evaluation mode.
+    """Train a model in place: afterwards, also when Ctrl-C ended it, it holds the moving average of its weights, and is in
+    evaluation mode.
 
     Args:
         model: What is trained.
@@ -173,15 +174,15 @@ def fit(
             if done:
                 break
     accelerator.wait_for_everyone()  # what was written can be read by all of them
+    trained = average.model()
+    if not execution.shard:
+        model.load_state_dict(trained.state_dict())
+        model.eval()
     if interrupted.is_set():
         raise KeyboardInterrupt(
             f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
         )
-    trained = average.model()
-    if execution.shard:
-        return trained
-    model.load_state_dict(trained.state_dict())
-    return model.eval()
+    return trained if execution.shard else model
 
 
 class _Bar:

@@ -20,7 +20,7 @@ class AnnealedLangevin(Solver):
         steps: Number of noise levels.
         spacing: Where they lie.
         corrections: Langevin steps per level.
-        snr: Their length: 2 (snr sigma)^2, whose bias in variance is below 2 snr^2.
+        snr: Their length: 2 (snr sigma)^2, which makes the noise's variance too large by the share snr^2 / (1 - snr^2).
 
     Raises:
         ValueError: If corrections < 1, or snr is not in (0, 1).
