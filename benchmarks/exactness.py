@@ -100,9 +100,10 @@ def spectrum_of(law: Law) -> Callable[[Tensor, int], Tensor]:
     keys, where = eigenvalues.mul(1e6).round().unique(return_inverse=True)
     mean = torch.zeros(len(keys), dtype=torch.float64).index_add(0, where, power)
     mean = mean / torch.bincount(where).clamp(min=1)
+    between = 0.5 * (keys[1:] + keys[:-1])
 
     def spectrum(eigenvalues: Tensor, dim: int) -> Tensor:
-        at = torch.searchsorted(keys, eigenvalues.double().mul(1e6).round().contiguous()).clamp(max=len(keys) - 1)
+        at = torch.searchsorted(between, eigenvalues.double().mul(1e6).contiguous())
         return mean[at].clamp(min=1e-9).to(eigenvalues.dtype)
 
     return spectrum

@@ -247,10 +247,11 @@ def _sliced(x: Tensor, target: Tensor, domain: Domain) -> float:
 
 def _units(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over samples and domain, (C, 1, ..., 1)."""
-    weights, axes = domain.weights(x.shape[2:]).double(), tuple(range(2, x.ndim))
+    weights, axes = domain.weights(x.shape[2:], dtype=torch.float64), tuple(range(2, x.ndim))
     mean = (weights * x).sum(axes, keepdim=True).mean(0)
     spread = (weights * (x - mean).square()).sum(axes, keepdim=True).mean(0).sqrt()
-    return mean, torch.where(spread > 0, spread, 1.0)  # of a channel that is constant
+    varies = (spread > 1e-6 * mean.abs()) & (spread > 0)
+    return mean, torch.where(varies, spread, 1.0)
 
 
 def distances(

@@ -9,7 +9,7 @@ import torch
 from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, Torus, WhiteNoise
 from fnodiff.cli import main
 from fnodiff.cli.app import application, settings
-from fnodiff.cli.folder import read_picture, write_picture
+from fnodiff.cli.drawing import read_picture, write_picture
 from fnodiff.train import STATE
 
 SMALL = {"num_blocks": 0, "zero_init": False}

@@ -15,9 +15,8 @@ from torch.nn.functional import interpolate
 
 from fnodiff import Box, DPMSolver, Model, sample, sde
 from fnodiff.cli.data import ArrayOptions, true_fields
-from fnodiff.cli.evaluate import usual_sizes
-from fnodiff.cli.folder import SampleFolder
-from fnodiff.cli.report import beyond
+from fnodiff.cli.drawing import SampleFolder
+from fnodiff.cli.evaluate import beyond, usual_sizes
 from fnodiff.data import ArrayFields, ImageFolder
 from fnodiff.report import distances
 

@@ -28,7 +28,7 @@ from fnodiff import (
     checkpoint,
     sde,
 )
-from fnodiff.cli.words import seeds_of, sizes_of
+from fnodiff.cli.arguments import seeds_of, sizes_of
 from fnodiff.data import ArrayFields, write_fields
 from fnodiff.train import Adam, Execution
 
@@ -107,7 +107,7 @@ def test_the_options_of_a_network(options, expected):
 )
 def test_the_options_of_sampling(options, solver, plan):
     given = parsed("sample", "model", "--size", 16, *options)
-    assert given["how"].solver.make() == solver and given["how"].plan.make(Box(2)) == plan
+    assert given["solver"].make() == solver and given["plan"].make(Box(2)) == plan
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,11 @@ def test_the_domain_is_the_files_or_the_one_that_is_named(tmp_path, grid, option
 
 
 def test_defaults_are_the_librarys():
-    from fnodiff.cli.train import GridOptions
-    from fnodiff.cli.training import OptimizerOptions, RunOptions
+    from fnodiff.cli.train import GridOptions, OptimizerOptions, RunOptions
 
     assert OptimizerOptions().make() == Adam()
+    fine = parsed("finetune", "model", "data", "--size", 32, "--steps", 1, "--clip", 2)
+    assert fine["optimizer"].make() == Adam(lr=1e-4, clip=2.0) and fine["run"].out == Path("finetuned")
     assert RunOptions().save_every == Execution().save_every and RunOptions().workers == Execution().workers
     source = ArrayFields(torch.randn(4, 1, 8), domain=Box(1))
     assert GridOptions().batch == MultiResolution(source, Box(1), [8]).batch_size
@@ -146,11 +147,11 @@ def test_defaults_are_the_librarys():
             {"grids.batch": 256, "noise.noise": "pixel", "network.levels": "moving", "run.steps": 421_875},
         ),
         ("ffhq_paper", "train", {"grids.shapes": ("32", "48", "64", "80", "96"), "scaling.linear_estimate": False}),
-        ("ffhq_paper", "finetune", {"mixture.weight": 0.3, "mixture.size": "160", "optimizer.lr": 1e-4}),
-        ("ffhq_paper", "sample", {"how.solver.solver": "heun", "how.solver.steps": 18, "how.plan.plan": "direct"}),
+        ("ffhq_paper", "finetune", {"weight": 0.3, "size": "160", "optimizer.lr": 1e-4}),
+        ("ffhq_paper", "sample", {"solver.solver": "heun", "solver.steps": 18, "plan.plan": "direct"}),
         ("ffhq_paper", "evaluate", {"sizes": ("32", "48", "64", "80", "96", "128", "160", "192")}),
         ("lsun_church_paper", "train", {"data": "church.h5", "optimizer.ema_halflife": 500_000}),
-        ("lsun_church_paper", "sample", {"how.solver.solver": "heun"}),
+        ("lsun_church_paper", "sample", {"solver.solver": "heun"}),
         ("portraits", "train", {"grids.shapes": ("16", "24", "32"), "network.n_modes": (8,)}),
         ("portraits", "sample", {"size": ("32", "64", "128")}),
         ("portraits", "evaluate", {"data": "portraits-test.h5"}),

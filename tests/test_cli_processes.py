@@ -20,7 +20,7 @@ import fnodiff
 from fnodiff import Model
 from fnodiff.cli import main
 from fnodiff.cli.app import COMMANDS
-from fnodiff.cli.folder import SampleFolder
+from fnodiff.cli.drawing import SampleFolder
 
 TRAINED = Path(__file__).parent.parent / "examples" / "models" / "sphere_shallow_water"
 QUICK = ["--steps", "3", "--device", "cpu", "--quiet"]
@@ -62,7 +62,7 @@ def count_samples(folder):
 def test_a_run_that_was_killed_goes_on(models, tmp_path, model):
     """SIGKILL at random moments; with batches of one the bits are the same."""
     draw, start = random.Random(0), multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["fnodiff.nn", "fnodiff.cli.samples"])  # torch is loaded once
+    start.set_forkserver_preload(["fnodiff.nn", "fnodiff.cli.drawing"])  # torch is loaded once
     arguments = [str(models / model), "--size", "16", "--seeds", "0-199", "--batch", "1"]
     whole = ["sample", *arguments, "--steps", "3", "--device", "cpu", "--quiet", "--out", str(tmp_path / "killed")]
     for _ in range(6):

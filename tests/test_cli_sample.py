@@ -25,8 +25,7 @@ from fnodiff import (
     sde,
     upscale,
 )
-from fnodiff.cli.folder import SampleFolder, read_picture
-from fnodiff.cli.samples import Samples
+from fnodiff.cli.drawing import SampleFolder, Samples, read_picture
 from fnodiff.data import ArrayFields, HDF5Fields, write_fields
 
 

@@ -73,7 +73,14 @@ def test_gradients(kernels):
     layer = CosineConv(2, 2, (3, 4), domain=Box(2), kernels=kernels).double()
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *p: layer(x, (4, 6)), (x, *layer.parameters()))
-    assert torch.autograd.gradgradcheck(lambda x, *p: layer(x, (4, 6)), (x, *layer.parameters()))
+    names = [name for name, _ in layer.named_parameters()]
+
+    def function(x, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x, (4, 6)))
+
+    everything = (x, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
+    assert torch.autograd.gradcheck(function, everything, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, everything, check_fwd_over_rev=True, fast_mode=True)
     one, every = x.detach()[:1], torch.func.jacrev(layer)(x.detach()[:1])
     torch.testing.assert_close(every, torch.func.jacfwd(layer)(one))
     torch.testing.assert_close(every, torch.autograd.functional.jacobian(layer, one))

@@ -11,7 +11,7 @@ import torch
 from benchmarks.oracles import Law, Mixture, conditional
 from fnodiff import EDM, Box, Cascade, FunctionSpaceSDE, GaussianRandomField, Matern, Torus, WhiteNoise, sample, upscale
 from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, twisted
-from fnodiff.sde import DPMSolver, EvenLogSNR, GaussianDenoiser, ReplaceModes
+from fnodiff.sde import RBF, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes
 
 BOX, FINE, SMALL = Box(1), (32,), (8,)
 
@@ -112,6 +112,23 @@ def test_modes_are_matched_for_each_sample_alone_and_in_cascades():
     assert float((BOX.resample(fine, SMALL) - coarse).abs().max()) < 1e-3
 
 
+def test_modes_of_very_smooth_fields_are_matched():
+    noise = GaussianRandomField(BOX, Matern(0.5, 0.2))
+    denoiser = GaussianDenoiser(GaussianRandomField(BOX, RBF(0.3)), FunctionSpaceSDE(noise, EDM()))
+    low = denoiser.data.sample((2, 1, 16), generator=torch.Generator().manual_seed(0))
+    solver = DPMSolver(24, EvenLogSNR())
+    x, y = (upscale(denoiser, low, 32, range(2), solver=solver, hold=hold) for hold in (MatchModes, ReplaceModes))
+    torch.testing.assert_close(x, y, atol=1e-4, rtol=0)  # a stationary law: nothing to learn
+
+
+def test_modes_are_not_matched_beside_an_observation():
+    law = amplitude()
+    denoiser = Mixture([law], process("white"), spectrum=spectrum(law))
+    seen = PointObservation(torch.tensor([[0.2]]), torch.tensor([[1.0]]), noise_std=0.2)
+    with pytest.raises(ValueError, match="hold modes by ReplaceModes"):
+        MatchModes(MomentMatching(denoiser, seen), torch.zeros(1, 1, 8))
+
+
 def test_particles_weigh_the_components_of_a_mixture():
     factors = basis(BOX, FINE, GaussianRandomField(BOX, Matern(1.0, 0.1)))
     mean = torch.zeros(1, *FINE, dtype=torch.float64)
@@ -199,6 +216,31 @@ class TestTwisted:
         rough = lambda eigenvalues, dim: 0.01 * denoiser.spectrum(eigenvalues, dim) ** 0  # noqa: E731
         with pytest.warns(UserWarning, match="take more particles or more steps"):
             twisted(denoiser, exact, 16, [0], particles=64, steps=6, spectrum=rough)
+
+    def test_smooth_noise_does_not_spoil_the_weights_on_fine_grids(self, seen):
+        field = GaussianRandomField(BOX, RBF(0.1))  # of a variance of 1e-12 of the mean's in mode 23
+        denoiser = GaussianDenoiser(GaussianRandomField(BOX, RBF(0.2)), FunctionSpaceSDE(field, EDM()))
+        options = {"particles": 32, "steps": 10, "return_ess": True}
+        coarse, fine = (twisted(denoiser, seen, n, [0], **options)[1] for n in (16, 48))
+        torch.testing.assert_close(fine, coarse, rtol=0.02, atol=0.1)
+
+    def test_in_inference_mode(self, denoiser, seen):
+        with torch.inference_mode():
+            assert bool(twisted(denoiser, seen, 16, [0], particles=4, steps=4).isfinite().all())
+
+    def test_a_model_that_diverges_is_an_error(self, denoiser, seen, monkeypatch):
+        monkeypatch.setattr(type(denoiser), "forward", lambda self, x_t, t: x_t * math.nan)
+        with pytest.raises(FloatingPointError, match="the model diverged"):
+            twisted(denoiser, seen, 16, [0], particles=4, steps=4)
+
+    def test_what_belongs_to_samples_is_counted(self, denoiser, seen):
+        five = PointObservation(seen.points, seen.values.expand(5, 1, 2), 0.2)
+        with pytest.raises(ValueError, match="one for each of the 3 seeds, got 5"):
+            twisted(denoiser, five, 16, range(3), particles=4, steps=4)
+        with pytest.raises(ValueError, match="as many samples at a time as there are observations"):
+            sample(MomentMatching(denoiser, five), 16, range(8), solver=DPMSolver(2), batch=4)
+        with pytest.raises(ValueError, match="pass conditions by name"):
+            twisted(Given(denoiser, label=torch.zeros(3)), seen, 16, range(3), particles=3, steps=4)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -200,6 +200,14 @@ def test_a_channel_of_small_units_counts_as_much():
     assert good["samples"] < 1e-3 < 1.0 < bad["samples"] and bad["sliced"] > good["sliced"] + 0.5
 
 
+def test_a_constant_channel_does_not_blow_up():
+    x = torch.full((4, 2, 48, 48), 0.1)
+    x[:, 0] = torch.randn(4, 48, 48, generator=torch.Generator().manual_seed(0))
+    y = x.clone()
+    y[:, 1] += 1e-3
+    assert _sliced(y, x, Box(2)) < 0.01
+
+
 def test_sliced_wasserstein():
     torch.manual_seed(0)
     x = torch.randn(2000, 2, 3, 3)

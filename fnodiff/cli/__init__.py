@@ -1,6 +1,6 @@
 """The command `fnodiff`: train, fine-tune, sample, upscale, evaluate, report, convert.
 
-One file a command: a function whose arguments are the command's. What reads slowly (torch, neuralop) is imported inside the
+A command is a function whose arguments are the command's. What reads slowly (torch, neuralop) is imported inside the
 functions, so that `fnodiff --help` is there at once.
 """
 

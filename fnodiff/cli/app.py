@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "Measure how far the grid still matters to a model.",
     "convert": "Write a model of the old format in today's.",
 }
+PLACES = {"finetune": "train", "report": "evaluate"}
 RESUMABLE = ("train", "finetune", "sample", "upscale", "evaluate")
 HELP = """Diffusion models on function spaces: train on a few resolutions, sample on any grid.
 
@@ -32,8 +33,8 @@ command, such as `[train]`, with options as keys. What is said on the command li
 Several processes share the work: `accelerate launch -m fnodiff COMMAND ...`."""
 
 
-def application(config: Dict | None = None) -> App:
-    """The commands, below them the settings of a file."""
+def application(config: Dict | None = None, command: str = "") -> App:
+    """The commands, below them the settings of a file; the help of the one that is run is its docstring."""
     app = App(
         name="fnodiff",
         help=HELP,
@@ -43,7 +44,8 @@ def application(config: Dict | None = None) -> App:
         suppress_keyboard_interrupt=False,
     )
     for place, (name, text) in enumerate(COMMANDS.items()):
-        app.command(f"fnodiff.cli.{name}:command", name=name, help=text, sort_key=place)
+        shown = None if name == command else text
+        app.command(f"fnodiff.cli.{PLACES.get(name, name)}:{name}", name=name, help=shown, sort_key=place)
     return app
 
 
@@ -54,28 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     tokens = [str(token) for token in (sys.argv[1:] if arguments is None else arguments)]
     name = tokens[0] if tokens and tokens[0] in COMMANDS else ""
-    status, text = 2, ""
     try:
-        app = application(settings(tokens, name))
+        app = application(settings(tokens, name), name)
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return 0
     except CycloptsError as error:
-        text = explained(error, name, list(COMMANDS))
+        status, text = 2, explained(error, name, list(COMMANDS))
     except (ValueError, OSError, ImportError) as error:
-        text = one_line(error)
+        status, text = 2, one_line(error)
     except FloatingPointError as error:  # a run that diverged
         status, text = 1, one_line(error)
     except KeyboardInterrupt as error:
-        resumes = "stopped; the same command goes on where it was" if name in RESUMABLE else "stopped"
-        status, text = 130, one_line(error) or resumes
-    print(f"fnodiff {name}: {text}" if name else f"fnodiff: {text}", file=sys.stderr)
+        goes_on = "; the same command goes on where it was" if name in RESUMABLE else ""
+        status, text = 130, one_line(error) or f"stopped{goes_on}"
+    print(f"{f'fnodiff {name}'.strip()}: {text}", file=sys.stderr)
     return status
 
 
 def settings(tokens: Sequence[str], command: str) -> Dict | None:
     """What the file of `--config` says."""
-    named = [after for token, after in itertools.pairwise([*tokens, ""]) if token == "--config"]
-    named += [token.partition("=")[2] for token in tokens if token.startswith("--config=")]
+    split = [part for token in tokens for part in (token.split("=", 1) if token.startswith("--config=") else [token])]
+    named = [after for token, after in itertools.pairwise([*split, ""]) if token == "--config"]
     if not named or not command:
         return None
     path = Path(named[-1])
@@ -85,8 +86,7 @@ def settings(tokens: Sequence[str], command: str) -> Dict | None:
         data = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"expected a TOML file, got {path}: {error}; mend it.") from error
-    unknown = [key for key in data if key not in COMMANDS or not isinstance(data[key], dict)]
-    if unknown or command not in data:
+    if command not in data or not all(key in COMMANDS and isinstance(data[key], dict) for key in data):
         raise ValueError(
             f"expected {path} with a table [{command}], and those of other commands, got {', '.join(data) or 'nothing'}; "
             f"write the options below it."

@@ -3,93 +3,76 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from fnodiff.cli.training import General
-
-if TYPE_CHECKING:
-    from fnodiff.model import Model
+import fnodiff
+from fnodiff.cli.arguments import General
 
 
-def command(
+def convert(
     old: Path,
     new: Path,
     *,
     cell_averages: Annotated[bool | None, Parameter(negative="--points")] = None,
     general: General = General(),  # noqa: B008 (frozen settings)
-) -> None:
-    """Write a model of the old format in today's.
+) -> Any:
+    """Write a model of the old format in today's; in Python it is returned.
 
     fnodiff convert old-run new-run
 
     Args:
         old: The old model's folder.
         new: A folder to write, which must not hold a model yet.
-        cell_averages: Whether its fields are averages over cells or values at points, which the old format did not say. By
-            default averages of three channels on a box, as pictures are.
-    """
-    model = convert(old, new, cell_averages=cell_averages)
-    kind = "averages over cells" if model.cell_averages else "values at points"
-    if not general.quiet:
-        print(f"{new}: a model of {model.channels} channels on {model.sde.domain}, {kind}")
-
-
-def convert(old: Path, new: Path, *, cell_averages: bool | None = None) -> Model:
-    """Read a model of format 2, write it in today's, and return it.
-
-    Args:
-        old: Its folder.
-        new: The folder to write, which must not hold a model yet.
-        cell_averages: Whether its fields are averages over cells, which format 2 did not say; by default if they are images:
-            three channels on a box.
+        cell_averages: Whether fields are averages over cells or values at points. By default averages if they are pictures.
 
     Raises:
         ValueError: If the old folder holds no model of format 2, or the new one holds a model.
     """
     import safetensors.torch
 
-    from fnodiff import checkpoint
-    from fnodiff.model import Model
+    from fnodiff.checkpoint import CONFIG, FORMAT, MODEL
 
-    if (new / checkpoint.CONFIG).exists():
+    if (new / CONFIG).exists():
         raise ValueError(f"convert: expected a folder without a model, got {new}; name another one.")
-    for name in (checkpoint.CONFIG, checkpoint.MODEL):
+    for name in (CONFIG, MODEL):
         if not (old / name).is_file():
             raise ValueError(f"convert: expected {name} in {old}, found none; name a model's folder.")
-    config = json.loads((old / checkpoint.CONFIG).read_text())
+    config = json.loads((old / CONFIG).read_text())
     if config.get("format") != 2:
         raise ValueError(f"convert: expected a model of format 2 in {old}, got format {config.get('format')!r}.")
-    described = _model(config["model"], cell_averages)
-    tensors = safetensors.torch.load_file(old / checkpoint.MODEL)
+    described = {"format": FORMAT, "model": _model(config["model"], cell_averages)}
+    described["training_shapes"] = config.get("training_shapes", [])
     weights = {
         name.replace("backbone.", "network.", 1).replace(".operator.", ".local."): value
-        for name, value in tensors.items()
+        for name, value in safetensors.torch.load_file(old / MODEL).items()
         if not name.startswith(("normalization.", "field_normalization."))
     }
-    new.mkdir(parents=True, exist_ok=True)
-    text = {"format": checkpoint.FORMAT, "model": described, "training_shapes": config.get("training_shapes", [])}
-    try:
-        (new / checkpoint.CONFIG).write_text(json.dumps(text, indent=2) + "\n")
-        safetensors.torch.save_file(weights, new / checkpoint.MODEL)
-        model = Model.from_pretrained(new)
-    except ValueError:
-        for name in (checkpoint.CONFIG, checkpoint.MODEL):
-            (new / name).unlink(missing_ok=True)
-        if not any(new.iterdir()):
-            shutil.rmtree(new)
-        raise
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG).write_text(json.dumps(described))
+        safetensors.torch.save_file(weights, Path(folder) / MODEL)
+        model = fnodiff.Model.from_pretrained(folder)
     model.save_pretrained(new)
+    if not general.quiet:
+        kind = "averages over cells" if model.cell_averages else "values at points"
+        print(f"{new}: a model of {model.channels} channels on {model.sde.domain}, {kind}")
     return model
 
 
 def _model(old: dict[str, Any], cell_averages: bool | None) -> dict[str, Any]:
     """The description of a model, translated."""
-    network, domain = _network(old["backbone"]), old["sde"]["noise"]["domain"]
-    lengths = domain.get("lengths") or [3.141592653589793, 6.283185307179586]
+    net, domain = old["backbone"], old["sde"]["noise"]["domain"]
+    if net.get("antialias") or net["local"] == "both" or (net["levels"] == "moving" and net["local"] == "operator"):
+        raise ValueError(
+            "convert: expected a DFU without antialias, without local='both', and with taps on fixed levels, got one with; "
+            "today's networks have no such options: train it anew."
+        )
+    network = {name: value for name, value in net.items() if name not in ("levels", "antialias", "recompute")}
+    network["reference"] = net["reference"] if net["levels"] == "fixed" else None
     usual = {"Preconditioned": "point", "SpectralPreconditioned": "mode"}
     if old["class"] not in usual or old.get("told", usual[old["class"]]) != usual[old["class"]]:
         raise ValueError(
@@ -100,33 +83,19 @@ def _model(old: dict[str, Any], cell_averages: bool | None) -> dict[str, Any]:
         scaling = {"class": "EDMScaling", "sigma_data": old["sigma_data"]}
         scaling["linear_estimate"] = old.get("spectrum") is not None
     else:
-        cutoff = old["cutoff"]
+        longest = max(domain.get("lengths") or [2 * math.pi])
         scaling = {"class": "SpectralScaling", "reference": old["reference"]}
-        scaling |= {"cutoff": None if cutoff is None else cutoff * max(lengths)}
-        scaling |= {"linear_estimate": old.get("shown", False)}
+        scaling["cutoff"] = None if old["cutoff"] is None else old["cutoff"] * longest
+        scaling["linear_estimate"] = old.get("shown", False)
     images = domain["class"] == "Box" and network["out_channels"] == 3
-    conditions = {"field": old["field_normalization"]} if network["condition_channels"] else {}
     return {
         "class": "Model",
         "network": network,
         "sde": old["sde"],
         "scaling": scaling,
         "normalization": old["normalization"],
-        "condition_normalization": conditions,
+        "condition_normalization": {"field": old["field_normalization"]} if network["condition_channels"] else {},
         "spectrum": old.get("spectrum"),
         "cell_averages": images if cell_averages is None else cell_averages,
         "channels": network["out_channels"],
     }
-
-
-def _network(old: dict[str, Any]) -> dict[str, Any]:
-    """The description of a DFU, translated."""
-    levels = old["levels"]
-    gone = {"levels", "antialias", "recompute"}
-    if old.get("antialias") or old["local"] == "both" or (levels == "moving" and old["local"] == "operator"):
-        raise ValueError(
-            "convert: expected a DFU without antialias, without local='both', and with taps on fixed levels, got one with; "
-            "today's networks have no such options: train it anew."
-        )
-    new = {name: value for name, value in old.items() if name not in gone}
-    return {**new, "reference": old["reference"] if levels == "fixed" else None}

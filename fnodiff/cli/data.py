@@ -1,55 +1,34 @@
-"""Data by what names them: pictures in a folder or a zip, fields in an .h5, arrays in other files."""
+"""The options that name data: pictures in a folder or a zip, fields in an .h5, arrays in other files; and their domain."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cyclopts import Group, Parameter
-
-from fnodiff.cli.words import Reals
+import fnodiff
+from fnodiff.cli.arguments import Reals, flag, option, options
 
 if TYPE_CHECKING:
     from fnodiff.data import Fields
     from fnodiff.domain import Domain, Shape
 
-IN_MEMORY = 2**30
-"""Pictures that take no more bytes than this on the training grids are kept in memory."""
-
-DATA = Group("Data", sort_key=1)
+IN_MEMORY = 2**30  # bytes
 
 
-@Parameter(name="*", group=DATA)
-@dataclass(frozen=True)
+@options("Data", 1)
 class ArrayOptions:
     """Which arrays of a file (MATLAB, NumPy, PyTorch, HDF5) are meant."""
 
-    x: str | None = None
-    """Name of the array of samples, of a file with several."""
-
-    mask: str | None = None
-    """Name of the array that is 1 where x was measured."""
-
-    latitude: str | None = None
-    """Name of the latitudes of fields on the globe."""
-
-    longitude: str | None = None
-    """Name of the longitudes."""
-
-    channel_axis: Literal["1", "-1"] | None = None
-    """Where an array has its channels: after the samples, or last."""
+    x: str | None = option("Name of the array of samples, of a file with several.")
+    mask: str | None = option("Name of the array that is 1 where x was measured.")
+    latitude: str | None = option("Name of the latitudes of fields on the globe.")
+    longitude: str | None = option("Name of the longitudes.")
+    channel_axis: Literal["1", "-1"] | None = option("Where an array has its channels: after the samples, or last.")
 
     def open(self, path: str, domain: Domain | None, **names: str | None) -> Fields:
-        """The source at this path.
-
-        Args:
-            path: Of a folder, a zip or a file.
-            domain: What the samples are functions on; arrays need it, unless their latitudes are named.
-            names: Of further arrays: field, label.
-        """
+        """The source at this path; arrays need the domain, unless their latitudes are named. `names`: of further arrays."""
         from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder
 
         kind = self.kind(path)
@@ -57,15 +36,13 @@ class ArrayOptions:
         named = {name: value for name, value in named.items() if value is not None}
         if kind != "arrays":
             if named:
-                raise ValueError(
-                    f"expected a file of arrays with --{next(iter(named)).replace('_', '-')}, got {path}, which holds {kind}; "
-                    f"leave the option out, or of an .h5 with other arrays name --x too."
-                )
+                got = f"{path}, which holds {kind}; leave it out, or of an .h5 with other arrays name --x too"
+                raise ValueError(f"expected a file of arrays with {flag(next(iter(named)))}, got {got}.")
             return ImageFolder(path) if kind == "pictures" else HDF5Fields(path)
-        if domain is None and "latitude" not in named:
+        if domain is None and self.latitude is None:
             raise ValueError(f"expected --domain box, torus or sphere with the arrays of {path}, got none; name it.")
-        if "channel_axis" in named:
-            named["channel_axis"] = int(named["channel_axis"])
+        if self.channel_axis is not None:
+            named["channel_axis"] = int(self.channel_axis)
         return ArrayFields.open(path, domain=domain, **named)
 
     def kind(self, path: str) -> Literal["pictures", "fields", "arrays"]:
@@ -73,32 +50,23 @@ class ArrayOptions:
         from fnodiff.data.files import SUFFIXES
 
         file, suffix = Path(path), Path(path).suffix.lower()
-        if not file.exists() or not (file.is_dir() or suffix == ".zip" or suffix in SUFFIXES):
-            raise ValueError(
-                f"expected a folder or zip of pictures, or a file ending in one of {', '.join(SUFFIXES)}, got {path}, which is "
-                f"{'none of these' if file.exists() else 'not there'}; name another one."
-            )
-        if file.is_dir() or suffix == ".zip":
+        if file.is_dir() or (file.is_file() and suffix == ".zip"):
             return "pictures"
+        if not file.is_file() or suffix not in SUFFIXES:
+            got = f"{path}, which is {'none of these' if file.exists() else 'not there'}"
+            kinds = ", ".join(SUFFIXES)
+            raise ValueError(f"expected a folder or zip of pictures, or a file of {kinds}, got {got}; name another.")
         return "fields" if suffix in (".h5", ".hdf5") and self.x is None else "arrays"
 
 
-@Parameter(name="*", group=DATA)
-@dataclass(frozen=True)
+@options("Data", 1)
 class TrainingData(ArrayOptions):
     """What a model is trained on, with what conditions it."""
 
-    field: str | None = None
-    """Name of the array that the samples are conditioned on."""
-
-    label_name: str | None = None
-    """Name of the array of labels."""
-
-    labels: bool = True
-    """Train on the data's labels, if they have some."""
-
-    in_memory: bool | None = None
-    """Keep the samples on the training grids in memory. By default pictures that take no more than 1 GiB."""
+    field: str | None = option("Name of the array that the samples are conditioned on.")
+    label_name: str | None = option("Name of the array of labels.")
+    labels: bool = option("Train on the data's labels, if they have some.", True)
+    in_memory: bool | None = option("Keep the samples on the grids in memory. By default pictures of up to 1 GiB.")
 
     def load(self, path: str, domain: Domain | None) -> Fields:
         """The source at this path, with what conditions it."""
@@ -107,8 +75,8 @@ class TrainingData(ArrayOptions):
         fields = self.open(path, domain, field=self.field, label=self.label_name)
         if self.labels:
             return fields
-        conditioned, masked = getattr(fields, "condition_channels", 0), getattr(fields, "masked", False)
-        return Part(fields, range(len(fields)), ["x", *["field"] * bool(conditioned), *["mask"] * masked])
+        there = {"field": getattr(fields, "condition_channels", 0), "mask": getattr(fields, "masked", False)}
+        return Part(fields, range(len(fields)), ["x", *(name for name in there if there[name])])
 
     def keep(self, fields: Fields, shapes: Sequence[Shape], progress: bool) -> Fields:
         """The source, in memory if it is to be kept there."""
@@ -116,65 +84,48 @@ class TrainingData(ArrayOptions):
 
         size = 4 * fields.channels * len(fields) * sum(map(math.prod, shapes))
         pictures = isinstance(getattr(fields, "fields", fields), ImageFolder)
-        if self.in_memory or (self.in_memory is None and pictures and size <= IN_MEMORY):
-            return InMemory(fields, shapes, progress=progress)
-        return fields
+        wanted = pictures and size <= IN_MEMORY if self.in_memory is None else self.in_memory
+        return InMemory(fields, shapes, progress=progress) if wanted else fields
 
 
-@Parameter(name="*", group=DATA)
-@dataclass(frozen=True)
+@options("Data", 1)
 class DomainOptions:
     """What the samples are functions on."""
 
-    domain: Literal["box", "torus", "sphere", "sphere-equiangular"] | None = None
-    """What the samples are functions on: with edges, periodic, or the globe. By default a box for pictures and for other cell
-    averages."""
-
-    dim: Literal["1", "2", "3"] | None = None
-    """Dimensions of box and torus. By default those of an .h5; of other arrays 2, or 1 if they have two axes."""
-
-    lengths: Reals | None = None
-    """Of the sides of box and torus. By default 1 each."""
+    domain: Literal["box", "torus", "sphere", "sphere-equiangular"] | None = option(
+        "With edges, periodic, or the globe. By default a box for pictures and for other cell averages."
+    )
+    dim: Literal["1", "2", "3"] | None = option(
+        "Dimensions of box and torus. By default those of an .h5; of other arrays 2, or 1 if they have two axes."
+    )
+    lengths: Reals | None = option("Of the sides of box and torus. By default 1 each.")
 
     def make(self, path: str, arrays: ArrayOptions) -> Domain | None:
         """The domain of the data at this path; None if only their latitudes will say."""
-        from fnodiff.domain import Box, Sphere, Torus
+        from fnodiff.data import HDF5Fields
+        from fnodiff.data.files import list_arrays
 
-        kind, dim = arrays.kind(path), None if self.dim is None else int(self.dim)
         if self.domain in ("sphere", "sphere-equiangular"):
-            if self.lengths is not None or dim is not None:
+            if self.lengths is not None or self.dim is not None:
                 raise ValueError("expected no --lengths and no --dim with a sphere, got one; leave them out.")
-            return Sphere() if self.domain == "sphere" else Sphere("equiangular")
-        own, averages = _measured(path, kind, arrays)
-        if self.domain is None and kind == "fields" and not averages:
-            raise ValueError(
-                f"expected --domain box, torus or sphere with {path}, whose values are at points; name it."
-            )
-        if self.domain is None and kind == "arrays":
-            return None
-        lengths = None if self.lengths is None else tuple(self.lengths)
-        dim = dim or (own if lengths is None else len(lengths))
-        if dim != own and kind != "arrays":
-            raise ValueError(f"expected a domain of {own} dimensions for {path}, got {dim}; leave --dim out.")
+            return fnodiff.Sphere() if self.domain == "sphere" else fnodiff.Sphere("equiangular")
+        kind = arrays.kind(path)
         if kind == "pictures" and self.domain == "torus":
             raise ValueError(f"expected --domain box with the pictures of {path}, got torus; leave it out.")
-        made = Torus if self.domain == "torus" else Box
-        return made(dim) if lengths is None else made(dim, lengths)
-
-
-def _measured(path: str, kind: str, arrays: ArrayOptions) -> tuple[int, bool]:
-    """How many dimensions data have, and whether their values are averages over cells."""
-    from fnodiff.data import HDF5Fields
-    from fnodiff.data.files import list_arrays
-
-    if kind == "pictures":
-        return 2, True
-    if kind == "fields":
-        fields = HDF5Fields(path)
-        return len(fields.shapes[0]), fields.cell_averages
-    found = list_arrays(path)
-    shape = found.get(arrays.x, ()) if arrays.x else next(iter(found.values()), ())
-    return (1 if len(shape) == 2 else 2), False
+        if kind == "arrays" and self.domain is None:
+            return None
+        dim = 2
+        if kind == "fields":
+            fields = HDF5Fields(path)
+            dim = len(fields.shapes[0])
+            if self.domain is None and not fields.cell_averages:
+                raise ValueError(f"expected --domain box, torus or sphere for the points of {path}, got none; name it.")
+        elif kind == "arrays":
+            found = list_arrays(path)
+            dim = 1 if len(found.get(arrays.x or next(iter(found), ""), ())) == 2 else 2
+        dim = int(self.dim) if self.dim is not None else len(self.lengths or ()) or dim
+        made = fnodiff.Torus if self.domain == "torus" else fnodiff.Box
+        return made(dim) if self.lengths is None else made(dim, self.lengths)
 
 
 def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, label: int | None) -> Fields:
@@ -184,22 +135,17 @@ def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, lab
     from fnodiff.data import Part
 
     fields = arrays.open(path, domain)
-    chosen = np.random.default_rng(0).permutation(len(fields))
+    chosen = np.random.default_rng(0).permutation(len(fields)).tolist()
     if label is not None and label >= 0 and getattr(fields, "num_classes", 0):
-        known = _labels(fields)
-        chosen = [i for i in chosen if known[i] == label]
+        labels = fields.labels if hasattr(fields, "labels") else _labels(fields)  # pictures need not be opened
+        chosen = [i for i in chosen if labels[i] == label]
     if len(chosen) < count:
-        raise ValueError(
-            f"expected {count} true fields, twice as many as samples, in {path}, got {len(chosen)}; take fewer seeds."
-        )
-    return Part(fields, [int(i) for i in chosen[:count]], ["x"])
+        got = f"{len(chosen)} in {path}"
+        raise ValueError(f"expected {count} true fields, twice as many as samples, got {got}; take fewer seeds.")
+    return Part(fields, chosen[:count], ["x"])
 
 
-def _labels(fields: Fields) -> Sequence[int]:
-    from fnodiff.data import ImageFolder
-
-    if isinstance(fields, ImageFolder):
-        return fields.labels.tolist()
+def _labels(fields: Fields) -> list[int]:
     shape = fields.shapes[0] if hasattr(fields, "shapes") else fields.shape
-    parts = [range(i, min(i + 256, len(fields))) for i in range(0, len(fields), 256)]
+    parts = [range(len(fields))[i : i + 256] for i in range(0, len(fields), 256)]
     return [int(label) for part in parts for label in fields.batch(part, shape)["label"]]

@@ -24,33 +24,26 @@ def one_line(error: BaseException) -> str:
 
 def explained(error: CycloptsError, command: str, commands: Sequence[str]) -> str:
     """An error of the parser in the words of this package."""
-    see = f"see fnodiff {command} --help" if command else "see fnodiff --help"
+    expected, got, do = "other arguments", f"these: {one_line(error)}", ""
+    token = getattr(error, "token", None)
+    where = f" in {token.source}" if token is not None and token.source != "cli" else ""
     if isinstance(error, UnknownCommandError):
-        return f"expected a command among {', '.join(commands)}, got {(error.unused_tokens or ['?'])[0]!r}; {see}"
-    if isinstance(error, ConsumeMultipleError):
-        return f"expected values after {error.keyword or error.argument.name}, got none; {see}"
-    if isinstance(error, MissingArgumentError):
-        name = error.argument.name
-        if error.keyword is not None:
-            return f"expected a value after {error.keyword}, got none; {see}"
-        return f"expected {name.lstrip('-').upper() if error.argument.index is not None else name}, got none; {see}"
-    if isinstance(error, UnknownOptionError):
-        where = "" if error.token.source == "cli" else f" in {error.token.source}"
+        expected, got = f"a command among {', '.join(commands)}", repr((error.unused_tokens or ["?"])[0])
+    elif isinstance(error, ConsumeMultipleError):
+        expected, got = f"values after {error.keyword or error.argument.name}", "none"
+    elif isinstance(error, MissingArgumentError):
+        name = error.argument.name.lstrip("-").upper() if error.argument.index is not None else error.argument.name
+        expected, got = name if error.keyword is None else f"a value after {error.keyword}", "none"
+    elif isinstance(error, UnknownOptionError):
         near = re.search(r"Did you mean (\S+)\?", str(error))
-        got = error.token.keyword or error.token.value
-        return (
-            f"expected an option of fnodiff {command}, got {got}{where}; {f'take {near[1]}, or ' if near else ''}{see}"
-        )
-    if isinstance(error, CoercionError) and error.token is not None:
-        name = error.token.keyword or (error.argument.name.lstrip("-").upper() if error.argument else "a value")
-        where = "" if error.token.source == "cli" else f" in {error.token.source}"
-        return f"expected {name} to be {_kind(error.target_type)}, got {error.token.value!r}{where}; {see}"
-    if isinstance(error, UnusedCliTokensError):
-        return f"expected no further arguments, got {' '.join(error.unused_tokens or [])}; {see}"
-    return f"expected other arguments, got these: {one_line(error)} {see}"
-
-
-def _kind(target: type | None) -> str:
-    if get_origin(target) is Literal:
-        return f"one of {', '.join(map(str, get_args(target)))}"
-    return KINDS.get(target, f"of type {getattr(target, '__name__', target)}")
+        do = f"take {near[1]}, or " if near else ""
+        expected, got = f"an option of fnodiff {command}", (token.keyword or token.value) + where
+    elif isinstance(error, CoercionError) and token is not None:
+        name = token.keyword or (error.argument.name.lstrip("-").upper() if error.argument else "a value")
+        target = error.target_type
+        kind = KINDS.get(target, f"of type {getattr(target, '__name__', target)}")
+        kind = f"one of {', '.join(map(str, get_args(target)))}" if get_origin(target) is Literal else kind
+        expected, got = f"{name} to be {kind}", repr(token.value) + where
+    elif isinstance(error, UnusedCliTokensError):
+        expected, got = "no further arguments", " ".join(error.unused_tokens or [])
+    return f"expected {expected}, got {got}; {do}see {f'fnodiff {command}'.strip()} --help"

@@ -1,33 +1,36 @@
 # ruff: noqa: B008 (defaults that are frozen settings)
-"""fnodiff evaluate: distances of samples from true fields at each size, as a table and as the paper's curve."""
+"""fnodiff evaluate: distances of samples from true fields at each size; and fnodiff report: how far the grid matters."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import fnodiff
+from fnodiff.cli.arguments import General, Source, Words, is_finer, seeds_of, size_name, sizes_of
 from fnodiff.cli.data import ArrayOptions, true_fields
-from fnodiff.cli.report import beyond, check_inception
-from fnodiff.cli.sampling import DrawOptions
-from fnodiff.cli.training import General
-from fnodiff.cli.words import Words, seeds_of, size_name, sizes_of
+from fnodiff.cli.sample import ModelOptions, PlanOptions, SolverOptions
 
 if TYPE_CHECKING:
-    from fnodiff import Model
-    from fnodiff.cli.samples import Drawing
+    from fnodiff.cli.drawing import Drawing
     from fnodiff.data import Fields
     from fnodiff.domain import Shape
 
-Rows = dict[tuple[str, ...], dict[str, float]]
-"""(size, of what) -> distances by name."""
+LOOKS = {
+    "sampled": {"marker": "o"},
+    "upsampled": {"marker": "s", "ls": "--"},
+    "other true": {"color": "gray", "ls": ":", "marker": "."},
+}
+"""What is compared with true fields, and its line in the figure."""
 
-SAMPLED, UPSAMPLED, TRUE = "sampled", "upsampled", "other true"
 
-
-def command(
-    model: str,
+def evaluate(
+    model: Source,
     *,
     data: str,
     sizes: Words | None = None,
@@ -35,105 +38,91 @@ def command(
     out: Path = Path("evaluated"),
     inception: bool = False,
     arrays: ArrayOptions = ArrayOptions(),
-    how: DrawOptions = DrawOptions(),
+    reading: ModelOptions = ModelOptions(),
+    solver: SolverOptions = SolverOptions(),
+    plan: PlanOptions = PlanOptions(),
     general: General = General(),
 ) -> None:
     """Measure how far samples are from true fields, at each size.
 
     fnodiff evaluate run --data pictures --sizes 32 48 64 --seeds 0-255 --out evaluated
 
-    Samples are compared with as many true fields on the same grid. So are as many other true fields, which is the least that so
-    many can reach, and above the training grids the samples of the largest one, upsampled (bicubic on a box). The table is
-    printed, and written as `OUT/distances.json`; `OUT/distances.png` shows each distance against the size. Samples that are in
-    OUT already are not drawn again.
+    Samples are compared with as many true fields on the same grid. So are other true fields, which is the least that so many
+    can reach, and above the training grids the samples of the largest one, upsampled (bicubic on a box). The table is written
+    as `OUT/distances.json` too, and drawn as `OUT/distances.png`. Samples that are in OUT already are not drawn again.
 
     Args:
-        model: A folder that `train` wrote, the name of a model that comes with fnodiff, or a hub id.
-        data: True fields that it was not trained on, twice as many as seeds: a folder or zip of pictures, an .h5 of fields, or
-            a file of arrays.
+        data: Unseen true fields, twice as many as seeds: a folder or zip of pictures, an .h5 of fields, or a file of arrays.
         sizes: By default the training grids, and 1.5 times and twice the largest, as far as the data have them.
         seeds: Such as 0-255.
         out: Folder of samples, table and figure.
         inception: FID and KID too: wants `pip install fnodiff[fid]` and Inception's weights.
     """
     chosen = seeds_of(seeds)
-    sizes_of(sizes or ())
     check_inception(inception)
-    solver = how.solver.make()
     if len(chosen) < 2:
         raise ValueError(f"expected two seeds or more, got {seeds}; distances are of sets.")
 
-    from fnodiff.cli.samples import Drawing
+    from fnodiff.cli.drawing import Drawing
     from fnodiff.report import table
 
-    drawing = Drawing(model, out, how.reading, how.condition, None, general.quiet)
+    drawing = Drawing(model, out, reading, solver.make(), None, general.quiet)
     trained, domain = drawing.model, drawing.model.sde.domain
-    true = true_fields(data, arrays, domain, 2 * len(chosen), how.condition.label)
+    true = true_fields(data, arrays, domain, 2 * len(chosen), reading.label)
     if true.channels != trained.channels:
-        raise ValueError(
-            f"expected fields of {trained.channels} channels, as the model's, got {true.channels} in {data}; name another."
-        )
+        got = f"{true.channels} in {data}"
+        raise ValueError(f"expected fields of {trained.channels} channels, as the model's, got {got}; name another.")
     shapes = usual_sizes(trained, true) if sizes is None else sizes_of(sizes, domain)
     for shape in shapes:
         true.batch([0], shape)  # a grid that the data lack is known before samples are drawn
     largest = max(trained.training_shapes, key=math.prod, default=None)
-    above = [shape for shape in shapes if largest is not None and _finer(shape, largest)]
-    drawing.draw(shapes + [largest] * bool(above and largest not in shapes), chosen, solver, how.plan.make(domain))
+    above = largest is not None and any(is_finer(shape, largest) for shape in shapes)
+    drawing.draw(shapes + [largest] * (above and largest not in shapes), chosen, plan.make(domain))
     if not drawing.main:
         return
     rows = _distances(drawing, true, shapes, chosen, largest, inception)
     count = f"{len(chosen)} samples at each size, {2 * len(chosen)} true fields of {data}"
     print(f"{count}\n{table(rows)}")
-    known = {size: {kind: row for (other, kind), row in rows.items() if other == size} for size, _ in rows}
-    (out / "distances.json").write_text(
-        json.dumps({"samples": len(chosen), "data": data, "sizes": known}, indent=2) + "\n"
-    )
-    _draw(rows, {size_name(shape): shape for shape in shapes}, largest, count, out / "distances.png")
+    found = {"samples": len(chosen), "data": data, "sizes": defaultdict(dict)}
+    for (size, kind), row in rows.items():
+        found["sizes"][size][kind] = row
+    (out / "distances.json").write_text(json.dumps(found, indent=2) + "\n")
+    _draw(rows, largest, count, out / "distances.png")
     print(f"figure: {out / 'distances.png'}")
 
 
-def usual_sizes(model: Model, true: Fields) -> list[Shape]:
+def usual_sizes(model: fnodiff.Model, true: Fields) -> list[Shape]:
     """The training grids and those beyond, as far as the data have them."""
     wanted = dict.fromkeys([*sorted(model.training_shapes, key=math.prod), *beyond(model)])
     found = []
     for shape in wanted:
-        try:
+        with suppress(ValueError):
             true.batch([0], shape)
-        except ValueError:
-            continue
-        found.append(shape)
+            found.append(shape)
     if not found:
-        raise ValueError(
-            f"expected data on one of the grids {', '.join(map(size_name, wanted))}, got none; name --sizes."
-        )
+        raise ValueError(f"expected data on one of {', '.join(map(size_name, wanted))}, got none; name --sizes.")
     return found
-
-
-def _finer(shape: Shape, than: Shape) -> bool:
-    return shape != than and all(n >= m for n, m in zip(shape, than, strict=True))
 
 
 def _distances(
     drawing: Drawing, true: Fields, shapes: list[Shape], seeds: list[int], largest: Shape | None, inception: bool
-) -> Rows:
-    """The distances of samples, of upsampled samples and of other true fields, on each grid."""
-    from fnodiff.cli.picture import upsampled
+) -> dict[tuple[str, str], dict[str, float]]:
+    """(size, what is compared with true fields) -> distances by name."""
+    from fnodiff.cli.drawing import upsampled
     from fnodiff.report import distances
 
-    domain, count, rows = drawing.model.sde.domain, len(seeds), {}
+    domain, rows = drawing.model.sde.domain, {}
     for shape in shapes:
-        y = true.batch(range(2 * count), shape)["x"]
-        kinds = {SAMPLED: drawing.folder.load(shape, seeds)}
-        if largest is not None and _finer(shape, largest):
-            kinds[UPSAMPLED] = upsampled(drawing.folder.load(largest, seeds), shape, domain)
-        kinds[TRUE] = y[count:]
-        for kind, x in kinds.items():
-            found = distances(x, y[:count], domain, drawing.model.training_shapes, inception)
-            rows[size_name(shape), kind] = found
+        y, other = true.batch(range(2 * len(seeds)), shape)["x"].chunk(2)
+        fields = {"sampled": drawing.folder.load(shape, seeds)}
+        if largest is not None and is_finer(shape, largest):
+            fields["upsampled"] = upsampled(drawing.folder.load(largest, seeds), shape, domain)
+        for kind, x in {**fields, "other true": other}.items():
+            rows[size_name(shape), kind] = distances(x, y, domain, drawing.model.training_shapes, inception)
     return rows
 
 
-def _draw(rows: Rows, sizes: dict[str, Shape], largest: Shape | None, title: str, path: Path) -> None:
+def _draw(rows: dict[tuple[str, str], dict[str, float]], largest: Shape | None, title: str, path: Path) -> None:
     """Each distance against the size."""
     from matplotlib.figure import Figure
 
@@ -141,25 +130,81 @@ def _draw(rows: Rows, sizes: dict[str, Shape], largest: Shape | None, title: str
     figure = Figure(figsize=(3.4 * len(names), 3.2), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)
 
-    def side(shape: Shape) -> float:
-        return math.prod(shape) ** (1 / len(shape))
-
-    looks = {
-        SAMPLED: {"marker": "o"},
-        UPSAMPLED: {"marker": "s", "ls": "--"},
-        TRUE: {"color": "gray", "ls": ":", "marker": "."},
-    }
+    sizes = [*(size for size, _ in rows), *([] if largest is None else [size_name(largest)])]
+    sides = {size: math.prod(shape) ** (1 / len(shape)) for size in sizes for shape in sizes_of([size])}
     for axis, name in zip(axes[0], names, strict=True):
-        for kind, look in looks.items():
-            points = sorted(
-                (side(sizes[size]), row[name]) for (size, of), row in rows.items() if of == kind and name in row
-            )
-            if points:
-                label = f"{kind} from {size_name(largest)}" if kind == UPSAMPLED else kind
-                axis.plot(*zip(*points, strict=True), label=label, **look)
+        for kind, look in LOOKS.items():
+            found = [(sides[size], row[name]) for (size, of), row in rows.items() if of == kind and name in row]
+            if found:
+                label = f"{kind} from {size_name(largest)}" if kind == "upsampled" else kind
+                axis.plot(*zip(*sorted(found), strict=True), label=label, **look)
         if largest is not None:
-            axis.axvline(side(largest), color="black", lw=0.8, ls=(0, (1, 3)))
+            axis.axvline(sides[size_name(largest)], color="black", lw=0.8, ls=(0, (1, 3)))
         axis.set(title=name, xlabel="points per side", ylim=(0, None))
     axes[0, 0].legend(fontsize=8)
     figure.suptitle(f"{title}; the vertical line is the largest training grid", fontsize=9)
     figure.savefig(path, dpi=130)
+
+
+def report(
+    model: Source,
+    *,
+    data: str | None = None,
+    shapes: Words | None = None,
+    samples: int = 64,
+    seed: int = 0,
+    inception: bool = False,
+    out: Path = Path("invariance_report.png"),
+    arrays: ArrayOptions = ArrayOptions(),
+    reading: ModelOptions = ModelOptions(),
+    solver: SolverOptions = SolverOptions(),
+    plan: PlanOptions = PlanOptions(),
+    general: General = General(),
+) -> None:
+    """Measure how far the grid still matters to a model: the invariance report.
+
+    fnodiff report run --data pictures --shapes 32 48 64
+
+    The same seeds are sampled on every grid, and what is made of them is compared on the coarsest. With data, each grid's
+    samples are compared with the truth too, and the truth with other true fields.
+
+    Args:
+        data: Unseen true fields: a folder or zip of pictures, an .h5 of fields, or a file of arrays.
+        shapes: The grids, the coarsest first. By default the largest that the model was trained on, 1.5 times that, and twice.
+        samples: How many on each grid; the data need twice as many.
+        seed: Other seeds are other samples.
+        inception: FID and KID too: wants `pip install fnodiff[fid]` and Inception's weights.
+        out: The figure, of fields in two dimensions.
+    """
+    check_inception(inception)
+
+    from fnodiff.cli.drawing import guided
+    from fnodiff.report import invariance_report
+
+    run: dict[str, Any] = {"solver": solver.make(), "samples": samples, "seed": seed, "inception": inception}
+    trained, _ = reading.load(model)
+    denoiser, domain = guided(trained, reading), trained.sde.domain
+    grids = beyond(trained) if shapes is None else sizes_of(shapes, domain)
+    reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, reading.label)
+    run |= {"plan": plan.make(domain), "batch": reading.batch, "progress": not general.quiet}
+    run |= {} if reading.label is None else {"label": reading.label}
+    found = invariance_report(denoiser, grids, reference, **run)
+    print(found)
+    if domain.dim == 2:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        found.plot(out)
+        print(f"figure: {out}")
+
+
+def check_inception(asked: bool) -> None:
+    """Raise if FID and KID are asked for where they cannot be computed."""
+    if asked and importlib.util.find_spec("torch_fidelity") is None:
+        raise ValueError("expected torch-fidelity for --inception, got none; pip install fnodiff[fid], or omit it.")
+
+
+def beyond(model: fnodiff.Model) -> list[Shape]:
+    """The largest training grid, one of 1.5 times as many points a side, and one of twice as many."""
+    if not model.training_shapes:
+        raise ValueError("expected sizes, as the model does not know its training grids, got none; name them.")
+    largest = max(model.training_shapes, key=math.prod)
+    return [largest, tuple(3 * n // 2 for n in largest), tuple(2 * n for n in largest)]

@@ -1,43 +1,121 @@
 # ruff: noqa: B008 (defaults that are frozen settings)
-"""fnodiff train: a model of the user's own pictures or fields."""
+"""fnodiff train: a model of the user's own pictures or fields; and fnodiff finetune, the paper's mixed fine-tuning."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
-
-from fnodiff.cli import began
-from fnodiff.cli.data import DATA, DomainOptions, TrainingData
-from fnodiff.cli.recipe import NetworkOptions, NoiseOptions, ScalingOptions
-from fnodiff.cli.training import General, OptimizerOptions, RunOptions, done
-from fnodiff.cli.words import Reals, Words, size_name, sizes_of
+import fnodiff
+from fnodiff.cli.arguments import General, Reals, Source, Words, flag, option, options, size_name, sizes_of
+from fnodiff.cli.data import DomainOptions, TrainingData
+from fnodiff.cli.model import NetworkOptions, NoiseOptions, ScalingOptions
+from fnodiff.cli.sample import check_gpu, read_model
 
 if TYPE_CHECKING:
-    from fnodiff import Model, MultiResolution
+    from fnodiff.domain import Shape
+    from fnodiff.train import Adam
+
+BEGUN = "train.toml"  # what a run was begun with, beside its model; `fnodiff train --config` reads it
 
 
-@Parameter(name="*", group=DATA)
-@dataclass(frozen=True)
+@options("Data", 1)
 class GridOptions:
     """The grids of training, and how often each comes up."""
 
-    shapes: Words | None = None
-    """The grids: 16, or 16x24. By default all of an .h5 of fields."""
-
-    weights: Reals | None = None
-    """How often each grid comes up, in the order of --shapes. By default alike."""
-
-    batch: int = 32
-    """Samples per step."""
-
-    warmup: int = 0
-    """Steps over which the grids join, the smallest first."""
+    shapes: Words | None = option("The grids: 16, or 16x24. By default all of an .h5 of fields.")
+    weights: Reals | None = option("How often each grid comes up, in the order of --shapes. By default alike.")
+    batch: int = option("Samples per step.", 32)
+    warmup: int = option("Steps over which the grids join, the smallest first.", 0)
 
 
-def command(
+@options("Optimizer", 5)
+class OptimizerOptions:
+    """Adam, and the moving average of the weights."""
+
+    lr: float = option("Learning rate.", 1e-3)
+    rampup: int = option("Steps over which it rises linearly.", 100)
+    decay: bool = option("Let it fall to zero over the run, along half a cosine.", False)
+    clip: float = option("Largest norm of the gradient.", 1.0)
+    ema_halflife: float = option("Half-life of the moving average of the weights, in samples.", 20_000)
+
+    def make(self) -> Adam:
+        """As `fit` takes it."""
+        from fnodiff.train import Adam
+
+        return Adam(**vars(self))
+
+
+@options("Run", 6)
+class RunOptions:
+    """How long a run takes, where it goes, and how it is carried out."""
+
+    steps: int | None = option("Stop after so many in all.")
+    minutes: float | None = option("Stop after so many from now; with --steps, whichever comes first.")
+    out: Path = option("Folder of the model and of the run's state.", Path("run"))
+    resume: Literal["auto", "always", "never"] = option(
+        "Go on with the run in --out, if there is one; refuse if there is none; or if there is one.", "auto"
+    )
+    save_every: int = option("Steps between checkpoints.", 1000)
+    seed: int = option("Of the first weights, the order of the data and the noise.", 0)
+    reproducible: bool = option("The same run on any number of processes: noise from --seed, step and place.", False)
+    workers: int = option("Processes that prepare batches.", 0)
+    device: Literal["cpu", "cuda"] | None = option("By default a GPU, if there is one.")
+    precision: Literal["no", "bf16", "fp16"] | None = option("Mixed precision; by default as `accelerate launch` says.")
+    parts: int = option("Go through each batch in so many parts, which takes less memory.", 1)
+    recompute: bool = option("Keep less for the gradient and compute it again: less memory, more time.", False)
+    shard: bool = option("Leave each of several processes its share of the weights (FSDP).", False)
+
+    def fit_options(self, quiet: bool) -> dict[str, Any]:
+        """What `fit` takes beside model, data, loss and optimizer."""
+        import torch
+        from accelerate import Accelerator
+
+        from fnodiff.train import Execution, Logging, keep_freed_memory
+
+        keep_freed_memory()
+        ends = [value for value in (self.steps, self.minutes) if value is not None]
+        if not ends or not min(ends) > 0:  # `fit` says so too, but after the data were read
+            got = f"{self.steps} and {self.minutes}"
+            raise ValueError(f"expected --steps >= 1 or --minutes above 0, got {got}; say when to stop.")
+        if self.parts < 1:
+            raise ValueError(f"expected --parts >= 1, got {self.parts}; 1 is the whole batch at once.")
+        check_gpu(self.device)
+        # without cpu=True accelerate takes several processes on CPUs for as many runs
+        cpu = self.device == "cpu" or not torch.accelerator.is_available()
+        seed = self.seed if self.reproducible else None
+        accelerator = Accelerator(cpu=cpu, mixed_precision=self.precision, gradient_accumulation_steps=self.parts)
+        execution = Execution(accelerator, self.save_every, self.workers, seed, self.shard)
+        fitting = {"steps": self.steps, "minutes": self.minutes, "folder": self.out, "execution": execution}
+        resume = {"auto": "auto", "always": True, "never": False}[self.resume]
+        return {**fitting, "resume": resume, "logging": Logging(progress=not quiet)}
+
+    def goes_on(self) -> bool:
+        """Whether the folder, which is made, holds a run that is to go on; ValueError if what it holds is not as wished."""
+        from fnodiff.checkpoint import CONFIG
+        from fnodiff.train import STATE
+
+        there = (self.out / STATE).is_file()
+        if self.resume == ("never" if there else "always"):
+            wanted, got = ("no run", "holds one") if there else ("a run", "holds none")
+            raise ValueError(f"expected {wanted} in --out, got {self.out}, which {got}; name another, or no --resume.")
+        if not there and (self.out / CONFIG).is_file():
+            raise ValueError(f"expected a new --out, got {self.out}, which holds a model alone; name another.")
+        self.out.mkdir(parents=True, exist_ok=True)
+        return there
+
+    def done(self, model: fnodiff.Model, shape: Shape) -> str:
+        """What to say at the end: where the model is, and how it is sampled on a grid."""
+        if getattr(model.network, "condition_channels", 0):
+            return f"{self.out}: trained. Next, in Python: fnodiff.sample(model, {shape}, seeds, field=...)"
+        label = " --label 0" if getattr(model.network, "num_classes", 0) else ""
+        return f"{self.out}: trained. Next: fnodiff sample {self.out} --size {size_name(shape)}{label} --out samples"
+
+
+def train(
     data: str,
     *,
     grids: GridOptions = GridOptions(),
@@ -62,40 +140,98 @@ def command(
     """
     import torch
 
-    from fnodiff import DenoisingLoss, Model
-    from fnodiff.train import fit, keep_freed_memory
-
-    keep_freed_memory()
-    adam, options = optimizer.make(), run.fit_options(general.quiet)
-    main = options["execution"].accelerator.is_main_process
+    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet)}
+    main = fitting["execution"].accelerator.is_main_process
     source = _batches(data, grids, arrays, domain, run.seed)
     reference = max(source.native_shapes, key=math.prod)
-    named = {"noise": noise.make_noise(source.domain, reference), "schedule": noise.make_schedule()}
-    named["scaling"] = scaling.make(reference)
-    going_on = began.goes_on(run.out, run.resume)
+    chosen = {"noise": noise.make_noise(source.domain, reference), "schedule": noise.make_schedule()}
+    chosen["scaling"] = scaling.make(reference)
+    going_on = run.goes_on()
     source.fields = arrays.keep(source.fields, source.shapes, not general.quiet and main)  # all else is known to fit
     if going_on:
-        model = began.resumed(run.out, network, noise, scaling)
+        _check_begun(run.out, _flags(network, noise, scaling))
+        model = fnodiff.Model.from_pretrained(run.out)
     else:
         torch.manual_seed(run.seed)
-        model = Model.for_data(source, network.make(), **named)
+        model = fnodiff.Model.for_data(source, network.make(), **chosen)
         if main:
-            groups = grids, arrays, domain, network, noise, scaling, optimizer, run
-            began.write(run.out, {"data": data, **began.flat(*groups)})
+            everything = _flags(grids, arrays, domain, network, noise, scaling, optimizer, run)
+            _write_begun(run.out, {"--data": data, **everything, "--out": None, "--resume": None})
     if run.recompute:
         model.network.recompute = True
     if main and not general.quiet:
-        print(_described(model, source, data), flush=True)
-    loss = DenoisingLoss(model, scaling.p_mean, scaling.p_std, drop_condition=scaling.drop_condition)
-    fit(model, source, loss=loss, optimizer=adam, **options)
+        _describe(model, source, data)
+    loss = fnodiff.DenoisingLoss(model, scaling.p_mean, scaling.p_std, drop_condition=scaling.drop_condition)
+    fnodiff.fit(model, source, loss=loss, **fitting)
     if main:
-        print(done(model, run.out, max(model.training_shapes, key=math.prod)))
+        print(run.done(model, max(model.training_shapes, key=math.prod)))
 
 
-def _batches(data: str, grids: GridOptions, arrays: TrainingData, options: DomainOptions, seed: int) -> MultiResolution:
+@options("Optimizer", 5)
+class SlowerOptimizer(OptimizerOptions):
+    """With the rate of fine-tuning."""
+
+    lr: float = option("Learning rate.", 1e-4)
+
+
+@options("Run", 6)
+class RunElsewhere(RunOptions):
+    """In the folder of fine-tuning."""
+
+    out: Path = option("Folder of the model and of the run's state.", Path("finetuned"))
+
+
+def finetune(
+    model: Source,
+    data: str,
+    *,
+    size: str,
+    weight: float = 0.3,
+    batch: int = 32,
+    classes_from: str | None = None,
+    arrays: TrainingData = TrainingData(),
+    optimizer: SlowerOptimizer = SlowerOptimizer(),
+    run: RunElsewhere = RunElsewhere(),
+    general: General = General(),
+) -> None:
+    """Go on training a model for a finer grid: the paper's mixed fine-tuning.
+
+    fnodiff finetune run pictures --size 160 --weight 0.3 --minutes 60
+
+    Some batches are the data, upsampled to the finer grid: they teach what a sample looks like as a whole there. The others
+    keep the detail. The first level of the network stays as it is, and so do norms and spectral weights of the next two.
+
+    Args:
+        data: What it was trained on: a folder or zip of pictures, an .h5 of fields, or a file of arrays.
+        size: The finer grid: 160, or 160x96.
+        weight: The share of batches that are upsampled to it.
+        batch: Samples per step.
+        classes_from: A Python file or module, which is run, with classes that config.json names.
+    """
+    import torch
+
+    from fnodiff.train import mixed_finetune
+
+    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet)}
+    main = fitting["execution"].accelerator.is_main_process
+    trained = read_model(model, classes_from)
+    (shape,) = sizes_of([size], trained.sde.domain)
+    fields = arrays.load(data, trained.sde.domain)
+    run.goes_on()  # or refuses
+    trained.network.recompute = run.recompute
+    torch.manual_seed(run.seed)
+    if main and not general.quiet:
+        native = ", ".join(map(size_name, trained.training_shapes))
+        print(f"data: {len(fields)} samples of {data}, at {native}, and upsampled to {size_name(shape)}", flush=True)
+    mixed_finetune(trained, fields, shape, weight=weight, batch_size=batch, seed=run.seed, **fitting)
+    if main:
+        print(run.done(trained, shape))
+
+
+def _batches(
+    data: str, grids: GridOptions, arrays: TrainingData, options: DomainOptions, seed: int
+) -> fnodiff.MultiResolution:
     """The data on the grids of training."""
-    from fnodiff import MultiResolution
-
     domain = options.make(data, arrays)
     fields = arrays.load(data, domain)
     domain = getattr(fields, "domain", domain)
@@ -103,17 +239,41 @@ def _batches(data: str, grids: GridOptions, arrays: TrainingData, options: Domai
     if grids.shapes is None and not own:
         raise ValueError("expected --shapes, such as --shapes 16 24 32, got none; name the grids to train on.")
     shapes = list(own) if grids.shapes is None else sizes_of(grids.shapes, domain)
-    return MultiResolution(fields, domain, shapes, grids.weights, grids.batch, warmup=grids.warmup, seed=seed)
+    return fnodiff.MultiResolution(fields, domain, shapes, grids.weights, grids.batch, warmup=grids.warmup, seed=seed)
 
 
-def _described(model: Model, data: MultiResolution, path: str) -> str:
-    """What is trained on what, in two lines."""
-    grids = ", ".join(map(size_name, data.shapes))
+def _describe(model: fnodiff.Model, data: fnodiff.MultiResolution, path: str) -> None:
+    """Say what is trained on what."""
+    grids, sde = ", ".join(map(size_name, data.shapes)), model.sde
     count = sum(p.numel() for p in model.parameters()) / 1e6
-    noise, schedule = str(model.sde.noise), str(model.sde.schedule)
-    noise = noise if len(noise) < 100 else type(model.sde.noise).__name__
-    classes = f" of {data.num_classes} classes" if data.num_classes else ""
-    return (
-        f"data: {len(data.fields)} samples of {path}{classes} on {data.domain}, at {grids}, {data.batch_size} a step\n"
-        f"model: {count:.1f} million parameters, {noise}, {schedule}, {model.scaling}"
-    )
+    noise = sde.noise if len(str(sde.noise)) < 100 else type(sde.noise).__name__
+    of = f"{path} of {data.num_classes} classes" if data.num_classes else path
+    print(f"data: {len(data.fields)} samples of {of} on {data.domain}, at {grids}, {data.batch_size} a step")
+    print(f"model: {count:.1f} million parameters, {noise}, {sde.schedule}, {model.scaling}", flush=True)
+
+
+def _flags(*groups: Any) -> dict[str, Any]:
+    """The options of all groups by the names of their flags, as TOML has them; None for one that was left out."""
+    found = {name: value for group in groups for name, value in vars(group).items()}
+    return {flag(name): list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def _write_begun(folder: Path, flags: dict[str, Any]) -> None:
+    """Write the options beside the model."""
+    from fnodiff.checkpoint import replace_file
+
+    given = {name.removeprefix("--"): value for name, value in flags.items() if value is not None}
+    lines = ["# What this run was begun with. Again: fnodiff train --config FILE --out FOLDER", "[train]"]
+    lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()]
+    replace_file(folder / BEGUN, lambda new: new.write_text("\n".join([*lines, ""])))
+
+
+def _check_begun(folder: Path, flags: dict[str, Any]) -> None:
+    """Raise if the run in a folder was begun with other options."""
+    file = folder / BEGUN
+    before = tomllib.loads(file.read_text()).get("train", {}) if file.is_file() else {}
+    for name, now in flags.items() if file.is_file() else ():
+        then = before.get(name.removeprefix("--"))
+        if then != now:
+            was, got = (f"no {name}" if value is None else f"{name} {value}" for value in (then, now))
+            raise ValueError(f"expected {was}, as the run in {folder}, got {got}; repeat it, or name another --out.")

@@ -3,50 +3,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from fnodiff.cli.sampling import STEPS, ConditionOptions, ModelOptions, SolverOptions
-from fnodiff.cli.training import General
-from fnodiff.cli.words import Words, seeds_of, size_name, sizes_of
+from fnodiff.cli.arguments import General, Source, Words, is_finer, seeds_of, size_name, sizes_of
+from fnodiff.cli.sample import ModelOptions, SolverOptions
 
 if TYPE_CHECKING:
-    from fnodiff.cli.picture import Coarse
-    from fnodiff.cli.samples import Drawing
-    from fnodiff.domain import Shape
+    from torch import Tensor
 
-SHOWN = 4
-"""Samples in the picture that compares."""
+    from fnodiff.cli.drawing import Drawing
+    from fnodiff.domain import Domain, Shape
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class CoarseOptions:
-    """What is upscaled of a file."""
-
-    start: Annotated[str | None, Parameter(name="--from")] = None
-    """Make the picture smaller first, by averages over cells, 32 or 24x32. By default its own pixels are the coarse grid; of an
-    .h5 its finest grid that is coarser than --size."""
-
-    index: int = 0
-    """Of the field in an .h5."""
-
-
-def command(
-    model: str,
+def upscale(
+    model: Source,
     picture: Path,
     *,
     size: Words,
     seeds: str = "0-3",
     out: Path = Path("upscaled"),
-    coarse: CoarseOptions = CoarseOptions(),
+    start: Annotated[str | None, Parameter(name="--from")] = None,
+    index: int = 0,
     format: Literal["png", "hdf5"] | None = None,
-    options: ModelOptions = ModelOptions(),
+    reading: ModelOptions = ModelOptions(),
     solver: SolverOptions = SolverOptions(),
-    condition: ConditionOptions = ConditionOptions(),
     general: General = General(),
 ) -> None:
     """Draw finer pictures of a coarse one: zero-shot super-resolution.
@@ -57,54 +42,88 @@ def command(
     for each seed. Beside it are `low.png`, `bicubic-128x128.png`, and all of them side by side in `comparison-128x128.png`.
 
     Args:
-        model: A folder that `train` wrote, the name of a model that comes with fnodiff, or a hub id.
         picture: A PNG, JPEG or WebP, which is cropped at its centre to the proportions of --size; or an .h5 of fields.
         size: The finer grid, 128 or 96x128; several draw several.
         seeds: Such as 0-3 or 0-3,7.
         out: Folder of the pictures.
+        start: Average to this grid first, 32 or 24x32. By default a picture's pixels, or the finest coarser grid of an .h5.
+        index: Of the field in an .h5.
         format: By default png for pictures (three channels of cell averages on a box), hdf5 for other fields.
     """
     chosen = seeds_of(seeds)
-    sizes_of(size)
-    steps = solver.make({**STEPS, "dpm": 36})
 
-    from fnodiff.cli.picture import read_coarse
-    from fnodiff.cli.samples import Drawing
+    from fnodiff.cli.drawing import Drawing
 
-    drawing = Drawing(model, out, options, condition, format, general.quiet)
+    drawing = Drawing(model, out, reading, solver.make(dpm=36), format, general.quiet)
     domain, channels = drawing.model.sde.domain, drawing.model.channels
     shapes = sizes_of(size, domain)
-    small = None if coarse.start is None else sizes_of([coarse.start], domain)[0]
+    small = None if start is None else sizes_of([start], domain)[0]
     if len({tuple(n / max(shape) for n in shape) for shape in shapes}) > 1:
         raise ValueError(f"expected sizes of the same proportions, got {' '.join(size)}; upscale to each by itself.")
-    low = read_coarse(picture, domain, shapes[0], small, coarse.index)
-    if low.x.shape[0] != channels:
-        raise ValueError(
-            f"expected {channels} channels, as the model's, got {low.x.shape[0]} in {picture}; name another."
-        )
+    if picture.suffix.lower() in (".h5", ".hdf5"):
+        low, said = _read_field(picture, shapes[0], small, index)
+    else:
+        low, said = _read_picture(picture, domain, shapes[0], small)
+    if low.shape[0] != channels:
+        raise ValueError(f"expected {channels} channels, as the model's, got {low.shape[0]} in {picture}.")
     if drawing.main and not general.quiet:
-        print(low.said, flush=True)
-    drawing.draw(shapes, chosen, steps, None, low.x)
+        print(said, flush=True)
+    drawing.draw(shapes, chosen, low=low)
     if drawing.main:
-        if drawing.folder.kind == "png":
-            for shape in shapes:
-                _compare(drawing, low, shape, chosen)
+        for shape in shapes if drawing.folder.kind == "png" else ():
+            _compare(drawing, low[None], shape, chosen)
         names = ", ".join(map(size_name, shapes))
-        print(f"{out}: {len(chosen)} samples at {names} of {size_name(low.x.shape[1:])}")
+        print(f"{out}: {len(chosen)} samples at {names} of {size_name(low.shape[1:])}")
 
 
-def _compare(drawing: Drawing, coarse: Coarse, shape: Shape, seeds: list[int]) -> None:
+def _read_picture(path: Path, domain: Domain, finer: Shape, shape: Shape | None) -> tuple[Tensor, str]:
+    """A picture (3, *shape), cropped at its centre to the proportions of `finer`, and how it was made of the file."""
+    from PIL import Image, ImageOps
+
+    from fnodiff.data import ImageFolder
+
+    if domain.dim != 2 or not domain.averages_cells:
+        raise ValueError(f"expected an .h5 of fields on {domain}, as the model's, got {path}; use write_fields.")
+    try:
+        with Image.open(path) as image:
+            width, height = ImageOps.exif_transpose(image).size
+    except OSError as error:
+        raise ValueError(f"expected a PNG, JPEG or WebP, got {path}, which cannot be read: {error}.") from error
+    crop = min(height, width * finer[0] // finer[1]), min(width, height * finer[1] // finer[0])
+    shape = crop if shape is None else shape
+    with tempfile.TemporaryDirectory() as folder:  # a source of this one picture
+        copy = shutil.copy(path, Path(folder) / f"picture{path.suffix}")
+        try:
+            x = ImageFolder(folder).batch([0], shape)["x"][0]
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(copy), str(path)).replace(folder, str(path.parent))) from error
+    cropped = f", cropped at the centre to {size_name(crop)}" if crop != (height, width) else ""
+    averaged = f", averaged to {size_name(shape)}" if shape != crop else ""
+    return x, f"{path}: {height}x{width} pixels{cropped}{averaged}"
+
+
+def _read_field(path: Path, finer: Shape, shape: Shape | None, index: int) -> tuple[Tensor, str]:
+    """A field (C, *shape) of an .h5, and what it is."""
+    from fnodiff.data import HDF5Fields
+
+    fields = HDF5Fields(path)
+    coarser = [grid for grid in fields.shapes if len(grid) == len(finer) and is_finer(finer, grid)]
+    if shape is None and not coarser:
+        got = ", ".join(map(size_name, fields.shapes))
+        raise ValueError(f"expected a grid coarser than {size_name(finer)} in {path}, got {got}; name a larger --size.")
+    shape = coarser[-1] if shape is None else shape
+    return fields.batch([index], shape)["x"][0], f"{path}: sample {index} at {size_name(shape)}"
+
+
+def _compare(drawing: Drawing, low: Tensor, shape: Shape, seeds: list[int]) -> None:
     """The coarse picture, a bicubic one, and some samples, each as a file and side by side."""
     import torch
 
-    from fnodiff.cli.folder import write_picture
-    from fnodiff.cli.picture import upsampled
+    from fnodiff.cli.drawing import upsampled, write_picture
 
-    out, low = drawing.folder.path, coarse.x[None]
-    domain, name = drawing.model.sde.domain, size_name(shape)
+    out, domain, name = drawing.folder.path, drawing.model.sde.domain, size_name(shape)
     bicubic = upsampled(low, shape, domain)
     write_picture(out / "low.png", low[0])
     write_picture(out / f"bicubic-{name}.png", bicubic[0])
-    cells = domain.pool(low, shape)
-    row = torch.cat([cells, bicubic, drawing.folder.load(shape, seeds[:SHOWN])])
+    row = torch.cat([domain.pool(low, shape), bicubic, drawing.folder.load(shape, seeds[:4])])
     write_picture(out / f"comparison-{name}.png", torch.cat(list(row), dim=-1))

@@ -76,7 +76,7 @@ def own_domain(fields: Fields) -> Domain | None:
     """What a source, or the one that it is made of, says that its fields are functions on."""
     inner = getattr(fields, "fields", None) if isinstance(fields, _Source) else None
     own = getattr(fields, "domain", None)
-    return own_domain(inner) if own is None and inner is not None else own
+    return own_domain(inner) if own is None and inner is not None else own if isinstance(own, Domain) else None
 
 
 def same_places(one: Domain, other: Domain) -> bool:

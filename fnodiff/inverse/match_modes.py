@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fnodiff.inverse.guided import check_iterations, covariance, frozen
+from fnodiff.inverse.guided import Guided, check_iterations, covariance, frozen
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.spectrum import residual_variance, spectra
@@ -21,8 +21,8 @@ class MatchModes(ReplaceModes):
 
     with A the projection on the known modes and J the denoiser's Jacobian, so that M is the covariance of x given x_t. The
     system is solved by conjugate residuals, preconditioned by the covariance that a stationary Gaussian prior of the data's
-    spectrum has. Exact for Gaussian laws, stationary or not; of laws with several modes it weighs these somewhat wrongly
-    (`python -m benchmarks.exactness`). Each iteration costs a backward pass of the network.
+    spectrum has. Exact for Gaussian laws, stationary or not, with enough iterations; of laws with several modes it weighs
+    these somewhat wrongly (`python -m benchmarks.exactness`). Each iteration costs a backward pass of the network.
 
     Use it as `upscale(model, low, shape, seeds, solver=DPMSolver(24, EvenLogSNR()), hold=MatchModes)`, which takes some three
     times as long as `upscale` does by default; with other settings by `functools.partial`.
@@ -54,6 +54,11 @@ class MatchModes(ReplaceModes):
 
     def __init__(self, denoiser: Denoiser, low: Tensor, *, iterations: int = 4, tolerance: float = 0.02) -> None:
         super().__init__(denoiser, low)
+        if any(isinstance(module, Guided | MatchModes) for module in denoiser.modules()):
+            raise ValueError(
+                "MatchModes: expected a denoiser without an observation, got one that has its own, which has no Jacobian here; "
+                "hold modes by ReplaceModes."
+            )
         if denoiser.spectrum is None:
             raise ValueError(
                 "MatchModes: expected a denoiser that knows the data's spectrum, got none; make the model with Model.for_data, "
@@ -74,7 +79,8 @@ class MatchModes(ReplaceModes):
 
         def whiten(y: Tensor) -> Tensor:
             def gain(eigenvalues: Tensor) -> Tensor:
-                return residual_variance(*spectra(sde, self.spectrum, eigenvalues, shape), alpha_t, sigma_t).rsqrt()
+                variance = residual_variance(*spectra(sde, self.spectrum, eigenvalues, shape), alpha_t, sigma_t)
+                return variance.clamp(min=1e-9 * float(variance.max())).rsqrt()
 
             return domain.filter(y, gain)
 

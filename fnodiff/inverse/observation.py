@@ -43,6 +43,7 @@ class Observation(abc.ABC):
     ) -> None:
         self.values, self.noise_std = torch.as_tensor(values), torch.as_tensor(noise_std)
         self._parts: tuple[slice, ...] = ()
+        self._shared = False
         self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
         name = type(self).__name__
         if not self.values.is_floating_point():
@@ -88,6 +89,12 @@ class Observation(abc.ABC):
         new._parts = (*self._parts, part)
         return new
 
+    def alone(self, index: int) -> Observation:
+        """What was seen of one sample, as an observation that any number of samples share."""
+        new = self.rows(slice(index, index + 1))
+        new._shared = True
+        return new
+
     def errors(self, predicted: Tensor) -> Tensor:
         """noise_std, to divide a prediction (B, *m) by."""
         own = self.noise_std.ndim == predicted.ndim and len(self.noise_std) > 1
@@ -101,8 +108,10 @@ class Observation(abc.ABC):
         """
         if self.values.shape == predicted.shape[1:]:
             return self.values[None].to(predicted)
-        if self.values.shape[1:] == predicted.shape[1:] and len(self._cut(self.values)) in (1, len(predicted)):
-            return self._cut(self.values).to(predicted)
+        rows = self._cut(self.values)
+        serves = len(rows) == len(predicted) or (len(rows) == 1 and (self._shared or len(self.values) == 1))
+        if self.values.shape[1:] == predicted.shape[1:] and serves:
+            return rows.to(predicted)
         raise ValueError(
             f"{type(self).__name__}: expected values of shape {tuple(predicted.shape[1:])}, or one observation for each of the "
             f"{len(predicted)} samples, got {tuple(self.values.shape)}; name the observed channels by channels=, and sample as "

@@ -39,7 +39,7 @@ from fnodiff.sde.denoiser import Denoiser, Given, channels_of, condition_rows, e
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.sampling import check_denoiser, seed_list
 from fnodiff.sde.solvers.spacing import Spacing, usual
-from fnodiff.sde.spectrum import residual_variance, spectra
+from fnodiff.sde.spectrum import residual_variance, spectra, wiener_gain
 
 
 def twisted(
@@ -124,13 +124,24 @@ def twisted(
     shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
     device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
     times = (spacing or usual(denoiser.sde.schedule)).times(denoiser.sde.schedule, steps)
-    rows = condition_rows(condition, len(seeds))
+    if denoiser.rows(slice(0, 1)) is not denoiser:
+        raise ValueError(
+            f"twisted: expected a denoiser that holds nothing for each sample, got {type(denoiser).__name__}; pass conditions "
+            f"by name: twisted(..., label=labels)."
+        )
+    rows, seen = (
+        condition_rows(condition, len(seeds)),
+        observation(torch.zeros(1, channels_of(denoiser), *shape), domain),
+    )
+    if observation.values.ndim == seen.ndim and len(observation.values) not in (1, len(seeds)):
+        raise ValueError(
+            f"twisted: expected one observation, or one for each of the {len(seeds)} seeds, got {len(observation.values)}; "
+            f"pass as many seeds."
+        )
     found, sizes = [], []
     for i, seed in enumerate(tqdm(seeds, disable=not progress, desc="twisted", unit="run", file=sys.stderr)):
         given = {name: value[i : i + 1].expand(particles, *value.shape[1:]) for name, value in rows.items()}
-        run = _Run(
-            Given(denoiser, **given) if given else denoiser, observation.rows(slice(i, i + 1)), spectrum, particles
-        )
+        run = _Run(Given(denoiser, **given) if given else denoiser, observation.alone(i), spectrum, particles)
         with evaluating(denoiser):
             x, ess = run(torch.Generator().manual_seed(seed), (channels_of(denoiser), *shape), times, device)
         found.append(denoiser.normalization.inverse(x if all_particles else x[:1]).cpu())
@@ -153,6 +164,7 @@ class _State:
 
     x: Tensor
     x_hat: Tensor
+    g: Tensor  # x_hat + M g is the guided estimate
     guided: Tensor
     log_psi: Tensor  # (K,), up to what all share
     log_likelihood: Tensor  # (K,), of x_hat
@@ -170,6 +182,7 @@ class _Run:
     spectrum: Spectrum
     particles: int
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(
         self, generator: torch.Generator, size: Shape, times: Tensor, device: torch.device
@@ -195,37 +208,50 @@ class _Run:
 
     def look(self, x_t: Tensor, t: Tensor) -> _State:
         """The particles at t, with their estimates."""
-        denoiser, domain = self.denoiser, self.denoiser.sde.domain
-        alpha_t, sigma_t = denoiser.sde.marginal(x_t, t)
-        x_hat = denoiser(x_t, t)
-
-        def variance(eigenvalues: Tensor) -> Tensor:
-            s, c = spectra(denoiser.sde, self.spectrum, eigenvalues, tuple(x_t.shape[2:]))
-            return residual_variance(s, c, alpha_t, sigma_t)
+        domain, x_hat = self.denoiser.sde.domain, self.denoiser(x_t, t)
 
         def pull(g: Tensor) -> Tensor:
-            return covariance(domain, g, variance)
+            return covariance(domain, g, lambda e: self.variances(e, x_t, t)[0])
 
-        near = Linearised(self.observation, x_hat, denoiser.normalization, domain)
-        r = near.residual
-        v = conjugate_residuals(lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=100, tolerance=1e-6)
-        guided = x_hat + pull(near.transpose(v)).to(x_hat)
-        return _State(x_t, x_hat, guided, -0.5 * (r * v).double().sum(1), -0.5 * r.double().square().sum(1))
+        with torch.autocast(x_t.device.type, enabled=False):
+            near = Linearised(self.observation, x_hat, self.denoiser.normalization, domain)
+            r = near.residual
+            v = conjugate_residuals(
+                lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=50, tolerance=1e-4
+            )
+            g = near.transpose(v)
+            log_psi, log_likelihood = -0.5 * (r * v).double().sum(1), -0.5 * r.double().square().sum(1)
+        if not bool(log_psi.isfinite().all() and x_hat.isfinite().all()):
+            raise FloatingPointError(
+                f"twisted: the estimates at t = {float(t):.3g} are not finite: the model diverged."
+            )
+        return _State(x_t, x_hat, g, x_hat + pull(g).to(x_hat), log_psi, log_likelihood)
 
     def move(self, state: _State, t: Tensor, s: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
-        """The particles at s, and ln p(x_s | x_t) - ln q(x_s | x_t)."""
-        sde, shape = self.denoiser.sde, tuple(state.x.shape[2:])
+        """The particles at s, and ln p(x_s | x_t) - ln q(x_s | x_t).
+
+        With x_g - x_hat = M g, of variances V in M and C of the noise, the logarithm is
+
+            -k <g, (V / C) z> - k^2 <g, (V^2 / C) g> / 2,    k = (alpha_s - sigma_s q alpha_t / sigma_t) / n.
+
+        V / C is bounded, so that modes with hardly any noise do no harm.
+        """
+        sde, domain = self.denoiser.sde, self.denoiser.sde.domain
         (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(state.x, t), sde.marginal(state.x, s)
         q = sigma_s * alpha_t / (sigma_t * alpha_s)
         n, gain = sigma_s * (1 - q.square()).sqrt(), alpha_s - sigma_s * q * alpha_t / sigma_t
         x = gain * state.guided + sigma_s * q / sigma_t * state.x + n * fresh
-        z, shift = (sde.domain.analyze(v) for v in (fresh, gain / n * (state.guided - state.x_hat)))
-        eigenvalues, mult = (
-            f(shape, device=x.device, dtype=torch.float64) for f in (sde.domain.eigenvalues, sde.domain.multiplicity)
-        )
-        weights = mult / sde.noise.on(shape).std(eigenvalues).square()
-        inner = (z.conj() * shift).real + 0.5 * shift.abs().square()
-        return x, -(weights * inner.double()).flatten(1).sum(1)
+        k, g = (gain / n).double().flatten(), state.g
+        first = (g * domain.filter(fresh, lambda e: self.variances(e, state.x, t)[1])).double().flatten(1).sum(1)
+        curved = covariance(domain, g, lambda e: torch.stack(self.variances(e, state.x, t)).prod(0))
+        return x, -(k * first + 0.5 * k.square() * (g * curved).double().flatten(1).sum(1))
+
+    def variances(self, eigenvalues: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """V, what is left of a mode's variance given x_t, and V / C."""
+        alpha_t, sigma_t = (v.squeeze() for v in self.denoiser.sde.marginal(x_t, t))
+        s, c = spectra(self.denoiser.sde, self.spectrum, eigenvalues, tuple(x_t.shape[2:]))
+        of_noise = sigma_t.square() / alpha_t * wiener_gain(s, c, alpha_t, sigma_t)
+        return residual_variance(s, c, alpha_t, sigma_t), of_noise
 
 
 def _effective(log_w: Tensor) -> float:

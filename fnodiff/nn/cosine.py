@@ -144,29 +144,33 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
         x, weight, *ctx.geometry = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(x, weight, output[1])
+        ctx.shape = tuple(x.shape[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weight, output[1])  # an output, so that gradients of gradients know where it came from
         ctx.save_for_forward(weight, output[1])
 
     @staticmethod
-    def jvp(ctx: Any, d_x: Tensor | None, d_weight: Tensor | None, *others: Any) -> tuple[Tensor, None]:
+    def jvp(ctx: Any, d_x: Tensor | None, d_weight: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
         (weight, c), (analysis, synthesis, held, sines) = ctx.saved_tensors, ctx.geometry
-        change = 0 if d_weight is None else torch.bmm(c, d_weight)
-        if d_x is not None:
-            change = change + torch.bmm(_down(d_x, analysis).transpose(0, 1), weight)
-        return _from_modes(change, synthesis, held, sines), None
+        d_c = torch.zeros_like(c) if d_x is None else _down(d_x, analysis).transpose(0, 1).contiguous()
+        change = torch.bmm(d_c, weight)
+        if d_weight is not None:
+            change = change + torch.bmm(c, d_weight)
+        return _from_modes(change, synthesis, held, sines), d_c
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        (x, weight, c), (analysis, synthesis, held, sines) = ctx.saved_tensors, ctx.geometry
-        if torch.is_grad_enabled():  # for a gradient of this gradient: what was kept does not know that it came from x
-            c = _down(x, analysis).transpose(0, 1)
-        g = _by_mode(_down(gradient, synthesis), held, sines)
+    def backward(ctx: Any, gradient: Tensor | None, d_c: Tensor | None) -> tuple[Tensor | None, ...]:
+        (weight, c), (analysis, synthesis, held, sines) = ctx.saved_tensors, ctx.geometry
         d_x = d_weight = None
-        if ctx.needs_input_grad[1]:
-            d_weight = torch.bmm(c.transpose(1, 2), g)
-        if ctx.needs_input_grad[0]:
-            d_x = _up(torch.bmm(g, weight.transpose(1, 2)).transpose(0, 1), analysis, tuple(x.shape[2:]))
+        if gradient is not None:
+            g = _by_mode(_down(gradient, synthesis), held, sines)
+            if ctx.needs_input_grad[1]:
+                d_weight = torch.bmm(c.transpose(1, 2), g)
+            if ctx.needs_input_grad[0]:
+                own = torch.bmm(g, weight.transpose(1, 2))
+                d_c = own if d_c is None else own + d_c
+        if ctx.needs_input_grad[0] and d_c is not None:
+            d_x = _up(d_c.transpose(0, 1), analysis, ctx.shape)
         return d_x, d_weight, None, None, None, None
 
 

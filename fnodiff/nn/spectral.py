@@ -162,31 +162,35 @@ class _SpectralProduct(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-        x, weight, *ctx.geometry = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(x, weight, output[1])
+        weight, *ctx.geometry = inputs[1:]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weight, output[1])  # an output, so that gradients of gradients know where it came from
         ctx.save_for_forward(weight, output[1])
 
     @staticmethod
-    def jvp(ctx: Any, d_x: Tensor | None, d_weight: Tensor | None, *others: Any) -> tuple[Tensor, None]:
+    def jvp(ctx: Any, d_x: Tensor | None, d_weight: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
         (weight, factors), (matrices, _, output_shape) = ctx.saved_tensors, ctx.geometry
-        change = 0 if d_weight is None else torch.bmm(factors, d_weight.flatten(1, 2))
-        if d_x is not None:
-            change = change + torch.bmm(rows(down(d_x, matrices[0])), weight.flatten(1, 2))
-        return up(unrows(change), matrices[1], output_shape), None
+        d_factors = torch.zeros_like(factors) if d_x is None else rows(down(d_x, matrices[0]))
+        change = torch.bmm(d_factors, weight.flatten(1, 2))
+        if d_weight is not None:
+            change = change + torch.bmm(factors, d_weight.flatten(1, 2))
+        return up(unrows(change), matrices[1], output_shape), d_factors
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (x, weight, factors), (matrices, shape, _) = ctx.saved_tensors, ctx.geometry
-        if torch.is_grad_enabled():  # for a gradient of this gradient: what was kept does not know that it came from x
-            factors = rows(down(x, matrices[0]))
-        g = down(gradient, matrices[1]).permute(2, 0, 1, 3).flatten(1, 2)
+    def backward(ctx: Any, gradient: Tensor | None, d_factors: Tensor | None) -> tuple[Tensor | None, ...]:
+        (weight, factors), (matrices, shape, _) = ctx.saved_tensors, ctx.geometry
         d_x = d_weight = None
-        if ctx.needs_input_grad[1]:
-            d_weight = torch.bmm(factors.transpose(1, 2), g).view(weight.shape)
-        if ctx.needs_input_grad[0]:
-            d = torch.bmm(g, weight.flatten(1, 2).transpose(1, 2)).unflatten(2, (2, -1)).unflatten(1, (-1, 2))
-            d = d.permute(1, 2, 3, 0, 4)  # (B, 2, 2, modes, C): for each part of the result, by what it multiplied
+        if gradient is not None:
+            g = down(gradient, matrices[1]).permute(2, 0, 1, 3).flatten(1, 2)
+            if ctx.needs_input_grad[1]:
+                d_weight = torch.bmm(factors.transpose(1, 2), g).view(weight.shape)
+            if ctx.needs_input_grad[0]:
+                own = torch.bmm(g, weight.flatten(1, 2).transpose(1, 2))
+                d_factors = own if d_factors is None else own + d_factors
+        if ctx.needs_input_grad[0] and d_factors is not None:
+            d = (
+                d_factors.unflatten(2, (2, -1)).unflatten(1, (-1, 2)).permute(1, 2, 3, 0, 4)
+            )  # by what multiplied each part
             d_x = up(torch.stack([d[:, 0, 0] + d[:, 1, 1], d[:, 1, 0] - d[:, 0, 1]], 1), matrices[0], shape)
         return d_x, d_weight, None, None, None
 

@@ -28,13 +28,18 @@ TINY = 1e-30
 
 def wiener_gain(s: Tensor, c: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """G, what the best linear estimate of x from alpha x + sigma z multiplies a mode with, of variances S and C."""
-    return alpha * s / (alpha.square() * s + sigma.square() * c)
+    return alpha * s / _total(s, c, alpha, sigma)
 
 
 def residual_variance(s: Tensor, c: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """V, the variance of that estimate's error."""
-    noise = sigma.square() * c
-    return s * noise / (alpha.square() * s + noise)
+    return s * sigma.square() * c / _total(s, c, alpha, sigma)
+
+
+def _total(s: Tensor, c: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The variance of a mode of x_t; of one that has neither data nor noise the least that there is, not zero."""
+    total = alpha.square() * s + sigma.square() * c
+    return total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def spectra(

@@ -319,18 +319,24 @@ class _Share(Dataset):
 
 def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: Accelerator) -> float:
     """Gradients of the mean loss over the parts, averaged over processes once; the mean of this process' loss."""
-    total = 0.0
+    total, finite = 0.0, True
     for number, part in enumerate(parts):
         inputs = {k: v.to(accelerator.device) if isinstance(v, Tensor) else v for k, v in part.items()}
         with accelerator.no_sync(model) if number < len(parts) - 1 else nullcontext():
             with accelerator.autocast():
                 try:
                     value = model(**inputs).mean()
-                except NotFinite:  # of this process' rows: all have to know
-                    return math.nan
+                except NotFinite:  # of this process' rows: all have to know, after as many exchanges as theirs
+                    finite = False
+                    value = model(**{k: _without_nan(v) for k, v in inputs.items()}).mean()
             accelerator.backward(value)  # divides by the number of parts
         total += value.item() / len(parts)
-    return total
+    return total if finite else math.nan
+
+
+def _without_nan(value: Any) -> Any:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return torch.where(value.isfinite(), value, 0.0) if floating else value
 
 
 @contextmanager
