@@ -24,8 +24,8 @@ class MatchModes(ReplaceModes):
     spectrum has. Exact for Gaussian laws, stationary or not, with enough iterations; of laws with several modes it weighs
     these somewhat wrongly (`python -m benchmarks.exactness`). Each iteration costs a backward pass of the network.
 
-    Use it as `upscale(model, low, shape, seeds, solver=DPMSolver(24, EvenLogSNR()), hold=MatchModes)`, which takes some three
-    times as long as `upscale` does by default; with other settings by `functools.partial`.
+    Use it as `upscale(model, low, shape, seeds, solver=DPMSolver(24, EvenLogSNR()), hold=MatchModes)`, which takes some
+    three times the network's passes that `upscale` takes by default; with other settings by `functools.partial`.
 
     Args:
         denoiser: Of fields without anything known, with a spectrum.

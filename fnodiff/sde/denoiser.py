@@ -236,6 +236,7 @@ class Given(Wrapper):
 
 
 def channels_of(denoiser: Denoiser) -> int:
+    """How many channels its samples have; ValueError if it does not know."""
     if denoiser.channels is None:
         raise ValueError(
             f"sample: expected a denoiser that knows its channels, got {type(denoiser).__name__} without; make it with "

@@ -372,6 +372,7 @@ def check_denoiser(denoiser: Denoiser, plan: Plan | None) -> None:
 
 
 def checked_solver(solver: Solver | None) -> Solver:
+    """The solver, by default `DPMSolver(12)`; ValueError if it is none."""
     solver = DPMSolver(12) if solver is None else solver
     if not isinstance(solver, Solver):
         raise ValueError(f"expected a solver such as DPMSolver(12), got {solver!r}; a solver holds no denoiser.")
