@@ -81,6 +81,11 @@ def test_gradients(kernels):
     everything = (x, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
     assert torch.autograd.gradcheck(function, everything, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, everything, check_fwd_over_rev=True, fast_mode=True)
+
+    def slope(x):  # not linear in the layer's output, so that both of its outputs have gradients
+        return torch.autograd.grad(layer(x).pow(3).sum(), layer.weight, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(slope, x)
     one, every = x.detach()[:1], torch.func.jacrev(layer)(x.detach()[:1])
     torch.testing.assert_close(every, torch.func.jacfwd(layer)(one))
     torch.testing.assert_close(every, torch.autograd.functional.jacobian(layer, one))
