@@ -256,6 +256,7 @@ def print_mixtures(count: int = 1000) -> None:
                 range(max(25, 1500 // k)),
                 particles=k,
                 steps=n,
+                batch=k,
                 all_particles=True,
             ).flatten(0, 1),
             k=particles,
@@ -300,7 +301,7 @@ def print_posteriors(truths: int = 12, count: int = 60) -> None:
             errors.setdefault(name, []).append(float(other(oracle, x).mean()) - exact)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            x = twisted(oracle, seen, FINE, range(6), particles=100, steps=50, all_particles=True)
+            x = twisted(oracle, seen, FINE, range(6), particles=100, steps=50, batch=100, all_particles=True)
         errors.setdefault("twisted, 100 particles", []).append(float(other(oracle, x.flatten(0, 1)).mean()) - exact)
         errors.setdefault(f"by chance, {count} samples", []).append(math.sqrt(exact * (1 - exact) / count))
     for name, values in errors.items():

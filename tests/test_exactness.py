@@ -11,7 +11,7 @@ import torch
 from benchmarks.oracles import Law, Mixture, conditional
 from fnodiff import EDM, Box, Cascade, FunctionSpaceSDE, GaussianRandomField, Matern, Torus, WhiteNoise, sample, upscale
 from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, twisted
-from fnodiff.sde import RBF, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes
+from fnodiff.sde import RBF, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes, Wrapper
 
 BOX, FINE, SMALL = Box(1), (32,), (8,)
 
@@ -215,6 +215,26 @@ class TestTwisted:
         torch.testing.assert_close(all_of_it[:, 0], x[:1])
         assert bool((ess >= 1).all() and (ess <= 8 + 1e-4).all())
 
+    def test_few_particles_at_a_time_are_the_same_run(self, denoiser, seen):
+        class Labelled(Wrapper):
+            """Two laws, whose means a label tells apart."""
+
+            def forward(self, x_t, t, *, label):
+                sizes.append(len(x_t))
+                shift = label.reshape(-1, 1, 1).to(x_t)
+                return shift + self.denoiser(x_t - self.sde.marginal(x_t, t)[0] * shift, t)
+
+        sizes, options = [], {"particles": 8, "steps": 10, "label": [3, -2], "all_particles": True}
+        whole = twisted(Labelled(denoiser), seen, 16, range(2), **options)
+        assert set(sizes) == {8}
+        sizes.clear()
+        few = twisted(Labelled(denoiser), seen, 16, range(2), batch=3, **options)
+        assert sizes[:3] == [3, 3, 2] and set(sizes) == {3, 2}
+        torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-5)
+        far = torch.tensor([[0.99]])  # where the label says more than the two sensors do
+        first, second = (float(BOX.evaluate(x, far).mean()) for x in few)
+        assert first > second + 1
+
     def test_poor_runs_are_warned_of(self, denoiser):
         exact = PointObservation(torch.tensor([[0.2, 0.7]]), torch.tensor([[5.0, -5.0]]), noise_std=0.001)
         rough = lambda eigenvalues, dim: 0.01 * denoiser.spectrum(eigenvalues, dim) ** 0  # noqa: E731
@@ -251,6 +271,7 @@ class TestTwisted:
         [
             ({"particles": 1}, "particles >= 2"),
             ({"steps": 0}, "steps >= 2"),
+            ({"batch": 0}, "batch >= 1"),
             ({"seeds": 0.5}, "whole numbers"),
             ({"shape": (8, 8)}, "1 positive sizes"),
         ],
