@@ -11,7 +11,7 @@ import torch
 from benchmarks.oracles import Law, Mixture, conditional
 from fnodiff import EDM, Box, Cascade, FunctionSpaceSDE, GaussianRandomField, Matern, Torus, WhiteNoise, sample, upscale
 from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, twisted
-from fnodiff.sde import RBF, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes, Wrapper
+from fnodiff.sde import RBF, AnnealedLangevin, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes, Wrapper
 
 BOX, FINE, SMALL = Box(1), (32,), (8,)
 
@@ -119,6 +119,19 @@ def test_modes_of_very_smooth_fields_are_matched():
     solver = DPMSolver(24, EvenLogSNR())
     x, y = (upscale(denoiser, low, 32, range(2), solver=solver, hold=hold) for hold in (MatchModes, ReplaceModes))
     torch.testing.assert_close(x, y, atol=1e-4, rtol=0)  # a stationary law: nothing to learn
+
+
+@pytest.mark.parametrize("snr", [0.16, 0.5])
+def test_langevin_steps_leave_the_bias_that_they_state(snr):
+    field = GaussianRandomField(BOX, Matern(1.0, 0.3))
+    denoiser = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM(0.01, 1e4)))
+    solver, t = AnnealedLangevin(1, corrections=1, snr=snr), torch.ones((), dtype=torch.float64)
+    noise = field.sample((1, 1, 16), dtype=torch.float64)
+    shrunk = solver.correct(denoiser, noise, t, torch.zeros_like)  # the step is a x + b z
+    added = solver.correct(denoiser, torch.zeros_like(noise), t, lambda x: noise)
+    a, b = (float((x * noise).sum() / noise.square().sum()) for x in (shrunk, added))
+    variance = b**2 / (1 - a**2) / float(denoiser.sde.marginal(noise, t)[1]) ** 2
+    assert variance - 1 == pytest.approx(snr**2 / (1 - snr**2), rel=1e-6)
 
 
 def test_modes_are_not_matched_beside_an_observation():
