@@ -1,7 +1,7 @@
 """What is exact, and how nearly: sampling against closed forms of laws that are not stationary.
 
     python -m benchmarks.exactness                # all tables, some ten minutes of one core
-    python -m benchmarks.exactness --only known   # one of them: known, laws, mixtures, posteriors, plans, steps
+    python -m benchmarks.exactness --only known   # one of them: known, laws, particles, mixtures, posteriors, ...
 
 The denoisers are exact (`benchmarks.oracles`), so that what is printed is what the sampler does. Costs are in passes of a
 network: one for an evaluation, and one for each backward pass, as none is needed for its weights.
@@ -188,12 +188,20 @@ def print_known() -> None:
         print(f"{label:<40}{cells}{max(f.passes for f in found):>8}", flush=True)
 
 
+DOMAINS = {
+    "Box(1)": (Box(1), (32,), (8,)),
+    "Torus(1)": (Torus(1), (32,), (9,)),
+    "Box(2)": (Box(2), (12, 12), (6, 6)),
+    "Torus(2)": (Torus(2), (12, 12), (5, 5)),
+    "Sphere()": (Sphere(), (10, 20), (5, 10)),
+}
+"""Where laws are drawn: the domain, its grid, and the grid of the known modes."""
+
+
 def print_laws(count: int = 10) -> None:
     """Laws drawn by seed, on every domain."""
     print(f"The same of {count} laws drawn by seed: the least and the largest share of the mean / variance")
-    cases = {"Box(1)": (Box(1), (32,), (8,)), "Torus(1)": (Torus(1), (32,), (9,)), "Box(2)": (Box(2), (12, 12), (6, 6))}
-    cases |= {"Torus(2)": (Torus(2), (12, 12), (5, 5)), "Sphere()": (Sphere(), (10, 20), (5, 10))}
-    for name, (domain, shape, small) in cases.items():
+    for name, (domain, shape, small) in DOMAINS.items():
         rows = {label: HOLDS[label] for label in ("replacement, 36 levels", "MatchModes, 24 levels")}
         rows["MatchModes, 16 iterations"] = (partial(MatchModes, iterations=16), DPMSolver(24, EVEN))
         for label, (hold, solver) in rows.items():
@@ -204,6 +212,43 @@ def print_laws(count: int = 10) -> None:
             slopes, variances = sorted(f.slope for f in found), sorted(f.variance for f in found)
             cells = f"{slopes[0]:.3f} to {slopes[-1]:.3f} / {variances[0]:.3f} to {variances[-1]:.3f}"
             print(f"{name:<12}{label:<28}{cells}{max(f.passes for f in found):>8}", flush=True)
+
+
+def weighted(law: Law, noise: str, runs: int = 4, particles: int = 64, levels: int = 48) -> tuple[float, float]:
+    """Particles given values at five points: how far their mean is off, and their spread, in the posterior's spread."""
+    domain, shape = law.domain, tuple(law.factors.shape[2:])
+    generator = torch.Generator().manual_seed(1)
+    mean, covariance = law.moments(shape)
+    places = domain.points(shape, dtype=torch.float64).flatten(1)
+    points = places[:, torch.randperm(places.shape[1], generator=generator)[:5]]
+    noise_std = 0.3 * float(covariance.diagonal().mean().sqrt())
+    values = domain.evaluate(law.sample(1, shape, generator), points)[0]
+    values = values + noise_std * torch.randn(values.shape, generator=generator, dtype=torch.float64)
+    sensing = domain.evaluate(torch.eye(len(mean), dtype=torch.float64).reshape(-1, 1, *shape), points)[:, 0].T
+    seen = sensing @ covariance @ sensing.T + noise_std**2 * torch.eye(5, dtype=torch.float64)
+    gain = torch.linalg.solve(seen, sensing @ covariance).T
+    mean, covariance = mean + gain @ (values[0] - sensing @ mean), covariance - gain @ sensing @ covariance
+
+    oracle = Mixture([law], process(domain, noise, shape), spectrum=spectrum_of(law))
+    options = {"particles": particles, "steps": levels, "spacing": EVEN, "batch": particles, "all_particles": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = twisted(oracle, PointObservation(points, values, noise_std), shape, range(runs), **options)
+    x, weights = x.double().flatten(2), domain.weights(shape, dtype=torch.float64).expand(shape).flatten()
+    means, variance = x.mean(1), (weights * covariance.diagonal()).sum()
+    error = (means.mean(0) - mean).square() - means.var(0) / runs
+    spread = (weights * x.flatten(0, 1).var(0)).sum() / variance
+    return float(((weights * error).sum() / variance).clamp(min=0).sqrt()), float(spread.sqrt())
+
+
+def print_particles(count: int = 10) -> None:
+    """Laws drawn by seed, on every domain, seen at points."""
+    print(f"{count} laws drawn by seed, seen at 5 points, twisted with 64 particles, 48 levels, 4 runs:")
+    print("error of the mean in posterior standard deviations, without chance, at most / least and largest spread")
+    for name, (domain, shape, _) in DOMAINS.items():
+        found = [weighted(drawn(domain, shape, seed), "white" if seed % 2 else "matern") for seed in range(count)]
+        errors, spreads = zip(*found, strict=True)
+        print(f"{name:<12}{max(errors):.2f} / {min(spreads):.2f} to {max(spreads):.2f}", flush=True)
 
 
 # ---- mixtures -----------------------------------------------------------------------------------------------------
@@ -256,6 +301,7 @@ def print_mixtures(count: int = 1000) -> None:
                 range(max(25, 1500 // k)),
                 particles=k,
                 steps=n,
+                batch=k,
                 all_particles=True,
             ).flatten(0, 1),
             k=particles,
@@ -300,7 +346,7 @@ def print_posteriors(truths: int = 12, count: int = 60) -> None:
             errors.setdefault(name, []).append(float(other(oracle, x).mean()) - exact)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            x = twisted(oracle, seen, FINE, range(6), particles=100, steps=50, all_particles=True)
+            x = twisted(oracle, seen, FINE, range(6), particles=100, steps=50, batch=100, all_particles=True)
         errors.setdefault("twisted, 100 particles", []).append(float(other(oracle, x.flatten(0, 1)).mean()) - exact)
         errors.setdefault(f"by chance, {count} samples", []).append(math.sqrt(exact * (1 - exact) / count))
     for name, values in errors.items():
@@ -378,6 +424,7 @@ def print_steps() -> None:
 TABLES = {
     "known": print_known,
     "laws": print_laws,
+    "particles": print_particles,
     "mixtures": print_mixtures,
     "posteriors": print_posteriors,
     "plans": print_plans,

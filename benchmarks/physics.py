@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 
 import torch
+from torch import Tensor
 
 from fnodiff.data import Terrain
 from fnodiff.equations import Darcy, NavierStokes
@@ -53,6 +55,28 @@ def darcy(count: int) -> None:
     print(f"  two-valued, with the constant mode: mean {x.mean((0, 2, 3)).tolist()}, std {x.std((0, 2, 3)).tolist()}")
 
 
+def darcy_order(count: int) -> None:
+    """How fast the solver converges where a jumps, and how far the default grid is off."""
+
+    def errors(a: Tensor, times: tuple[int, ...]) -> list[Tensor]:
+        """|u_m - u_n| / |u_n| of solves on m and then n cells for each of a's."""
+        u = [solve(a.repeat_interleave(n, 2).repeat_interleave(n, 3)) for n in times]
+        u = [Darcy.domain.average(x, tuple(a.shape[2:])) for x in u]
+        return [relative_l2(x, y, Darcy.domain) for x, y in itertools.pairwise(u)]
+
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    law = {"constant_mode": False, "scale": 3.0}
+    square = torch.arange(24) // 8
+    board = torch.where((square[:, None] + square) % 2 == 0, 12.0, 3.0).double()[None, None]
+    drawn = coefficient((count, 1, 24, 24), generator=generators, **law)
+    for name, a in {"a checkerboard of 3 x 3": board, "drawn on 24 cells a side": drawn}.items():
+        *_, coarse, fine = errors(a, (1, 2, 4, 8))
+        orders = (coarse / fine).log2()
+        print(f"  order of the solver, {name}: {float(orders.min()):.2f} to {float(orders.max()):.2f}")
+    (apart,) = errors(coefficient((count, 1, 192, 192), generator=generators, **law), (1, 2))
+    print(f"  u solved on 192 and on 384 cells a side: {float(apart.min()):.2%} to {float(apart.max()):.2%} apart")
+
+
 def navier_stokes(count: int) -> None:
     """How much samples differ, and what a solve costs."""
     print("Navier-Stokes at time 10, nu 1e-3, 64x64")
@@ -88,6 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     two_valued(2000)
     darcy(args.count)
+    darcy_order(min(args.count, 4))
     navier_stokes(args.count)
     terrain(512)
 

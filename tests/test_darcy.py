@@ -71,6 +71,21 @@ def test_a_jump_along_faces_keeps_the_second_order() -> None:
     assert error(32) < 6e-3
 
 
+def test_corners_of_jumps_lower_the_order() -> None:
+    """As the docstring says: there u has a kink that no grid resolves."""
+
+    def board(n: int) -> Tensor:
+        third = torch.arange(n) * 3 // n
+        return torch.where((third[:, None] + third) % 2 == 0, 12.0, 3.0).double()[None, None]
+
+    truth = solve(board(192))
+
+    def error(n: int) -> float:
+        return float(SQUARE.norm(solve(board(n)) - SQUARE.average(truth, (n, n))) / SQUARE.norm(truth))
+
+    assert order(error, (12, 24, 48)) == pytest.approx(1.35, abs=0.15)
+
+
 def test_the_flux_through_the_edge_is_the_source() -> None:
     """Integrated over the square, -div(a grad u) = 1 says that what enters leaves: exact for finite volumes."""
     n, m = 20, 14

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from benchmarks.exactness import DOMAINS, drawn, known, weighted
 from benchmarks.oracles import Law, Mixture, conditional
 from fnodiff import EDM, Box, Cascade, FunctionSpaceSDE, GaussianRandomField, Matern, Torus, WhiteNoise, sample, upscale
 from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, twisted
-from fnodiff.sde import RBF, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes
+from fnodiff.sde import RBF, AnnealedLangevin, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes, Wrapper
 
 BOX, FINE, SMALL = Box(1), (32,), (8,)
 
@@ -95,6 +97,31 @@ def test_the_other_modes_learn_what_the_known_ones_say(make, noise):
     assert reached[ReplaceModes][0] < 0.8 and reached[ReplaceModes][1] > 1.25
 
 
+LAWS = [
+    pytest.param(name, seed, id=f"{name}-{seed}", marks=[] if seed == 3 and "1" in name else pytest.mark.slow)
+    for name, seed in itertools.product(DOMAINS, range(10))
+]
+
+
+@pytest.mark.parametrize(("domain", "seed"), LAWS)
+def test_modes_are_matched_on_laws_drawn_by_seed(domain, seed):
+    domain, shape, small = DOMAINS[domain]
+    law, noise, solver = drawn(domain, shape, seed), "white" if seed % 2 else "matern", DPMSolver(24, EvenLogSNR())
+    found = known(law, noise, partial(MatchModes, iterations=16), solver, small, pairs=20, members=24)
+    assert found.slope > 0.95 and abs(found.variance - 1) < 0.15
+    replaced = known(law, noise, ReplaceModes, solver, small, pairs=20, members=24)
+    assert replaced.slope < found.slope and replaced.variance > found.variance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("domain", "seed"), LAWS)
+def test_particles_are_right_on_laws_drawn_by_seed(domain, seed):
+    domain, shape, _ = DOMAINS[domain]
+    error, spread = weighted(drawn(domain, shape, seed), "white" if seed % 2 else "matern", particles=128, levels=40)
+    assert error < 0.4  # in the posterior's spread, of some 4 x 30 independent particles
+    assert 0.75 < spread < 1.1  # ancestral steps make it too small, by the less the more there are
+
+
 def test_modes_are_matched_for_each_sample_alone_and_in_cascades():
     law = amplitude()
     denoiser = Mixture([law], process("white"), spectrum=spectrum(law))
@@ -119,6 +146,19 @@ def test_modes_of_very_smooth_fields_are_matched():
     solver = DPMSolver(24, EvenLogSNR())
     x, y = (upscale(denoiser, low, 32, range(2), solver=solver, hold=hold) for hold in (MatchModes, ReplaceModes))
     torch.testing.assert_close(x, y, atol=1e-4, rtol=0)  # a stationary law: nothing to learn
+
+
+@pytest.mark.parametrize("snr", [0.16, 0.5])
+def test_langevin_steps_leave_the_bias_that_they_state(snr):
+    field = GaussianRandomField(BOX, Matern(1.0, 0.3))
+    denoiser = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM(0.01, 1e4)))
+    solver, t = AnnealedLangevin(1, corrections=1, snr=snr), torch.ones((), dtype=torch.float64)
+    noise = field.sample((1, 1, 16), dtype=torch.float64)
+    shrunk = solver.correct(denoiser, noise, t, torch.zeros_like)  # the step is a x + b z
+    added = solver.correct(denoiser, torch.zeros_like(noise), t, lambda x: noise)
+    a, b = (float((x * noise).sum() / noise.square().sum()) for x in (shrunk, added))
+    variance = b**2 / (1 - a**2) / float(denoiser.sde.marginal(noise, t)[1]) ** 2
+    assert variance - 1 == pytest.approx(snr**2 / (1 - snr**2), rel=1e-6)
 
 
 def test_modes_are_not_matched_beside_an_observation():
@@ -215,6 +255,26 @@ class TestTwisted:
         torch.testing.assert_close(all_of_it[:, 0], x[:1])
         assert bool((ess >= 1).all() and (ess <= 8 + 1e-4).all())
 
+    def test_few_particles_at_a_time_are_the_same_run(self, denoiser, seen):
+        class Labelled(Wrapper):
+            """Two laws, whose means a label tells apart."""
+
+            def forward(self, x_t, t, *, label):
+                sizes.append(len(x_t))
+                shift = label.reshape(-1, 1, 1).to(x_t)
+                return shift + self.denoiser(x_t - self.sde.marginal(x_t, t)[0] * shift, t)
+
+        sizes, options = [], {"particles": 8, "steps": 10, "label": [3, -2], "all_particles": True}
+        whole = twisted(Labelled(denoiser), seen, 16, range(2), **options)
+        assert set(sizes) == {8}
+        sizes.clear()
+        few = twisted(Labelled(denoiser), seen, 16, range(2), batch=3, **options)
+        assert sizes[:3] == [3, 3, 2] and set(sizes) == {3, 2}
+        torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-5)
+        far = torch.tensor([[0.99]])  # where the label says more than the two sensors do
+        first, second = (float(BOX.evaluate(x, far).mean()) for x in few)
+        assert first > second + 1
+
     def test_poor_runs_are_warned_of(self, denoiser):
         exact = PointObservation(torch.tensor([[0.2, 0.7]]), torch.tensor([[5.0, -5.0]]), noise_std=0.001)
         rough = lambda eigenvalues, dim: 0.01 * denoiser.spectrum(eigenvalues, dim) ** 0  # noqa: E731
@@ -251,6 +311,7 @@ class TestTwisted:
         [
             ({"particles": 1}, "particles >= 2"),
             ({"steps": 0}, "steps >= 2"),
+            ({"batch": 0}, "batch >= 1"),
             ({"seeds": 0.5}, "whole numbers"),
             ({"shape": (8, 8)}, "1 positive sizes"),
         ],

@@ -100,27 +100,43 @@ CALLS = {
     # sources
     "a source of one grid": (
         lambda: trained(lambda n, s: {"x": x_of(n, (16, 16))}),
-        r"\(1, 1, 8, 8\), and tensors of 1 rows",
+        r"\(2, 1, 8, 8\), and tensors of 2 rows",
     ),
     "a source of other rows": (
         lambda: trained(lambda n, s: {"x": x_of(n + 1, s)}),
-        r"got x torch.float32 \(2, 1, 8, 8\)",
+        r"got x torch.float32 \(3, 1, 8, 8\)",
     ),
     "a source of other channels": (
         lambda: trained(lambda n, s: {"x": x_of(n, s, 3)}),
-        r"got x torch.float32 \(1, 3, 8, 8\)",
+        r"got x torch.float32 \(2, 3, 8, 8\)",
     ),
     "a source of arrays": (lambda: trained(lambda n, s: {"x": x_of(n, s).numpy()}), r"Given.batch.*got x ndarray"),
-    "a source of tensors": (lambda: trained(x_of), r"return a dict with x.*got torch.float32 \(1, 1, 8, 8\)"),
+    "a source of tensors": (lambda: trained(x_of), r"return a dict with x.*got torch.float32 \(2, 1, 8, 8\)"),
     "a source of something else": (lambda: trained(lambda n, s: {"y": x_of(n, s)}), r"dict with x.*got y"),
     "a source without a channel axis": (
         lambda: trained(lambda n, s: {"x": x_of(n, s)[:, 0]}),
-        r"got x torch.float32 \(1, 8, 8\)",
+        r"got x torch.float32 \(2, 8, 8\)",
     ),
     "a source of whole numbers": (lambda: trained(lambda n, s: {"x": x_of(n, s).byte()}), r"got x torch.uint8"),
     "labels of other rows": (
-        lambda: trained(lambda n, s: {"x": x_of(n, s), "label": LABELS}),
-        r"label torch.int64 \(2,\)",
+        lambda: trained(lambda n, s: {"x": x_of(n, s), "label": LABELS[:1]}),
+        r"label torch.int64 \(1,\)",
+    ),
+    "one mask for all samples": (
+        lambda: trained(lambda n, s: {"x": x_of(n, s), "mask": torch.ones(1, 1, *s)}),
+        r"MultiResolution: expected Given.batch to return a mask \(B, .*mask torch.float32 \(1, 1, 8, 8\)",
+    ),
+    "one mask for all samples to keep": (
+        lambda: InMemory(Given(lambda n, s: {"x": x_of(n, s), "mask": torch.ones(1, 1, *s)}), [(8, 8)]),
+        r"InMemory: expected Given.batch to return a mask.*a mask of all samples is mask.expand_as\(x\)",
+    ),
+    "masks of another grid": (
+        lambda: trained(lambda n, s: {"x": x_of(n, s), "mask": torch.ones(n, 1, 16, 16)}),
+        r"a mask \(B, 1 or C, \*shape\) on the grid of x",
+    ),
+    "masks of other channels": (
+        lambda: InMemory(Given(lambda n, s: {"x": x_of(n, s), "mask": torch.ones(n, 3, *s)}), [(8, 8)]),
+        r"InMemory: expected Given.batch to return a mask",
     ),
     "a source of tensors to keep": (
         lambda: InMemory(Given(x_of), [(8, 8)]),

@@ -11,8 +11,8 @@ In :math:`y = x_t / \alpha_t` and :math:`s = \sigma_t / \alpha_t` the probabilit
 
 .. math:: \frac{\mathrm{d} y}{\mathrm{d} s} = \frac{y - D(x_t, t)}{s}, \qquad D(x_t, t) = \mathbb{E}[x \mid x_t].
 
-So a schedule only decides which noise levels it spans, and where equal steps of :math:`t` lie. For Gaussian data modes do not
-mix. With data of variance :math:`S_k` per mode, noise of variance :math:`C_k` and
+So a schedule only decides which noise levels it spans, and where equal steps of :math:`t` lie. For stationary Gaussian data
+modes do not mix. With data of variance :math:`S_k` per mode, noise of variance :math:`C_k` and
 :math:`N_k(t) = \alpha_t^2 S_k + \sigma_t^2 C_k`,
 
 .. math:: D_k = \frac{\alpha_t S_k}{N_k(t)}\, x_{t,k}, \qquad x_{s,k} = \sqrt{N_k(s) / N_k(t)}\; x_{t,k}.
@@ -55,8 +55,8 @@ for kind in (sde.DDIM, sde.DPMSolver, sde.Heun):
 # %%
 # Stochastic solvers have no path to compare with: `DDIM` and `DPMSolver` with `eta=1.0`, `Heun` with churn, `EulerMaruyama`,
 # `PredictorCorrector` and `AnnealedLangevin`. They are right in law: with many steps the variance of every mode tends to the
-# exact one. (Langevin steps keep a bias that their length sets.) The table has the root mean square deviation over the modes of
-# a field in one dimension, beside the scatter that as many exact samples have:
+# exact one. (Langevin steps leave the noise a variance too large by the share snr^2 / (1 - snr^2).) The table has the root mean
+# square deviation over the modes of a field in one dimension, beside the scatter that as many exact samples have:
 
 torch.manual_seed(0)
 line, count = Box(1), 4000

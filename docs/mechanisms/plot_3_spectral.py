@@ -12,8 +12,8 @@ knows, and what a network has to add. With :math:`S` the data's and :math:`C` th
 :math:`G`, :math:`V` and :math:`N` are functions of :math:`-\Delta`, so they act on any grid.
 
 - :math:`G x_t` is the best linear (Wiener) estimate, and :math:`V` is the variance of its error. :math:`F = 0` is exact on
-  Gaussian data of this spectrum, and the target of :math:`F` has equal variance in every mode. :math:`m` is the number of
-  modes of the reference grid.
+  stationary Gaussian data of this spectrum, and the target of :math:`F` has equal variance in every mode. :math:`m` is the
+  number of modes of the reference grid.
 - :math:`R = (1 + (\kappa / \kappa_c)^2)^{-3}`, with :math:`\kappa` in cycles over the domain's longest side, scaled to mean
   one. Without it the input of :math:`F` would be white, and would change with the grid all over. With it the input is a
   function.

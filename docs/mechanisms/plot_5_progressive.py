@@ -10,8 +10,8 @@ moves to finer grids as modes emerge. At noise level :math:`s = \sigma_t / \alph
 
 **The change of grid.** The state is brought to the finer grid by its modes. Each mode :math:`k` of the band :math:`B` that
 the coarse grid lacked is added as :math:`y_k = \sqrt{S_k + s^2 C_k}\; w_k`, where :math:`w_k = z_k / \sqrt{C_k}` comes from
-the noise :math:`z` that the run started with. So one seed remains one function. For Gaussian data modes are independent,
-and this is exact in law at any time.
+the noise :math:`z` that the run started with. So one seed remains one function. For stationary Gaussian data modes are
+independent, and this is exact in law at any time.
 
 **The bound.** For other data the added modes should depend on the others, and do not. Let :math:`p` be the law of the state on
 the finer grid, and :math:`q` that of the state after the change, from an exact one before it. They differ in :math:`y_B` given
@@ -81,7 +81,7 @@ for noise in (PixelNoise(domain), WhiteNoise(domain, reference=finest)):
 # %%
 # How it ends, mode by mode. All steps are linear and act on each mode alone. So a start whose modes all have exactly their
 # standard deviation shows what becomes of it, without randomness. What is left is the error of `Heun`'s steps, which a direct
-# run has too. A budget of 1000 is harmless for Gaussian data only; for others the bound then promises nothing.
+# run has too. A budget of 1000 is harmless for stationary Gaussian data only; for others the bound then promises nothing.
 
 low, high = sde.schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
 c = sde.noise.std(eigenvalues).square()

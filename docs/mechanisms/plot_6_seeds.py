@@ -13,8 +13,8 @@ both have:
 
 .. math:: P_m\, x^{(n)} = x^{(m)}, \qquad m < n.
 
-The exact denoiser of Gaussian data acts on each mode alone, and the relation holds to rounding. For other data the exact
-denoiser mixes modes, and finer modes say something about coarse ones: samples agree as far as they do not. For a trained
+The exact denoiser of stationary Gaussian data acts on each mode alone, and the relation holds to rounding. For other data it
+mixes modes, and finer modes say something about coarse ones: samples agree as far as they do not. For a trained
 network its discretization error comes on top. `PixelNoise` is another function on each grid, and nothing agrees.
 """
 

@@ -16,13 +16,15 @@ with a stated error, which no grid changes.
 Here the prior is a Gaussian field on an interval, so that the posterior is known in closed form.
 """
 
+import math
+
 import matplotlib.pyplot as plt
 import torch
 
-from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, sample
-from fnodiff.inverse import DPS, MomentMatching, PiGDM, PointObservation
+from fnodiff import DDIM, EDM, Box, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, sample
+from fnodiff.inverse import DPS, MomentMatching, PiGDM, PointObservation, twisted
 from fnodiff.metrics import coverage, rank_histogram
-from fnodiff.sde import GaussianDenoiser
+from fnodiff.sde import Denoiser, EvenLogSNR, GaussianDenoiser
 
 double = {"dtype": torch.float64}
 domain, n, sensors, noise_std, truths, members = Box(1), 48, 8, 0.1, 64, 39
@@ -95,6 +97,87 @@ plt.show()
 # %%
 # `DPS` and `PiGDM` land near the measurements. Between them, neither their middle nor their spread is the posterior's.
 # Their intervals still hold the truth about as often as they should, because the two errors make up for each other. `python
-# -m benchmarks.posterior` has the figures on one- and two-dimensional domains, at two resolutions each. What is right for
-# Gaussian priors need not be right for others. There `MomentMatching` still matches the first two moments of :math:`x`
-# given :math:`x_t`, and no more.
+# -m benchmarks.posterior` has the figures on one- and two-dimensional domains, at two resolutions each.
+#
+# Fields of two kinds
+# -------------------
+# What is right for Gaussian priors need not be right for others. There `MomentMatching` still matches the first two moments of
+# :math:`x` given :math:`x_t`, and no more. Take fields of two kinds, with means :math:`\pm m` and one covariance. Two sensors
+# leave open which kind it is. The posterior is a mixture too. Its weights are the evidence of each kind.
+
+bump = 1.5 * math.sqrt(2) * (math.pi * domain.points((n,))[0]).cos()[None]  # 1.5 times mode 1
+
+
+class TwoKinds(Denoiser):
+    """Exact for fields of mean bump and of mean -bump, equally likely."""
+
+    def __init__(self):
+        super().__init__(sde, channels=1, spectrum=lambda e, dim: data.std(e).square() + 1.5**2 * (e == e_1))
+
+    def forward(self, x_t, t):
+        alpha, sigma = sde.marginal(x_t, t)
+        means = torch.stack([bump, -bump]).to(x_t)[:, None]  # (kind, 1, channel, point)
+
+        def whiten(e):
+            return ((alpha * data.std(e)).square() + (sigma * sde.noise.std(e)).square()).rsqrt()
+
+        each = means + torch.stack([prior(x_t - alpha * mean, t) for mean in means])
+        apart = torch.stack([domain.norm(domain.filter(x_t - alpha * mean, whiten)) for mean in means])
+        return ((-0.5 * apart.square()).softmax(0)[..., None, None] * each).sum(0)
+
+
+e_1 = domain.eigenvalues((n,)).flatten()[1]
+few, found, error = torch.tensor([[0.2, 0.7]]), torch.tensor([[0.5, 0.1]]), 0.5
+unit = unit.float()
+sensing, covariance = domain.evaluate(unit, few)[:, 0].T, covariance.float()
+seen = sensing @ covariance @ sensing.T + error**2 * torch.eye(2)
+gain = torch.linalg.solve(seen, sensing @ covariance).T
+apart = torch.stack([found[0] - sensing @ mean[0] for mean in (bump, -bump)])
+weights = (-0.5 * (apart @ torch.linalg.inv(seen) * apart).sum(1)).softmax(0)
+
+# %%
+# `twisted` follows several particles at once. `MomentMatching` of a stationary Gaussian proposes their steps. Their weights
+# make up for what the proposal gets wrong, and particles of little weight give way to others. In the limit of many particles
+# the result is exact: the posterior of the learned model, as its sampler in so many steps has it. The effective sample size
+# says how many particles the weights leave, and so whether they were enough. Printed is the probability of the first kind:
+
+observation = PointObservation(few, found, error)
+several = {
+    name: sample(method(TwoKinds(), observation), n, range(400), solver=DDIM(50, EvenLogSNR(), eta=1.0), batch=400)
+    for name, method in methods.items()
+}
+x, sizes = twisted(
+    TwoKinds(), observation, n, range(20), steps=50, spacing=EvenLogSNR(), all_particles=True, return_ess=True
+)
+several["twisted"] = x.flatten(0, 1)
+print(f"{'exact':<16}{float(weights[0]):.2f}")
+for name, x in several.items():
+    apart = [domain.filter(x - mean, lambda e: 1 / data.std(e)) for mean in (bump, -bump)]
+    kind = torch.stack([-0.5 * domain.norm(a).square() for a in apart]).softmax(0)[0]
+    print(f"{name:<16}{float(kind.mean()):.2f}")
+lowest, last = float(sizes.min(1).values.mean()), float(sizes[:, -1].mean())
+print(f"effective sample size, of 64: {lowest:.0f} at its lowest, {last:.0f} at the end")
+
+# %%
+# The samples by their first mode, beside the exact density. `MomentMatching` blends the kinds while noise hides which it is;
+# `twisted` keeps both, in their shares. It took 1280 particles for 20 independent runs, where the others took 400 samples.
+
+mode = domain.analyze(unit)[:, 0, 1]
+grid = torch.linspace(-2, 2.5, 200)
+spread = (mode @ (covariance - gain @ sensing @ covariance) @ mode).sqrt()
+density = sum(
+    weight
+    * torch.distributions.Normal(mode @ (mean[0] + gain @ (found[0] - sensing @ mean[0])), spread).log_prob(grid).exp()
+    for weight, mean in zip(weights, (bump, -bump), strict=True)
+)
+figure, axes = plt.subplots(1, 4, figsize=(9, 2.6), sharey=True)
+for axis, (name, x) in zip(axes, several.items(), strict=True):
+    axis.hist(domain.analyze(x)[:, 0, 1], bins=36, range=(-2, 2.5), density=True, color="C0", alpha=0.6)
+    axis.plot(grid, density, color="black", lw=1)
+    axis.set(title=name, xlabel="mode 1")
+axes[0].set_ylabel("density")
+plt.show()
+
+# %%
+# For fields of one kind, or where sensors leave no doubt, `MomentMatching` is as good and takes a fraction of the time.
+# `python -m benchmarks.exactness` measures both on other mixtures.

@@ -43,7 +43,7 @@ class MultiResolution(_Source, Dataset):
 
     Raises:
         ValueError: If shapes, weights or sizes do not fit each other or the domain, or the source is none, is of another domain
-            or does not give what it is asked for: its first sample is read on each grid, and every batch is looked at.
+            or does not give what it is asked for: two samples are read on each grid, and every batch is looked at.
 
     Examples:
         >>> from fnodiff import Box
@@ -98,7 +98,7 @@ class MultiResolution(_Source, Dataset):
         self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
         self._epoch: tuple[int, np.ndarray] | None = None
         for shape in self.shapes:  # what the source lacks is known before training
-            self.take([0], shape)
+            self.take([0, min(1, len(fields) - 1)], shape)  # of one, a mask for all would look like one for each
 
     def __len__(self) -> int:
         """Steps in an epoch: those after which every sample has been seen once."""

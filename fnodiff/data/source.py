@@ -106,8 +106,13 @@ def checked(
     if fits:
         grid = tuple(x.shape[2:]) if isinstance(shape, Integral) else grid
         expected = (count, x.shape[1] if channels is None else channels, *grid)
-        rows = all(isinstance(value, Tensor) and value.shape[:1] == (count,) for value in batch.values())
-        fits = rows and tuple(x.shape) == expected
+        fits, mask = tuple(x.shape) == expected, batch.get("mask")
+        if fits and isinstance(mask, Tensor) and tuple(mask.shape) not in (expected, (count, 1, *grid)):
+            raise ValueError(
+                f"{owner}: expected {type(fields).__name__}.batch to return a mask (B, 1 or C, *shape) on the grid of x, got "
+                f"{_described(batch)}; mend the source: a mask of all samples is mask.expand_as(x)."
+            )
+        fits = fits and all(isinstance(v, Tensor) and v.shape[:1] == (count,) for v in batch.values())
     if not fits:
         expected = ", ".join(map(str, (count, "C" if channels is None else channels, *grid)))
         raise ValueError(

@@ -7,8 +7,9 @@ with f = 1, zero slope of g at the edge (the cosine basis of `Box`), and psi eit
     two-valued: 12 where g >= 0, 3 elsewhere;    log-normal: exp(g).
 
 Finite volumes on cells of height h: the flux through the face between cells i and j is a_ij (u_j - u_i) / h with the
-harmonic mean a_ij = 2 / (1/a_i + 1/a_j), through a face on the edge 2 a_i (0 - u_i) / h; second order, at straight
-jumps too, and of lower order where jumps have corners.
+harmonic mean a_ij = 2 / (1/a_i + 1/a_j), through a face on the edge 2 a_i (0 - u_i) / h. It is of second order, at straight
+jumps too. Where jumps have corners the order is lower: 1.3 on a checkerboard, 1.6 to 1.8 for two-valued a that are drawn
+(`python -m benchmarks.physics`).
 
 Source: Li et al. (2021), Fourier neural operator for parametric partial differential equations (the law and f = 1).
 """
@@ -182,7 +183,8 @@ class Darcy(Solved):
         kind, scale, constant_mode: See `coefficient`.
         target: "pair" has x = (a, u), two channels; "solution" x = u with a as the "field"; "coefficient" x = a alone, and
             nothing is solved.
-        fine: Cells per side of the solve. The default is divisible by 16, 24, 32, 48, 64 and 96.
+        fine: Cells per side of the solve. The default is divisible by 16, 24, 32, 48, 64 and 96. For two-valued a, u is some
+            0.1% from that of a solve with twice as many (`python -m benchmarks.physics`).
         keep: Fine solutions to keep in memory, 0.3 MB each by default; the longest unused goes first.
 
     Raises:

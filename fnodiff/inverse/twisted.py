@@ -54,6 +54,7 @@ def twisted(
     spacing: Spacing | None = None,
     all_particles: bool = False,
     return_ess: bool = False,
+    batch: int = 32,
     device: torch.device | str | None = None,
     progress: bool = False,
     **condition: Any,
@@ -76,6 +77,7 @@ def twisted(
         all_particles: Return all particles of each run, after a last resampling. They are correlated: those that descend from
             one parent are alike, and an estimate from one run is that of its effective sample size at best.
         return_ess: Return the effective sample sizes too.
+        batch: Particles through the network at a time. It bounds memory, and changes results by no more than rounding.
         device: Where to sample; by default where the denoiser's parameters are.
         progress: Show a bar.
         condition: By name, label=, field= or condition=: one row for each seed, or one for all.
@@ -114,12 +116,10 @@ def twisted(
             f"twisted: expected a denoiser without an observation, got {type(denoiser).__name__}, which has its own; pass the "
             f"prior's."
         )
-    numbers = {"particles": (particles, 2), "steps": (steps, 2)}
-    for name, (value, least) in numbers.items():
+    numbers = {"particles": (particles, 2, 64), "steps": (steps, 2, 50), "batch": (batch, 1, 32)}
+    for name, (value, least, usually) in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"twisted: expected {name} >= {least}, got {value!r}; {64 if name == 'particles' else 50} is usual."
-            )
+            raise ValueError(f"twisted: expected {name} >= {least}, got {value!r}; {usually} is usual.")
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
     shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
     device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
@@ -141,7 +141,7 @@ def twisted(
     found, sizes = [], []
     for i, seed in enumerate(tqdm(seeds, disable=not progress, desc="twisted", unit="run", file=sys.stderr)):
         given = {name: value[i : i + 1].expand(particles, *value.shape[1:]) for name, value in rows.items()}
-        run = _Run(Given(denoiser, **given) if given else denoiser, observation.alone(i), spectrum, particles)
+        run = _Run(Given(denoiser, **given) if given else denoiser, observation.alone(i), spectrum, particles, batch)
         with evaluating(denoiser):
             x, ess = run(torch.Generator().manual_seed(seed), (channels_of(denoiser), *shape), times, device)
         found.append(denoiser.normalization.inverse(x if all_particles else x[:1]).cpu())
@@ -181,6 +181,7 @@ class _Run:
     observation: Observation
     spectrum: Spectrum
     particles: int
+    batch: int
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -208,7 +209,8 @@ class _Run:
 
     def look(self, x_t: Tensor, t: Tensor) -> _State:
         """The particles at t, with their estimates."""
-        domain, x_hat = self.denoiser.sde.domain, self.denoiser(x_t, t)
+        domain, parts = self.denoiser.sde.domain, [slice(i, i + self.batch) for i in range(0, len(x_t), self.batch)]
+        x_hat = torch.cat([self.denoiser.rows(part)(x_t[part], t) for part in parts])
 
         def pull(g: Tensor) -> Tensor:
             return covariance(domain, g, lambda e: self.variances(e, x_t, t)[0])

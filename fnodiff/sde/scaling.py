@@ -150,11 +150,11 @@ class SpectralScaling(Scaling):
         N = alpha^2 S + sigma^2 C,    G = alpha S / N,    V = S sigma^2 C / N,
         D(x_t, t) = G x_t + (m V)^(1/2) F((R / (m N))^(1/2) x_t, ln(sigma / alpha) / 4).
 
-    G x_t is the best linear estimate, so F = 0 is exact on Gaussian data of this spectrum, and F's target has unit variance in
-    every mode. m is the number of modes of the reference grid. R = (1 + (k / cutoff)^2)^-3, k the mode's wavenumber, scaled to
-    mean one over those modes, makes F's input a function: without it the input is white, and changes with the grid all over.
-    What F gets wrong in modes it never trained on is damped by V. S may differ by channel (`fit_spectra`): each channel then
-    has its own G and V, and the loss weighs its error by its own tr V.
+    G x_t is the best linear estimate, so F = 0 is exact on stationary Gaussian data of this spectrum, and F's target has unit
+    variance in every mode. m is the number of modes of the reference grid. R = (1 + (k / cutoff)^2)^-3, k the mode's
+    wavenumber, scaled to mean one over those modes, makes F's input a function: without it the input is white, and changes
+    with the grid all over. What F gets wrong in modes it never trained on is damped by V. S may differ by channel
+    (`fit_spectra`): each channel then has its own G and V, and the loss weighs its error by its own tr V.
 
     At high noise the best estimate is far from the linear one, and F has to take G x_t back before it says anything better:
     with `linear_estimate`, F's input has G x_t beside the whitened x_t, over the data's standard deviation.
