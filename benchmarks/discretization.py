@@ -18,17 +18,18 @@ from fnodiff.domain import Domain, Shape
 from fnodiff.metrics import discretization_error
 
 PAIRS = [(32, 48), (32, 64), (32, 96), (32, 128), (64, 128)]
+PERIODIC = {"boundary": "periodic"}
 FIXED = {"reference": (32, 32)}
 TAPS = {"reference": (32, 32), "local": "operator"}
 NETWORKS: dict[str, dict[str, object]] = {
     "UNet": {"spectral_levels": 0},
-    "DFU": {},
-    "DFU, fixed levels": FIXED,
+    "DFU": PERIODIC,
+    "DFU, fixed levels": FIXED | PERIODIC,
     "UNet, taps, fixed levels": TAPS | {"spectral_levels": 0},
-    "DFU, taps, fixed levels": TAPS,
-    "even kernels": FIXED | {"boundary": "even"},
-    "even kernels, taps": TAPS | {"boundary": "even"},
-    "even kernels, points": TAPS | {"boundary": "even", "local": "point"},
+    "DFU, taps, fixed levels": TAPS | PERIODIC,
+    "even kernels": FIXED,
+    "even kernels, taps": TAPS,
+    "even kernels, points": TAPS | {"local": "point"},
     "all kernels, taps": TAPS | {"boundary": "all"},
 }
 SPHERE_PAIRS = [(16, 32), (32, 48), (32, 64)]

@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, SpectralScaling
 from fnodiff.cost import measure
-from fnodiff.nn import DualConv, LocalConv, SpectralConv
+from fnodiff.nn import CosineConv, DualConv, LocalConv, SpectralConv
 from fnodiff.nn.modes import Modes
 from fnodiff.sde import DenoisingLoss
 from fnodiff.train import keep_freed_memory
@@ -96,11 +96,13 @@ def stock_layers():
 
 def networks(peer: Path | None) -> dict[str, nn.Module]:
     """The rows, the UNet that the others are compared with first."""
-    make = partial(DFU, 3, 3, n_modes=MODES, **WIDTH)
+    make = partial(DFU, 3, 3, n_modes=MODES, dropout=0.0, boundary="periodic", **WIDTH)
     rows: dict[str, nn.Module] = {
         "UNet": make(spectral_levels=0),
-        "DFU, half the grid a level": make(),
-        "DFU, levels by a reference": make(reference=(32, 32)),
+        "DFU, moving levels": make(),
+        "DFU, fixed levels": make(reference=(32, 32)),
+        "DFU, fixed, even": make(reference=(32, 32), boundary="even"),
+        "DFU, fixed, all": make(reference=(32, 32), boundary="all"),
     }
     with stock_layers():
         rows["DFU on neuralop's layer"] = make()
@@ -143,10 +145,12 @@ def evaluate(net: nn.Module, x: Tensor, *rest: Tensor) -> None:
 
 
 def layer_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
-    """A convolution, our spectral convolution and neuralop's, 32 to 32 channels."""
+    """A convolution, our spectral convolutions and neuralop's, 32 to 32 channels."""
     rows = {
         "3x3 convolution": LocalConv(32, 32, domain=Box(2)),
         "SpectralConv": SpectralConv(32, 32, MODES, domain=Box(2), bias=False),
+        "CosineConv, even": CosineConv(32, 32, MODES, domain=Box(2), bias=False),
+        "CosineConv, all": CosineConv(32, 32, MODES, domain=Box(2), kernels="all", bias=False),
         "neuralop's SpectralConv": Stock(32, 32, MODES, domain=Box(2), bias=False),
     }
     rows = {name: layer.to(device) for name, layer in rows.items()}
@@ -357,7 +361,7 @@ def main() -> None:
         fast = {name: torch.compile(net, dynamic=False) if args.compile else net for name, net in rows.items()}
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
             network_table(fast, args.sizes, batches, args.repeats, device)
-    around_table(rows["DFU, half the grid a level"], small, args.batch, args.repeats, device)
+    around_table(rows["DFU, moving levels"], small, args.batch, args.repeats, device)
     factor_table(args.batch, 3 * args.repeats, device)
     share_table(rows, min(args.sizes), args.batch, device)
 

@@ -75,6 +75,7 @@ def test_the_options_of_a_model(options, noise, schedule, scaling):
             ["--rank", 0.5, "--num-blocks", 2],
             {"spectral": {"factorization": "ComplexTucker", "rank": 0.5}, "num_blocks": 2},
         ),
+        (["--boundary", "periodic"], {"boundary": "periodic"}),
         (["--spectral-levels", 0, "--positional-modes", 0], {"spectral_levels": 0, "positional_modes": 0}),
     ],
 )

@@ -111,7 +111,7 @@ class TestFreeze:
         assert {name for name, (level, _) in groups.items() if level is None} == {
             name for name in groups if name.startswith(("embed_noise", "embed_label"))
         }
-        assert groups["stem.spectral.weight.tensor"] == groups["head.spectral.weight.tensor"] == (0, "spectral")
+        assert groups["stem.spectral.weight"] == groups["head.spectral.weight"] == (0, "spectral")
         assert groups["head_norm.weight"] == (0, "norm")
         assert groups["down.0.0.norm_in.weight"] == groups["up.2.0.norm_in.weight"] == (0, "norm")
         assert (
@@ -130,7 +130,7 @@ class TestFreeze:
         }
         assert set(frozen) == still == expected
         freeze(made, parts=["spectral"])
-        assert not made.network.middle[0].conv_in.spectral.weight.tensor.requires_grad
+        assert not made.network.middle[0].conv_in.spectral.weight.requires_grad
         assert len(freeze(made)) == len(list(made.parameters()))
 
     @pytest.mark.parametrize(

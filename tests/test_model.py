@@ -53,6 +53,7 @@ BOX = Box(2)
 SDE = FunctionSpaceSDE(WhiteNoise(BOX, (12, 12)), EDM())
 LAW = Matern(1.0, 0.3)
 tiny = partial(DFU.tiny, **SMALLEST)
+periodic = partial(tiny, boundary="periodic")  # as the first house's
 
 
 def fields(domain, shape, channels=1, count=32, law=LAW):
@@ -478,6 +479,7 @@ def tensors(path, change):
 def old_dfu(net, **change):
     """The description of a DFU in format 2."""
     described = checkpoint.describe(net)
+    assert described.pop("boundary") == "periodic"  # there was no other
     levels = "moving" if described["reference"] is None else "fixed"
     return {**described, "levels": levels, "antialias": False, "recompute": False, **change}
 
@@ -521,7 +523,7 @@ def spectral(net, shown, **change):
 
 class TestConvert:
     def test_the_format_before_is_refused_with_the_command(self, tmp_path):
-        net = tiny(1, 1)
+        net = periodic(1, 1)
         folder = written(tmp_path / "old", old_model(net), net)
         with pytest.raises(ValueError, match=rf"got format 2; convert it: fnodiff convert {folder} NEW_FOLDER"):
             Model.from_pretrained(folder)
@@ -532,7 +534,7 @@ class TestConvert:
         ids=str,
     )
     def test_a_level_per_point(self, tmp_path, options):
-        net = tiny(2, 1, zero_init=False, **options)
+        net = periodic(2, 1, zero_init=False, **options)
         spectrum, units = LAW, Normalization([2.0], [3.0])
         parts = {"spectrum": spectrum, "normalization": units, "field_normalization": FIELD_UNITS}
         described = old_model(net, **{name: checkpoint.describe(part) for name, part in parts.items()})
@@ -546,20 +548,20 @@ class TestConvert:
         assert all(torch.equal(value, made.state_dict()[name]) for name, value in loaded.state_dict().items())
 
     def test_levels_that_moved_have_no_reference(self, tmp_path):
-        net = tiny(1, 1)
+        net = periodic(1, 1)
         described = old_model(net, backbone=old_dfu(net, reference=[12, 12], levels="moving"))
         assert convert(written(tmp_path / "old", described, net), tmp_path / "new").network.config["reference"] is None
 
     @pytest.mark.parametrize("shown", [False, True])
     def test_a_level_per_mode(self, tmp_path, shown):
-        net = tiny(2 if shown else 1, 1, domain=Box(2, (1.0, 2.0)))
+        net = periodic(2 if shown else 1, 1, domain=Box(2, (1.0, 2.0)))
         made = convert(written(tmp_path / "old", spectral(net, shown), net), tmp_path / "new")
         # 8 cycles per unit length are 16 over the longest side.
         assert made.scaling == SpectralScaling((12, 12), cutoff=16.0, linear_estimate=shown)
 
     @pytest.mark.parametrize(("channels", "given", "averages"), [(3, None, True), (1, None, False), (1, True, True)])
     def test_images_are_cell_averages(self, tmp_path, channels, given, averages):
-        net = tiny(channels, channels)
+        net = periodic(channels, channels)
         folder = written(tmp_path / "old", old_model(net), net)
         assert convert(folder, tmp_path / "new", cell_averages=given).cell_averages == averages
 
@@ -574,7 +576,7 @@ class TestConvert:
         ],
     )
     def test_what_cannot_be_converted_leaves_nothing(self, tmp_path, change, message):
-        net = tiny(1, 1)
+        net = periodic(1, 1)
         described = old_model(net)
         change(described)
         with pytest.raises(ValueError, match=message):
@@ -582,7 +584,7 @@ class TestConvert:
         assert not (tmp_path / "new").exists()
 
     def test_a_folder_with_a_model_is_not_written_over(self, tmp_path):
-        net = tiny(1, 1)
+        net = periodic(1, 1)
         folder = written(tmp_path / "old", old_model(net), net)
         convert(folder, tmp_path / "new")
         with pytest.raises(ValueError, match="a folder without a model"):

@@ -73,6 +73,7 @@ def _model(old: dict[str, Any], cell_averages: bool | None) -> dict[str, Any]:
         )
     network = {name: value for name, value in net.items() if name not in ("levels", "antialias", "recompute")}
     network["reference"] = net["reference"] if net["levels"] == "fixed" else None
+    network["boundary"] = "periodic"
     usual = {"Preconditioned": "point", "SpectralPreconditioned": "mode"}
     if old["class"] not in usual or old.get("told", usual[old["class"]]) != usual[old["class"]]:
         raise ValueError(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class NetworkOptions:
     """A DFU. What is not named is the preset's."""
 
-    network: Literal["tiny", "small", "paper"] = option("Of 0.8, 2.6 and 706 million parameters for pictures.", "small")
+    network: Literal["tiny", "small", "paper"] = option("Of 0.7, 2.1 and 706 million parameters for pictures.", "small")
     n_modes: Numbers | None = option("Modes per axis of the finest level's spectral branch; one number for all axes.")
     hidden_channels: int | None = option("Width of the first level, a multiple of 4.")
     channel_mult: Numbers | None = option("Width of each level, in units of --hidden-channels.")
@@ -35,6 +35,9 @@ class NetworkOptions:
     )
     levels: Literal["reference", "moving"] = option(
         "Coarser grids: those of the largest training grid, or half the input's (the paper's).", "reference"
+    )
+    boundary: Literal["even", "all", "periodic"] | None = option(
+        "On a box, how spectral branches take a field beyond its edges; periodic is the paper's."
     )
     dropout: float | None = option("Probability, in every block.")
     positional_modes: int | None = option("Waves per axis that tell the network where it is.")

@@ -56,8 +56,9 @@ class DFU(nn.Module):
         local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "point", 1 x 1 as in a
             Fourier neural operator, for smooth fields; or None for spectral branches alone (then every level needs one). On
             Sphere "conv" reaches two rows of the grid at hand, "operator" as far as two rows of the reference.
-        boundary: Of the spectral branches on Box. "periodic", the paper's: a field is taken as periodic. "even" or "all": it is
-            reflected at its edges, and the branch is an operator, with even kernels or with any (`CosineConv`).
+        boundary: Of the spectral branches on Box. "even", the default there, or "all": a field is taken as reflected at its
+            edges, and the branch is an operator, with even kernels or with any (`CosineConv`). "periodic", the paper's: a field
+            is taken as periodic. Elsewhere leave it out.
         dropout: Probability, in every residual block.
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
@@ -82,7 +83,7 @@ class DFU(nn.Module):
         >>> net(torch.randn(1, 3, 33, 48), noise_level=torch.zeros(())).shape
         torch.Size([1, 3, 33, 48])
         >>> round(sum(p.numel() for p in DFU.small(3, 3).parameters()) / 1e6, 1)  # millions
-        2.6
+        2.1
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class DFU(nn.Module):
         *,
         reference: Sequence[int] | None = None,
         local: str | None = "conv",
-        boundary: str = "periodic",
+        boundary: str | None = None,
         dropout: float = 0.13,
         num_classes: int = 0,
         condition_channels: int = 0,
@@ -108,9 +109,10 @@ class DFU(nn.Module):
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         domain = Box(2) if domain is None else domain
-        self.config |= {"domain": domain}
+        if boundary is None:
+            boundary = "even" if isinstance(domain, Box) else "periodic"
+        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
@@ -336,7 +338,7 @@ class DFU(nn.Module):
 
     @classmethod
     def tiny(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
-        """0.8M parameters on Box(2) with 3 channels: for tests and first steps. `options` override the preset's arguments."""
+        """0.7M parameters on Box(2) with 3 channels: for tests and first steps. `options` override the preset's arguments."""
         preset = {
             "hidden_channels": 16,
             "channel_mult": (1, 2),
@@ -349,7 +351,7 @@ class DFU(nn.Module):
 
     @classmethod
     def small(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:
-        """2.6M parameters on Box(2) with 3 channels: trains on a CPU. `options` override the preset's arguments."""
+        """2.1M parameters on Box(2) with 3 channels: trains on a CPU. `options` override the preset's arguments."""
         preset = {
             "hidden_channels": 32,
             "channel_mult": (1, 1, 2),
@@ -367,7 +369,7 @@ class DFU(nn.Module):
         9. Dropout, widths, levels and attention are the paper's. `options` override the preset's arguments;
         spectral=dict(factorization="ComplexTucker", rank=0.1) brings it to 128.2M.
         """
-        return cls._preset(in_channels, out_channels, options, (32, 16))
+        return cls._preset(in_channels, out_channels, options, (32, 16), boundary="periodic")
 
     @classmethod
     def _preset(

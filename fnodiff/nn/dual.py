@@ -27,8 +27,8 @@ class DualConv(nn.Module):
             neural operator; or None: no such branch.
         reference: Spatial shape of the grid whose spacing the operator's taps keep.
         resize: How the local branch reaches another grid: "pool" or "resample".
-        boundary: Of the spectral branch on Box: "even" or "all", the kernels of `CosineConv`, or "periodic", as the paper's
-            `SpectralConv`.
+        boundary: Of the spectral branch on Box: "even", the default there, or "all", the kernels of `CosineConv`, or
+            "periodic", as the paper's `SpectralConv`.
         init_scale: The initial weights' factor; 0 starts the layer at zero.
         spectral: Options for the spectral layer, such as dict(factorization="ComplexTucker", rank=0.1).
 
@@ -56,11 +56,13 @@ class DualConv(nn.Module):
         local: str | None = "conv",
         reference: Sequence[int] | None = None,
         resize: str = "pool",
-        boundary: str = "periodic",
+        boundary: str | None = None,
         init_scale: float = 1.0,
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if boundary is None:
+            boundary = "even" if isinstance(domain, Box) else "periodic"
         if boundary not in ("periodic", *KERNELS) or (boundary != "periodic" and not isinstance(domain, Box)):
             raise ValueError(
                 f'DualConv: expected boundary="periodic", or "even" or "all" on a Box, got {boundary!r} on {domain}; leave it '
