@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.exactness import DOMAINS, drawn, known, weighted
+from benchmarks.exactness import DOMAINS, drawn, known, spectrum_of, weighted
 from benchmarks.oracles import Law, Mixture, conditional
 from fnodiff import (
     EDM,
@@ -149,10 +149,36 @@ def test_modes_are_matched_for_each_sample_alone_and_in_cascades():
     quick = upscale(denoiser, low, FINE, range(4), **once)
     assert float((quick - together).abs().max()) > 1e-2
     torch.testing.assert_close(upscale(denoiser, low, FINE, range(4), batch=3, **once), quick, rtol=1e-4, atol=1e-4)
+    part = MatchModes(denoiser, low, iterations=1, tolerance=0.5).rows(slice(1, 3))
+    assert (part.iterations, part.tolerance) == (1, 0.5) and torch.equal(part.low, low[1:3])
     plan = Cascade([SMALL], through=())
     coarse = sample(denoiser, SMALL, range(4), solver=DPMSolver(8))
     fine = sample(denoiser, FINE, range(4), plan=plan, **options)
     assert float((BOX.resample(fine, SMALL) - coarse).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(("domain", "modes"), [("Box(1)", 8), ("Sphere()", 25)])
+def test_a_match_is_bayes_rule_in_as_many_iterations_as_there_are_modes(domain, modes):
+    domain, shape, small = DOMAINS[domain]
+    law, sde = drawn(domain, shape, 0), FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.2)), EDM())
+    t, generator = sde.schedule.time(torch.tensor(0.5, dtype=torch.float64)), torch.Generator().manual_seed(1)
+    x = law.sample(2, shape, generator)
+    x_t = x + 0.5 * sde.noise.sample(tuple(x.shape), generator=generator, dtype=torch.float64)
+    low, (mean, covariance) = domain.resample(x, small), law.moments(shape)
+    unit = torch.eye(len(mean), dtype=torch.float64).reshape(-1, 1, *shape)
+    weights = domain.weights(shape, dtype=torch.float64)
+    noise = 0.25 * domain.filter(unit / weights, lambda e: sde.noise.std(e).square()).flatten(1)
+    gain = covariance @ torch.linalg.pinv(covariance + noise, hermitian=True, rtol=1e-10)
+    x_hat, left = mean + (x_t.flatten(1) - mean) @ gain.T, covariance - gain @ covariance
+    down = domain.resample(unit, small).flatten(1).T
+    learn = left @ down.T @ torch.linalg.pinv(down @ left @ down.T, hermitian=True, rtol=1e-10)
+    expected = (x_hat + (low.flatten(1) - x_hat @ down.T) @ learn.T).view_as(x)
+    denoiser = Mixture([law], sde, spectrum=spectrum_of(law))
+    found = MatchModes(denoiser, low, iterations=modes, tolerance=1e-8)(x_t, t)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    rough = MatchModes(denoiser, low, iterations=1)(x_t, t)
+    assert float((rough - expected).abs().max()) > 1e-3
+    torch.testing.assert_close(domain.resample(rough, small), low)
 
 
 def by_two_schedules():
