@@ -9,9 +9,21 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.exactness import DOMAINS, drawn, known, weighted
+from benchmarks.exactness import DOMAINS, drawn, known, spectrum_of, weighted
 from benchmarks.oracles import Law, Mixture, conditional
-from fnodiff import EDM, Box, Cascade, FunctionSpaceSDE, GaussianRandomField, Matern, Torus, WhiteNoise, sample, upscale
+from fnodiff import (
+    EDM,
+    VP,
+    Box,
+    Cascade,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Matern,
+    Torus,
+    WhiteNoise,
+    sample,
+    upscale,
+)
 from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, twisted
 from fnodiff.sde import RBF, AnnealedLangevin, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes, Wrapper
 
@@ -133,10 +145,56 @@ def test_modes_are_matched_for_each_sample_alone_and_in_cascades():
     torch.testing.assert_close(
         upscale(denoiser, low, FINE, range(4), batch=3, **options), together, rtol=1e-4, atol=1e-4
     )
+    once = {**options, "hold": partial(MatchModes, iterations=1)}
+    quick = upscale(denoiser, low, FINE, range(4), **once)
+    assert float((quick - together).abs().max()) > 1e-2
+    torch.testing.assert_close(upscale(denoiser, low, FINE, range(4), batch=3, **once), quick, rtol=1e-4, atol=1e-4)
+    part = MatchModes(denoiser, low, iterations=1, tolerance=0.5).rows(slice(1, 3))
+    assert (part.iterations, part.tolerance) == (1, 0.5) and torch.equal(part.low, low[1:3])
     plan = Cascade([SMALL], through=())
     coarse = sample(denoiser, SMALL, range(4), solver=DPMSolver(8))
     fine = sample(denoiser, FINE, range(4), plan=plan, **options)
     assert float((BOX.resample(fine, SMALL) - coarse).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(("domain", "modes"), [("Box(1)", 8), ("Sphere()", 25)])
+def test_a_match_is_bayes_rule_in_as_many_iterations_as_there_are_modes(domain, modes):
+    domain, shape, small = DOMAINS[domain]
+    law, sde = drawn(domain, shape, 0), FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.2)), EDM())
+    t, generator = sde.schedule.time(torch.tensor(0.5, dtype=torch.float64)), torch.Generator().manual_seed(1)
+    x = law.sample(2, shape, generator)
+    x_t = x + 0.5 * sde.noise.sample(tuple(x.shape), generator=generator, dtype=torch.float64)
+    low, (mean, covariance) = domain.resample(x, small), law.moments(shape)
+    unit = torch.eye(len(mean), dtype=torch.float64).reshape(-1, 1, *shape)
+    weights = domain.weights(shape, dtype=torch.float64)
+    noise = 0.25 * domain.filter(unit / weights, lambda e: sde.noise.std(e).square()).flatten(1)
+    gain = covariance @ torch.linalg.pinv(covariance + noise, hermitian=True, rtol=1e-10)
+    x_hat, left = mean + (x_t.flatten(1) - mean) @ gain.T, covariance - gain @ covariance
+    down = domain.resample(unit, small).flatten(1).T
+    learn = left @ down.T @ torch.linalg.pinv(down @ left @ down.T, hermitian=True, rtol=1e-10)
+    expected = (x_hat + (low.flatten(1) - x_hat @ down.T) @ learn.T).view_as(x)
+    denoiser = Mixture([law], sde, spectrum=spectrum_of(law))
+    found = MatchModes(denoiser, low, iterations=modes, tolerance=1e-8)(x_t, t)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    rough = MatchModes(denoiser, low, iterations=1)(x_t, t)
+    assert float((rough - expected).abs().max()) > 1e-3
+    torch.testing.assert_close(domain.resample(rough, small), low)
+
+
+def by_two_schedules():
+    """Processes that differ in alpha alone: the same noise levels, reached by the same steps."""
+    low, high = VP().ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    return [FunctionSpaceSDE(process("matern").noise, schedule) for schedule in (EDM(low, high), VP())]
+
+
+def test_modes_are_matched_alike_by_every_schedule():
+    law = amplitude()
+    low = BOX.resample(law.sample(2, FINE, torch.Generator().manual_seed(1)), SMALL).float()
+    options = {"solver": DPMSolver(8, EvenLogSNR()), "hold": MatchModes}
+    x, y = (
+        upscale(Mixture([law], s, spectrum=spectrum(law)), low, FINE, range(2), **options) for s in by_two_schedules()
+    )
+    torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
 
 
 def test_modes_of_very_smooth_fields_are_matched():
@@ -274,6 +332,22 @@ class TestTwisted:
         far = torch.tensor([[0.99]])  # where the label says more than the two sensors do
         first, second = (float(BOX.evaluate(x, far).mean()) for x in few)
         assert first > second + 1
+
+    def test_a_run_is_the_same_by_every_schedule(self, denoiser, seen):
+        options = {"particles": 8, "steps": 12, "spacing": EvenLogSNR(), "all_particles": True, "return_ess": True}
+        x, y = (twisted(GaussianDenoiser(denoiser.data, s), seen, 16, range(2), **options) for s in by_two_schedules())
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+
+    def test_a_gaussian_law_in_many_steps_keeps_its_particles(self, denoiser, seen):
+        options = {"particles": 16, "steps": 80, "spacing": EvenLogSNR(), "return_ess": True}
+        _, ess = twisted(denoiser, seen, 16, range(2), **options)
+        assert float(ess.min()) > 6  # there the guesses are right, but for the steps
+
+    def test_the_particle_that_is_drawn_is_any_of_them(self, denoiser, seen):
+        x = twisted(denoiser, seen, 16, range(4), particles=16, steps=14, all_particles=True)
+        twins = sum(16 - len(run.flatten(1).unique(dim=0)) for run in x)
+        beside = int((x[:, 1:] == x[:, :-1]).flatten(2).all(2).sum())
+        assert twins > 8 and beside < twins / 2, "particles that were taken twice would stand together"
 
     def test_poor_runs_are_warned_of(self, denoiser):
         exact = PointObservation(torch.tensor([[0.2, 0.7]]), torch.tensor([[5.0, -5.0]]), noise_std=0.001)
