@@ -17,7 +17,7 @@ from torch._dynamo.testing import CompileCounter
 from fnodiff.cost import measure
 from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.metrics import discretization_error
-from fnodiff.nn import CosineConv, DFU, DualConv, LocalConv, SpectralConv
+from fnodiff.nn import DFU, CosineConv, DualConv, LocalConv, SpectralConv
 from fnodiff.nn.blocks import positions
 from fnodiff.nn.factors import ModeMajorDense, by_factors
 from fnodiff.nn.integrals import Attention, GroupNorm

@@ -122,7 +122,7 @@ class LocalConv(nn.Module):
 
 
 class _Replicated(torch.autograd.Function):
-    """One point more at every edge, a copy of the last: torch's own padding, whose gradient takes two to three times as long."""
+    """One point more at every edge, a copy of the last: as torch pads, with a gradient two to three times as fast."""
 
     generate_vmap_rule = True
 
