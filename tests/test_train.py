@@ -132,7 +132,13 @@ class TestFit:
         assert_same(again.state_dict(), whole.state_dict())
 
     @pytest.mark.parametrize(
-        ("decay", "rate"), [(False, 1e-3), (True, 1e-3 * 0.5 * (1 + math.cos(7 * math.pi / 8)))], ids=["flat", "decay"]
+        ("decay", "rate"),
+        [
+            (False, 1e-3),
+            (True, 1e-3 * 0.5 * (1 + math.cos(7 * math.pi / 8))),
+            (0.25, 1e-3 * 0.5 * (1 + math.cos(math.pi / 2))),  # the second of its two last steps
+        ],
+        ids=["flat", "decay", "its last quarter"],
     )
     def test_decay_lets_the_learning_rate_fall_to_zero(self, tmp_path, decay, rate):
         fit(model(), data(), 8, optimizer=Adam(lr=1e-3, rampup=1, decay=decay), folder=tmp_path, logging=QUIET)

@@ -38,7 +38,7 @@ class OptimizerOptions:
 
     lr: float = option("Learning rate.", 1e-3)
     rampup: int = option("Steps over which it rises linearly.", 100)
-    decay: bool = option("Let it fall to zero over the run, along half a cosine.", False)
+    decay: float = option("The last share of the run, over which it falls to zero; 1 for all of it.", 0.0)
     clip: float = option("Largest norm of the gradient.", 1.0)
     ema_halflife: float = option("Half-life of the moving average of the weights, in samples.", 20_000)
 

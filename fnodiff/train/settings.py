@@ -19,7 +19,9 @@ class Adam:
     Args:
         lr: Learning rate after the ramp-up.
         rampup: Steps of linear ramp-up.
-        decay: Let the rate fall to zero along half a cosine: over the steps, or without them over the minutes.
+        decay: The share of the run, its last part, over which the rate falls to zero along half a cosine: of the steps, or
+            without them of the minutes. 1 or True for the whole run. With less, a run whose end is not known yet goes on at the
+            full rate, and resumed with other `steps` it falls before those.
         clip: Largest norm of the gradient.
         ema_halflife: Of the moving average, in samples; shorter early on (a twentieth of the samples seen).
         betas: Of Adam. Its average of squared gradients spans 100 steps; the usual 0.999 comes to about the same.
@@ -30,7 +32,7 @@ class Adam:
 
     lr: float = 1e-3
     rampup: int = 100
-    decay: bool = False
+    decay: float = 0.0
     clip: float = 1.0
     ema_halflife: float = 20_000
     betas: tuple[float, float] = (0.9, 0.99)
@@ -39,6 +41,10 @@ class Adam:
         for name in ("lr", "clip", "ema_halflife"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"Adam: expected {name} > 0, got {getattr(self, name)!r}; the default is usual.")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(
+                f"Adam: expected decay from 0 to 1, got {self.decay!r}; 1 lets the rate fall over the whole run."
+            )
         if self.rampup < 0 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
                 f"Adam: expected rampup >= 0 and betas in [0, 1), got {self.rampup!r} and {self.betas!r}; leave them out."
@@ -47,7 +53,8 @@ class Adam:
     def rate(self, step: int, done: float) -> float:
         """The learning rate of a step, `done` of the run being over."""
         rate = self.lr * min(1.0, (step + 1) / max(1, self.rampup))
-        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if self.decay else rate
+        falling = max(0.0, min(1.0, done) - 1 + self.decay)
+        return rate * 0.5 * (1 + math.cos(math.pi * falling / self.decay)) if falling else rate
 
     def ema_decay(self, step: int, batch_size: int) -> float:
         """What a step leaves of the moving average, after so many of them."""
