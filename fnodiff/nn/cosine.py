@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
+from fnodiff.nn.factors import keeping_order
 
 KERNELS = ("even", "all")
 FACTORIZATIONS = (None, "Dense", "Tucker", "CP", "TT")
@@ -113,6 +114,9 @@ class CosineConv(nn.Module):
             if self.bias is not None:
                 out = out + self.bias.to(out.dtype).reshape(-1, *(1,) * self.domain.dim)
         return out.to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        return super()._apply(keeping_order(fn), recurse)
 
     def _spectral(self, x: Tensor, output_shape: Shape) -> Tensor:
         sizes = tuple(zip(self.n_modes, x.shape[2:], output_shape, strict=True))

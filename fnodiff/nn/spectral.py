@@ -11,17 +11,17 @@ import neuralop (about 5 s); import them through `fnodiff.nn` when needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
 import torch
 from tltorch.factorized_tensors.complex_factorized_tensors import ComplexDenseTensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from fnodiff.domain import Box, Domain, Shape, Torus
-from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors, rows, scale_modes, unrows
+from fnodiff.nn.factors import ModeMajorDense, by_factors, keeping_order, multiply_factors, rows, scale_modes, unrows
 from fnodiff.nn.modes import Modes, down, up
 
 
@@ -110,6 +110,9 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             if self.bias is not None:
                 out = out + self.bias
         return out.to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        return super()._apply(keeping_order(fn), recurse)
 
     def _spectral(self, x: Tensor, shape: Shape, output_shape: Shape) -> Tensor:
         plan = _plan.__wrapped__ if torch.compiler.is_compiling() else _plan
