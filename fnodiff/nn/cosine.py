@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
 from fnodiff.nn.factors import keeping_order
+from fnodiff.nn.modes import for_all
 
 KERNELS = ("even", "all")
 FACTORIZATIONS = (None, "Dense", "Tucker", "CP", "TT")
@@ -183,7 +184,7 @@ def _down(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     batch, channels = x.shape[:2]
     for matrix in reversed(matrices):
         rows = x.reshape(batch, -1, matrix.shape[1]).transpose(1, 2)
-        x = torch.bmm(matrix.expand(batch, *matrix.shape), rows)
+        x = torch.bmm(for_all(matrix, batch), rows)
     return x.reshape(batch, -1, channels)
 
 
@@ -192,7 +193,7 @@ def _up(c: Tensor, matrices: Sequence[Tensor], shape: Shape) -> Tensor:
     batch, channels = c.shape[0], c.shape[-1]
     for matrix in matrices:
         rows = c.reshape(batch, matrix.shape[0], -1).transpose(1, 2)
-        c = torch.bmm(rows, matrix.expand(batch, *matrix.shape))
+        c = torch.bmm(rows, for_all(matrix, batch))
     return c.reshape(batch, channels, *shape)
 
 
