@@ -115,7 +115,8 @@ def multiply_factors(c: Tensor, weight: FactorizedTensor, corner: Sequence[slice
         weight: (in, out, *modes).
         corner: Which modes of each axis.
     """
-    first, second, *others = (f.to(c.dtype.to_complex()) for f in weight.factors)
+    dtype = torch.complex128 if c.dtype == torch.float64 else torch.complex64  # dtype.to_complex() does not compile
+    first, second, *others = (f.to(dtype) for f in weight.factors)
     chosen = [f[(slice(None),) * (f.ndim == 3) + (window,)] for f, window in zip(others, corner, strict=True)]
     if isinstance(weight, TTTensor):
         chain = reduce(_chain, chosen)[..., 0].t()  # (modes, r)
