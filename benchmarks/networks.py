@@ -72,8 +72,9 @@ def makers(
     Ours without dropout, as diffusers' has none by default.
     """
     width = WIDTH if width is None else width
-    attention = (2,) if len(width["channel_mult"]) > 2 else ()
-    make = partial(DFU, 3, 3, n_modes=n_modes, attention_levels=attention, dropout=0.0, **width)
+    levels = len(width["channel_mult"])
+    options = {"spectral_levels": min(3, levels), "attention_levels": (2,) if levels > 2 else (), "dropout": 0.0}
+    make = partial(DFU, 3, 3, n_modes=n_modes, **options, **width)
     rows: dict[str, Callable[[], nn.Module]] = {
         "UNet": partial(make, spectral_levels=0),
         "DFU, half the grid a level": make,
