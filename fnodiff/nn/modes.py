@@ -147,33 +147,36 @@ class Modes:
 def down(x: Tensor, matrices: Matrices) -> Tensor:
     """(B, C, *shape) -> (B, 2, modes, C): the last axis by a matrix (2 k, n), the others by pairs of such matrices."""
     batch, channels = x.shape[:2]
-    *others, last = matrices
-    c = torch.bmm(for_all(last, batch), x.reshape(batch, -1, last.shape[-1]).transpose(1, 2))
+    *others, last = for_all(matrices, batch)
+    c = torch.bmm(last, x.reshape(batch, -1, last.shape[-1]).transpose(1, 2))
     for of_re, of_im in reversed(others):  # c: B x (2, k) x (modes so far, C, further axes)
         re, im = c.reshape(batch, 2, -1, of_re.shape[-1]).transpose(2, 3).unbind(1)
-        c = torch.baddbmm(torch.bmm(for_all(of_re, batch), re), for_all(of_im, batch), im)
+        c = torch.baddbmm(torch.bmm(of_re, re), of_im, im)
     return c.reshape(batch, 2, -1, channels)
 
 
 def up(c: Tensor, matrices: Matrices, shape: Shape) -> Tensor:
     """The transpose of `down`: (B, 2, modes, C) -> (B, C, *shape)."""
     batch, channels = c.shape[0], c.shape[-1]
-    *others, last = matrices
+    *others, last = for_all(matrices, batch)
     for parts in others:
-        rows = c.reshape(batch, parts[0].shape[0], -1).transpose(1, 2)
-        c = torch.stack([torch.bmm(rows, for_all(part, batch)) for part in parts], 1)
-    rows = c.reshape(batch, last.shape[0], -1).transpose(1, 2)
-    return torch.bmm(rows, for_all(last, batch)).reshape(batch, channels, *shape)
+        rows = c.reshape(batch, parts[0].shape[1], -1).transpose(1, 2)
+        c = torch.stack([torch.bmm(rows, part) for part in parts], 1)
+    rows = c.reshape(batch, last.shape[1], -1).transpose(1, 2)
+    return torch.bmm(rows, last).reshape(batch, channels, *shape)
 
 
-def for_all(matrix: Tensor, batch: int) -> Tensor:
-    """The same constant matrix for every sample, without a copy."""
-    return matrix.expand(batch, *matrix.shape) if torch.compiler.is_compiling() else _expanded(matrix, batch)
+def for_all(matrices: Matrices, batch: int) -> Matrices:
+    """The same constant matrices for every sample, without a copy."""
+    expanded = _expanded.__wrapped__ if torch.compiler.is_compiling() else _expanded
+    return expanded(matrices, batch)
 
 
 @cached
-def _expanded(matrix: Tensor, batch: int) -> Tensor:
-    return matrix.expand(batch, *matrix.shape)
+def _expanded(matrices: Matrices, batch: int) -> Matrices:
+    return tuple(
+        _expanded.__wrapped__(m, batch) if isinstance(m, tuple) else m.expand(batch, *m.shape) for m in matrices
+    )
 
 
 def _waves(n: int, band: tuple[int, int], nyquist: int, centred: bool) -> Tensor:
