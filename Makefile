@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all bench docs format lint clean
+.PHONY: install demo test test-all test-gpu bench docs format lint clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -24,10 +24,15 @@ test: install
 test-all: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m 'slow or not slow'
 
+# On a machine with an NVIDIA GPU; without one every test is skipped.
+test-gpu: install
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/test_cuda.py
+
 bench: install
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.discretization
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.calls
 
 docs: install
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

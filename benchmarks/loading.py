@@ -1,13 +1,20 @@
-"""Whether data keep up with training: samples per second that can be read, and that a training step takes.
+"""Whether data keep up with training: samples per second that can be read, that a step takes, and that `fit` trains on.
 
-Portraits are written as PNG files and as a prepared HDF5 file into a temporary folder, then read at 32x32 in batches of 16.
+Portraits are written as PNG files and as a prepared HDF5 file into a temporary folder, then read at 32x32 in batches of 16. The
+last table sets `fit`, with its loader, clipping, moving average and progress bar, beside the step alone (loss, gradient, Adam)
+on the same batches of 16, 24 and 32 pixels: medians of rounds in which all rows take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,12 +23,18 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise
-from fnodiff.data import Faces, HDF5Fields, ImageFolder, InMemory, MultiResolution, write_fields
+from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise, fit
+from fnodiff.data import Faces, Fields, HDF5Fields, ImageFolder, InMemory, MultiResolution, write_fields
+from fnodiff.domain import Shape
 from fnodiff.sde import DenoisingLoss
-from fnodiff.train import keep_freed_memory
+from fnodiff.train import Adam, Execution, Logging, keep_freed_memory
+from fnodiff.train.weights import MovingAverage
 
 SHAPE, BATCH = (32, 32), 16
+SHAPES = [(16, 16), (24, 24), (32, 32)]
+NETWORK = DFU.small
+WARM = 3
+"""Steps that are not timed: one of each grid."""
 
 
 def rate(fields, workers: int, batches: int) -> float:
@@ -35,11 +48,74 @@ def rate(fields, workers: int, batches: int) -> float:
     return count / (time.perf_counter() - start)
 
 
+def alone(loss: DenoisingLoss, batches: list[dict], clip: bool = False, average: MovingAverage | None = None) -> float:
+    """Seconds of steps on batches that are there: loss, gradient and Adam, and what else is asked for."""
+    device = next(loss.parameters()).device
+    adam = torch.optim.Adam(loss.parameters(), lr=1e-4, fused=True)
+    loss.train()
+    start = time.perf_counter()
+    for number, batch in enumerate(batches):
+        if number == WARM:
+            start = _now(device)
+        loss(**{name: value.to(device) for name, value in batch.items()}).mean().backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+        if average is not None:
+            average.update(loss.model, 0.999)
+    return _now(device) - start
+
+
+def whole(model: Model, data: MultiResolution, steps: int, workers: int, progress: bool) -> float:
+    """Seconds of as many steps of `fit`."""
+    device, ends = next(model.parameters()).device, []
+    logging = Logging(progress=progress, callback=lambda *_: ends.append(time.perf_counter()))
+    with redirect_stderr(io.StringIO()):
+        fit(model, data, steps, logging=logging, optimizer=Adam(lr=1e-4), execution=Execution(workers=workers))
+    return _now(device) - ends[WARM - 1]
+
+
+def fit_table(name: str, source: Fields, shapes: Sequence[Shape], steps: int, rounds: int, device: str) -> None:
+    """What goes around a training step, for one source of data."""
+    domain = Box(2)
+    data = MultiResolution(source, domain, shapes, batch_size=BATCH)
+    net = NETWORK(3, 3, domain=domain, reference=shapes[-1])
+    model = Model(net, FunctionSpaceSDE(WhiteNoise(domain, shapes[-1]), EDM()), EDMScaling()).to(device)
+    loss, average = DenoisingLoss(model), MovingAverage(model, device)
+    batches = [data[step] for step in range(steps)]
+    rows = {
+        "the step alone": partial(alone, loss, batches),
+        "and clipping": partial(alone, loss, batches, True),
+        "and the moving average": partial(alone, loss, batches, True, average),
+        "fit, no worker, no bar": partial(whole, model, data, steps, 0, False),
+        "fit, no worker": partial(whole, model, data, steps, 0, True),
+        "fit, 1 worker": partial(whole, model, data, steps, 1, True),
+    }
+    seconds: dict[str, list[float]] = {row: [] for row in rows}
+    for _ in range(rounds):
+        for row, run in rows.items():
+            seconds[row].append(run())
+    first = statistics.median(seconds["the step alone"])
+    print(f"{name:<26}{'samples/s':>12}{'more time':>12}")
+    for row, found in seconds.items():
+        median = statistics.median(found)
+        print(f"  {row:<24}{(steps - WARM) * BATCH / median:>12.1f}{100 * (median / first - 1):>11.1f}%", flush=True)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256, help="side of the image files")
     parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=40, help="of each row and round of the last table")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,20 +148,12 @@ def main() -> None:
         for name, fields in sources.items():
             print(f"{name:<26}" + "".join(f"{rate(fields, workers, 40):>12.0f}" for workers in (0, 1, 2)), flush=True)
 
-    domain = Box(2)
-    net = DFU.small(3, 3, domain=domain, reference=SHAPE).to(device)
-    loss = DenoisingLoss(Model(net, FunctionSpaceSDE(WhiteNoise(domain, SHAPE), EDM()), EDMScaling()))
-    x = torch.randn(BATCH, 3, *SHAPE, device=device)
-    for i in range(8):
-        if i == 2:
-            start = time.perf_counter()
-        loss(x).mean().backward()
-        net.zero_grad(set_to_none=True)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    print(
-        f"{'a training step takes':<26}{6 * BATCH / (time.perf_counter() - start):>12.0f}   (DFU.small, batch {BATCH})"
-    )
+        print(
+            f"\nsamples per second in training: {NETWORK.__qualname__}, batches of {BATCH} at {', '.join(map(str, SHAPES))}"
+        )
+        for name in ("in memory", f"PNG files of {args.size}x{args.size}"):
+            source = InMemory(faces, SHAPES) if name == "in memory" else sources[name]
+            fit_table(name, source, SHAPES, args.steps, args.rounds, device)
 
 
 if __name__ == "__main__":

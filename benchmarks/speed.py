@@ -14,31 +14,24 @@ which returns a module that is called as net(x, noise_level), (B, C, H, W), (B,)
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import platform
-import statistics
-import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import torch
-from neuralop.layers.spectral_convolution import SpectralConv as StockSpectralConv
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, SpectralScaling
+from benchmarks.networks import MODES, Stock, evaluate, interleaved, networks, step
+from fnodiff import EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, SpectralScaling
 from fnodiff.cost import measure
 from fnodiff.nn import CosineConv, DualConv, LocalConv, SpectralConv
 from fnodiff.nn.modes import Modes
 from fnodiff.sde import DenoisingLoss
 from fnodiff.train import keep_freed_memory
 
-WIDTH = {"hidden_channels": 32, "channel_mult": (1, 2, 2, 2), "num_blocks": 2}
-MODES = (32, 16)
 WAYS = ("product", "axes", "fft")
 KINDS = {
     "GEMM": ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
@@ -53,119 +46,34 @@ KINDS = {
 }
 
 
-class Stock(StockSpectralConv):
-    """neuralop's own forward, with our constructor's extra argument."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, n_modes: tuple[int, ...], *, domain: Box, **options
-    ) -> None:
-        super().__init__(in_channels, out_channels, n_modes, factorization="ComplexDense", **options)
-
-    def forward(self, x: Tensor, output_shape: tuple[int, ...] | None = None) -> Tensor:
-        return super().forward(x, output_shape=None if output_shape is None else list(output_shape))
-
-
-class Diffusers(nn.Module):
-    """A diffusers UNet2D of equal width, called as ours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from diffusers import UNet2DModel
-
-        self.net = UNet2DModel(
-            in_channels=3,
-            out_channels=3,
-            layers_per_block=WIDTH["num_blocks"],
-            block_out_channels=tuple(WIDTH["hidden_channels"] * m for m in WIDTH["channel_mult"]),
-            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-            norm_num_groups=8,
-            attention_head_dim=64,
-        )
-
-    def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
-        return self.net(x, noise_level.expand(len(x))).sample
-
-
-@contextmanager
-def stock_layers():
-    """DFUs made here have neuralop's spectral convolution."""
-    with mock.patch("fnodiff.nn.dual.SpectralConv", Stock):
-        yield
-
-
-def networks(peer: Path | None) -> dict[str, nn.Module]:
-    """The rows, the UNet that the others are compared with first."""
-    make = partial(DFU, 3, 3, n_modes=MODES, dropout=0.0, boundary="periodic", **WIDTH)
-    rows: dict[str, nn.Module] = {
-        "UNet": make(spectral_levels=0),
-        "DFU, moving levels": make(),
-        "DFU, fixed levels": make(reference=(32, 32)),
-        "DFU, fixed, even": make(reference=(32, 32), boundary="even"),
-        "DFU, fixed, all": make(reference=(32, 32), boundary="all"),
-    }
-    with stock_layers():
-        rows["DFU on neuralop's layer"] = make()
-    try:
-        rows["diffusers UNet2D"] = Diffusers()
-    except ImportError:
-        print("(no row for diffusers: pip install 'fnodiff[bench]')")
-    if peer is not None:
-        spec = importlib.util.spec_from_file_location("peer", peer)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        rows[peer.stem] = module.make(3, 3, **WIDTH)
-    return rows
-
-
-def interleaved(tasks: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each task; the tasks take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for repeat in range(repeats + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if repeat >= 1:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def step(net: nn.Module, x: Tensor, *rest: Tensor) -> None:
-    """Forward and backward."""
-    net(x, *rest).square().mean().backward()
-    net.zero_grad(set_to_none=True)
-
-
-@torch.no_grad()
-def evaluate(net: nn.Module, x: Tensor, *rest: Tensor) -> None:
-    """Forward alone."""
-    net(x, *rest)
-
-
-def layer_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
-    """A convolution, our spectral convolutions and neuralop's, 32 to 32 channels."""
+def layer_table(
+    sizes: list[int], batch: int, repeats: int, device: str, channels: int = 32, backend: str | None = None
+) -> None:
+    """A convolution, our spectral convolution and neuralop's, channels to channels; with a compiler's backend, compiled."""
     rows = {
-        "3x3 convolution": LocalConv(32, 32, domain=Box(2)),
-        "SpectralConv": SpectralConv(32, 32, MODES, domain=Box(2), bias=False),
-        "CosineConv, even": CosineConv(32, 32, MODES, domain=Box(2), bias=False),
-        "CosineConv, all": CosineConv(32, 32, MODES, domain=Box(2), kernels="all", bias=False),
-        "neuralop's SpectralConv": Stock(32, 32, MODES, domain=Box(2), bias=False),
+        "3x3 convolution": LocalConv(channels, channels, domain=Box(2)),
+        "SpectralConv": SpectralConv(channels, channels, MODES, domain=Box(2), bias=False),
+        "CosineConv, even": CosineConv(channels, channels, MODES, domain=Box(2), bias=False),
+        "CosineConv, all": CosineConv(channels, channels, MODES, domain=Box(2), kernels="all", bias=False),
+        "neuralop's SpectralConv": Stock(channels, channels, MODES, domain=Box(2), bias=False),
     }
     rows = {name: layer.to(device) for name, layer in rows.items()}
-    print(f"\none layer, 32 channels, batch {batch}; ms forward / forward and backward")
+    if backend is not None:
+        del rows["neuralop's SpectralConv"]  # its complex numbers are not compiled
+        rows = {name: torch.compile(layer, dynamic=False, backend=backend) for name, layer in rows.items()}
+    how = "" if backend is None else f", compiled ({backend})"
+    print(f"\none layer, {channels} channels, batch {batch}{how}; ms forward / forward and backward")
     print(f"{'':<26}" + "".join(f"{n:>16}" for n in sizes))
     found: dict[str, list[str]] = {name: [] for name in rows}
     for n in sizes:
-        x = torch.randn(batch, 32, n, n, device=device, requires_grad=True)
+        x = torch.randn(batch, channels, n, n, device=device, requires_grad=True)
         both = [
             interleaved({name: partial(f, layer, x) for name, layer in rows.items()}, repeats) for f in (evaluate, step)
         ]
         for name in rows:
             found[name].append(f"{1e3 * both[0][name]:.2f} / {1e3 * both[1][name]:.2f}")
     for name, cells in found.items():
-        print(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells))
+        print(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
 
 
 def way_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
@@ -361,7 +269,7 @@ def main() -> None:
         fast = {name: torch.compile(net, dynamic=False) if args.compile else net for name, net in rows.items()}
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
             network_table(fast, args.sizes, batches, args.repeats, device)
-    around_table(rows["DFU, moving levels"], small, args.batch, args.repeats, device)
+    around_table(rows["DFU, half the grid a level"], small, args.batch, args.repeats, device)
     factor_table(args.batch, 3 * args.repeats, device)
     share_table(rows, min(args.sizes), args.batch, device)
 

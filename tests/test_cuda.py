@@ -108,6 +108,28 @@ def test_networks_on_the_sphere(grid, local, reference):
     assert all(p.grad is None or (p.grad.is_cuda and bool(p.grad.isfinite().all())) for p in net.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["compiled", "channels last"])
+@pytest.mark.parametrize("boundary", ["periodic", "even"])
+def test_compiled_and_channels_last(boundary, way):
+    options = {"boundary": boundary, "reference": (16, 16), "dropout": 0.0, "zero_init": False}
+    net, x = DFU.tiny(3, 3, **options).cuda(), torch.randn(2, 3, 32, 24, device="cuda")
+
+    def results(called, x):
+        y = called(x, torch.zeros((), device="cuda"))
+        return y.detach(), torch.autograd.grad(y.square().mean(), list(net.parameters()))
+
+    expected, gradients = results(net, x)
+    if way == "compiled":
+        ours, theirs = results(torch.compile(net, fullgraph=True, dynamic=False), x)
+    else:
+        net.to(memory_format=torch.channels_last)
+        ours, theirs = results(net, x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(ours, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+    most = max(float(g.abs().max()) for g in gradients)
+    torch.testing.assert_close(theirs, gradients, rtol=2e-2, atol=1e-2 * most)
+
+
 X = GaussianRandomField(Box(2), Matern(1.0, 0.3)).sample((8, 1, 16, 16), generator=torch.Generator().manual_seed(0))
 SCALINGS = [EDMScaling(), EDMScaling(linear_estimate=True), SpectralScaling((16, 16), linear_estimate=True)]
 

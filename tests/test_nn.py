@@ -652,6 +652,15 @@ class TestTransforms:
         torch.testing.assert_close(compiled(finer, level), net(finer, level))
 
 
+@pytest.mark.parametrize("domain", [Box(2), Sphere()], ids=str)
+def test_attention_is_the_same_with_gradients_and_without(domain):
+    layer, x = Attention(128, domain), torch.randn(2, 128, 6, 12)
+    with torch.no_grad():
+        fast = layer(x)
+    torch.testing.assert_close(layer(x), fast, rtol=1e-5, atol=1e-5)
+    assert float((fast - x * 0.5**0.5).abs().max()) > 1e-2
+
+
 def test_recomputing_blocks_changes_no_gradient():
     net = DFU.tiny(1, 1, zero_init=False, dropout=0.5, spectral_levels=0)
     x = torch.randn(8, 1, 16, 16)

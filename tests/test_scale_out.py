@@ -13,7 +13,9 @@ import torch
 from waves import data, model
 
 from fnodiff import fit
+from fnodiff.sde import DenoisingLoss
 from fnodiff.train import Adam, Execution, Logging
+from fnodiff.train.weights import MovingAverage
 
 JOB = """
 import sys
@@ -90,6 +92,26 @@ def test_a_batch_in_parts_is_the_batch(float64, accelerators, parts):
     in_parts, again = train(accelerators, parts, seed=0)
     assert_close(in_parts, whole, 1e-9)
     assert again == pytest.approx(losses, rel=1e-9)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_parts_make_one_step_and_one_average(accelerators, monkeypatch, parts):
+    calls = {"optimizer": 0, "average": 0, "forward": 0}
+
+    def counted(owner, method, name):
+        original = getattr(owner, method)
+
+        def call(*arguments, **options):
+            calls[name] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, call)
+
+    counted(torch.optim.Adam, "step", "optimizer")
+    counted(MovingAverage, "update", "average")
+    counted(DenoisingLoss, "forward", "forward")
+    train(accelerators, parts)
+    assert calls == {"optimizer": 6, "average": 6, "forward": 6 * parts}
 
 
 def test_another_seed_is_another_run(accelerators):

@@ -98,6 +98,17 @@ class Box(Product):
                 c = _inverse_cosine_transform(c.movedim(axis, -1), n).movedim(-1, axis)
         return c
 
+    def resample(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        old, shape = self.check_field(x), self.check_shape(shape)
+        if old == shape or max(*old, *shape) > MOST_BY_PRODUCT:
+            return super().resample(x, shape)
+        y = full_precision(x)
+        with torch.autocast(x.device.type, enabled=False):
+            for axis in reversed(range(self.dim)):
+                if old[axis] != shape[axis]:
+                    y = _resample_axis(y, axis + 2, shape[axis])
+        return y.to(x.dtype)
+
     def basis(self, x: Tensor, shape: Sequence[int]) -> list[Tensor]:
         factors = []
         for k, coordinate, step in zip(self.wavenumbers(shape), x, self._steps, strict=True):
@@ -152,6 +163,24 @@ def _cosines(modes: int, n: int, device: torch.device, dtype: torch.dtype) -> Te
     waves = (math.pi * torch.arange(modes, dtype=torch.float64)[:, None] * x).cos() * math.sqrt(2)
     waves[0] = 1.0
     return waves.to(device=device, dtype=dtype)
+
+
+@cached
+def _resampling(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(n, m): from the values at n cell centres to those of the same cosines, as many as both hold, at m."""
+    held = min(n, m)
+    there, back = (_cosines(held, size, torch.device("cpu"), torch.float64) for size in (n, m))
+    return (there.t() @ back / n).to(device=device, dtype=dtype)
+
+
+def _resample_axis(x: Tensor, axis: int, m: int) -> Tensor:
+    """One product, which reads its input and writes its result as they lie in memory."""
+    before, n, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    matrix = _resampling(n, m, x.device, x.dtype)
+    if not after:
+        return torch.mm(x.reshape(-1, n), matrix).reshape(*before, m)
+    columns = x.reshape(math.prod(before), n, math.prod(after))
+    return torch.bmm(matrix.t().expand(len(columns), m, n), columns).reshape(*before, m, *after)
 
 
 def _cosine_transform(x: Tensor, n: int) -> Tensor:

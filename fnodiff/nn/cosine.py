@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
+from fnodiff.nn.factors import keeping_order
+from fnodiff.nn.modes import for_all
 
 KERNELS = ("even", "all")
 FACTORIZATIONS = (None, "Dense", "Tucker", "CP", "TT")
@@ -114,6 +116,9 @@ class CosineConv(nn.Module):
                 out = out + self.bias.to(out.dtype).reshape(-1, *(1,) * self.domain.dim)
         return out.to(x.dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        return super()._apply(keeping_order(fn), recurse)
+
     def _spectral(self, x: Tensor, output_shape: Shape) -> Tensor:
         sizes = tuple(zip(self.n_modes, x.shape[2:], output_shape, strict=True))
         held = tuple(min(k, n, m) for k, n, m in sizes)
@@ -174,25 +179,25 @@ class _Product(torch.autograd.Function):
         return d_x, d_weight, None, None, None, None
 
 
-def _down(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+def _down(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
     """(B, C, *shape) -> (B, modes, C): a product per axis, the last axis first, each as its input lies in memory."""
     batch, channels = x.shape[:2]
-    for matrix in reversed(matrices):
-        rows = x.reshape(batch, -1, matrix.shape[1]).transpose(1, 2)
-        x = torch.bmm(matrix.expand(batch, *matrix.shape), rows)
+    for matrix in reversed(for_all(matrices, batch)):
+        rows = x.reshape(batch, -1, matrix.shape[2]).transpose(1, 2)
+        x = torch.bmm(matrix, rows)
     return x.reshape(batch, -1, channels)
 
 
-def _up(c: Tensor, matrices: Sequence[Tensor], shape: Shape) -> Tensor:
+def _up(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """The transpose of `_down`: (B, modes, C) -> (B, C, *shape)."""
     batch, channels = c.shape[0], c.shape[-1]
-    for matrix in matrices:
-        rows = c.reshape(batch, matrix.shape[0], -1).transpose(1, 2)
-        c = torch.bmm(rows, matrix.expand(batch, *matrix.shape))
+    for matrix in for_all(matrices, batch):
+        rows = c.reshape(batch, matrix.shape[1], -1).transpose(1, 2)
+        c = torch.bmm(rows, matrix)
     return c.reshape(batch, channels, *shape)
 
 
-def _from_modes(c: Tensor, synthesis: Sequence[Tensor], held: Shape, sines: bool) -> Tensor:
+def _from_modes(c: Tensor, synthesis: tuple[Tensor, ...], held: Shape, sines: bool) -> Tensor:
     """(modes, B, parities x out) -> (B, out, *shape)."""
     return _up(_by_axis(c, held, sines), synthesis, tuple(matrix.shape[1] for matrix in synthesis))
 

@@ -12,7 +12,7 @@ Source: Kossaifi et al. (2023), Multi-grid tensorized Fourier neural operator fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -67,6 +67,27 @@ class ModeMajorDense(ComplexDenseTensor, name="ModeMajorComplexDense"):
         return self.to_tensor()[indices]
 
 
+def keeping_order(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What `nn.Module.to` does to a tensor, done to its numbers in one row, as they lie in memory.
+
+    So spectral weights change their device and their type, and keep their order. torch.channels_last is for the weights of
+    pixel convolutions: torch refuses it for five axes.
+
+    Args:
+        fn: As `nn.Module._apply` gets it from `to`, `half`, `cuda` and others; nothing public sees the memory format.
+    """
+
+    def kept(t: Tensor) -> Tensor:
+        order = sorted(range(t.ndim), key=lambda axis: (-t.stride(axis), -t.shape[axis]))
+        ordered = t.permute(order)
+        if t.ndim < 4 or not ordered.is_contiguous():
+            return fn(t)
+        back = sorted(range(t.ndim), key=order.__getitem__)
+        return fn(ordered.view(-1)).view(ordered.shape).permute(back)
+
+    return kept
+
+
 def by_factors(weight: FactorizedTensor, batch: int) -> bool:
     """Whether multiplying by the factors takes fewer products than building the dense weight and multiplying by it.
 
@@ -94,7 +115,8 @@ def multiply_factors(c: Tensor, weight: FactorizedTensor, corner: Sequence[slice
         weight: (in, out, *modes).
         corner: Which modes of each axis.
     """
-    first, second, *others = (f.to(c.dtype.to_complex()) for f in weight.factors)
+    dtype = torch.complex128 if c.dtype == torch.float64 else torch.complex64  # dtype.to_complex() does not compile
+    first, second, *others = (f.to(dtype) for f in weight.factors)
     chosen = [f[(slice(None),) * (f.ndim == 3) + (window,)] for f, window in zip(others, corner, strict=True)]
     if isinstance(weight, TTTensor):
         chain = reduce(_chain, chosen)[..., 0].t()  # (modes, r)

@@ -75,7 +75,16 @@ class Attention(nn.Module):
         mask = None
         if not self.domain.uniform:
             mask = self.domain.weights(x.shape[2:], device=x.device, dtype=x.dtype).log().flatten()[None]
-        tokens = self.norm(x).flatten(2)
-        q, k, v = self.qkv(tokens).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
-        a = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(-1, -2).flatten(1, 2)
-        return (x + self.out(a).unflatten(2, x.shape[2:])) * math.sqrt(0.5)
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        qkv = functional.linear(tokens, self.qkv.weight.squeeze(2), self.qkv.bias).unflatten(2, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # a token's channels lie side by side, as the fast kernels ask
+        if (
+            torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        ):  # those know neither jvp nor second derivatives
+            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            a = (logits if mask is None else logits + mask).softmax(-1).to(v.dtype) @ v
+        else:
+            a = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        a = a.transpose(1, 2).flatten(2)
+        a = functional.linear(a, self.out.weight.squeeze(2), self.out.bias).transpose(1, 2)
+        return (x + a.reshape(x.shape)) * math.sqrt(0.5)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,10 @@ _INVERSE = {"forward": lambda n: 1.0, "ortho": lambda n: n**-0.5, "backward": la
 AXIS_OVERHEAD = 20_000.0
 FFT_OVERHEAD = 50_000.0
 FFT_PER_POINT = 80.0
+
+
+Matrices = tuple[Any, ...]
+"""Of each axis but the last a pair of matrices, which multiply real and imaginary parts; of the last axis one matrix."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,15 @@ class Modes:
             return self._synthesize_by_fft(c)
         return up(c, self.synthesis(way, c), self.output_shape)
 
-    def analysis(self, way: str, like: Tensor) -> tuple[Tensor, ...]:
+    def analysis(self, way: str, like: Tensor) -> Matrices:
         """The matrices of `down`."""
         return self._matrices(self.shape, way, _FORWARD[self.norm](math.prod(self.shape)), False, like)
 
-    def synthesis(self, way: str, like: Tensor) -> tuple[Tensor, ...]:
+    def synthesis(self, way: str, like: Tensor) -> Matrices:
         """The matrices of `up`."""
         return self._matrices(self.output_shape, way, _INVERSE[self.norm](math.prod(self.output_shape)), True, like)
 
-    def _matrices(self, shape: Shape, way: str, scale: float, twice: bool, like: Tensor) -> tuple[Tensor, ...]:
+    def _matrices(self, shape: Shape, way: str, scale: float, twice: bool, like: Tensor) -> Matrices:
         return _matrices(
             shape, self.bands, self.nyquist, self.centred, way == "axes", scale, twice, like.dtype, like.device
         )
@@ -139,30 +144,39 @@ class Modes:
 # ---- products -----------------------------------------------------------------------------------------------------
 
 
-def down(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
-    """(B, C, *shape) -> (B, 2, modes, C): the last axis by a matrix (2 k, n), the others by matrices (2, 2 k, n)."""
+def down(x: Tensor, matrices: Matrices) -> Tensor:
+    """(B, C, *shape) -> (B, 2, modes, C): the last axis by a matrix (2 k, n), the others by pairs of such matrices."""
     batch, channels = x.shape[:2]
-    c = torch.bmm(_for_all(matrices[-1], batch), x.reshape(batch, -1, matrices[-1].shape[-1]).transpose(1, 2))
-    for matrix in reversed(matrices[:-1]):  # c: B x (2, k) x (modes so far, C, further axes)
-        re, im = c.reshape(batch, 2, -1, matrix.shape[-1]).transpose(2, 3).unbind(1)
-        c = torch.baddbmm(torch.bmm(_for_all(matrix[0], batch), re), _for_all(matrix[1], batch), im)
+    *others, last = for_all(matrices, batch)
+    c = torch.bmm(last, x.reshape(batch, -1, last.shape[-1]).transpose(1, 2))
+    for of_re, of_im in reversed(others):  # c: B x (2, k) x (modes so far, C, further axes)
+        re, im = c.reshape(batch, 2, -1, of_re.shape[-1]).transpose(2, 3).unbind(1)
+        c = torch.baddbmm(torch.bmm(of_re, re), of_im, im)
     return c.reshape(batch, 2, -1, channels)
 
 
-def up(c: Tensor, matrices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+def up(c: Tensor, matrices: Matrices, shape: Shape) -> Tensor:
     """The transpose of `down`: (B, 2, modes, C) -> (B, C, *shape)."""
     batch, channels = c.shape[0], c.shape[-1]
-    for matrix in matrices[:-1]:
-        rows = c.reshape(batch, matrix.shape[1], -1).transpose(1, 2)
-        c = torch.stack([torch.bmm(rows, _for_all(part, batch)) for part in matrix.unbind(0)], 1)
-    last = matrices[-1]
-    rows = c.reshape(batch, last.shape[0], -1).transpose(1, 2)
-    return torch.bmm(rows, _for_all(last, batch)).reshape(batch, channels, *shape)
+    *others, last = for_all(matrices, batch)
+    for parts in others:
+        rows = c.reshape(batch, parts[0].shape[1], -1).transpose(1, 2)
+        c = torch.stack([torch.bmm(rows, part) for part in parts], 1)
+    rows = c.reshape(batch, last.shape[1], -1).transpose(1, 2)
+    return torch.bmm(rows, last).reshape(batch, channels, *shape)
 
 
-def _for_all(matrix: Tensor, batch: int) -> Tensor:
-    """The same matrix for every sample, without a copy."""
-    return matrix.expand(batch, *matrix.shape)
+def for_all(matrices: Matrices, batch: int) -> Matrices:
+    """The same constant matrices for every sample, without a copy."""
+    expanded = _expanded.__wrapped__ if torch.compiler.is_compiling() else _expanded
+    return expanded(matrices, batch)
+
+
+@cached
+def _expanded(matrices: Matrices, batch: int) -> Matrices:
+    return tuple(
+        _expanded.__wrapped__(m, batch) if isinstance(m, tuple) else m.expand(batch, *m.shape) for m in matrices
+    )
 
 
 def _waves(n: int, band: tuple[int, int], nyquist: int, centred: bool) -> Tensor:
@@ -193,7 +207,7 @@ def _matrices(
     twice: bool,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[Tensor, ...]:
+) -> Matrices:
     """What `down` and `up` multiply by, one matrix for all axes or one for each, the last scaled.
 
     Re(exp(i p) c) = cos(p) re c - sin(p) im c is the transpose of exp(-i p), so one set of matrices serves both ways. On the
@@ -206,4 +220,5 @@ def _matrices(
     both = torch.full((bands[-1][1] + 1,), 2.0 * scale if twice else scale, dtype=torch.float64)
     both[0] = scale
     last = last[0] * both.repeat(last.shape[1] // len(both))[:, None]
-    return tuple(m.to(device, dtype) for m in (*others, last))
+    pairs = [tuple(part.to(device, dtype, copy=True) for part in pair) for pair in others]
+    return (*pairs, last.to(device, dtype))

@@ -11,17 +11,17 @@ import neuralop (about 5 s); import them through `fnodiff.nn` when needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
 import torch
 from tltorch.factorized_tensors.complex_factorized_tensors import ComplexDenseTensor
-from torch import Tensor
+from torch import Tensor, nn
 
 from fnodiff.domain import Box, Domain, Shape, Torus
-from fnodiff.nn.factors import ModeMajorDense, by_factors, multiply_factors, rows, scale_modes, unrows
+from fnodiff.nn.factors import ModeMajorDense, by_factors, keeping_order, multiply_factors, rows, scale_modes, unrows
 from fnodiff.nn.modes import Modes, down, up
 
 
@@ -111,6 +111,9 @@ class SpectralConv(neuralop_spectral.SpectralConv):
                 out = out + self.bias
         return out.to(x.dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        return super()._apply(keeping_order(fn), recurse)
+
     def _spectral(self, x: Tensor, shape: Shape, output_shape: Shape) -> Tensor:
         plan = _plan.__wrapped__ if torch.compiler.is_compiling() else _plan
         centred = isinstance(self.domain, Box)
@@ -127,7 +130,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             return modes.synthesize(multiply_factors(modes.analyze(x, ways[0]), self.weight, corner), ways[1])
         weight = _mode_matrices(self.weight, corner).to(x.dtype)
         if "fft" in ways or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            products = torch.bmm(rows(modes.analyze(x, ways[0])), weight.flatten(1, 2))
+            products = torch.bmm(rows(modes.analyze(x, ways[0])), weight)
             return modes.synthesize(unrows(products), ways[1])
         matrices = modes.analysis(ways[0], x), modes.synthesis(ways[1], x)
         return _SpectralProduct.apply(x, weight, matrices, shape, output_shape)[0]
@@ -158,7 +161,7 @@ class _SpectralProduct(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, matrices: Any, shape: Shape, output_shape: Shape) -> tuple[Tensor, Tensor]:
         factors = rows(down(x, matrices[0]))
-        return up(unrows(torch.bmm(factors, weight.flatten(1, 2))), matrices[1], output_shape), factors
+        return up(unrows(torch.bmm(factors, weight)), matrices[1], output_shape), factors
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -171,9 +174,9 @@ class _SpectralProduct(torch.autograd.Function):
     def jvp(ctx: Any, d_x: Tensor | None, d_weight: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
         (weight, factors), (matrices, _, output_shape) = ctx.saved_tensors, ctx.geometry
         d_factors = torch.zeros_like(factors) if d_x is None else rows(down(d_x, matrices[0]))
-        change = torch.bmm(d_factors, weight.flatten(1, 2))
+        change = torch.bmm(d_factors, weight)
         if d_weight is not None:
-            change = change + torch.bmm(factors, d_weight.flatten(1, 2))
+            change = change + torch.bmm(factors, d_weight)
         return up(unrows(change), matrices[1], output_shape), d_factors
 
     @staticmethod
@@ -183,9 +186,9 @@ class _SpectralProduct(torch.autograd.Function):
         if gradient is not None:
             g = down(gradient, matrices[1]).permute(2, 0, 1, 3).flatten(1, 2)
             if ctx.needs_input_grad[1]:
-                d_weight = torch.bmm(factors.transpose(1, 2), g).view(weight.shape)
+                d_weight = torch.bmm(factors.transpose(1, 2), g)
             if ctx.needs_input_grad[0]:
-                own = torch.bmm(g, weight.flatten(1, 2).transpose(1, 2))
+                own = torch.bmm(g, weight.transpose(1, 2))
                 d_factors = own if d_factors is None else own + d_factors
         if ctx.needs_input_grad[0] and d_factors is not None:
             d = (
@@ -196,14 +199,14 @@ class _SpectralProduct(torch.autograd.Function):
 
 
 def _mode_matrices(weight: Any, corner: tuple[slice, ...]) -> Tensor:
-    """(modes, 2, in, out): the chosen modes' matrices."""
+    """(modes, 2 in, out): the chosen modes' matrices, [[re W], [im W]]."""
     if isinstance(weight, ModeMajorDense):
         matrices = weight.matrices
         if any(c.stop - c.start < n for c, n in zip(corner, matrices.shape, strict=False)):
             matrices = matrices[corner]  # whose gradient fills all the others with zeros
-        return matrices.flatten(0, len(corner) - 1)
+        return matrices.reshape(-1, 2 * matrices.shape[-2], matrices.shape[-1])
     dense = weight if torch.is_tensor(weight) else weight.to_tensor()
-    return torch.view_as_real(dense[(..., *corner)].flatten(2).resolve_conj()).permute(2, 3, 0, 1)
+    return torch.view_as_real(dense[(..., *corner)].flatten(2).resolve_conj()).permute(2, 3, 0, 1).flatten(1, 2)
 
 
 def _flat(scaling: Sequence[Any]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import neuralop.layers.spherical_convolution as neuralop_spherical
@@ -13,6 +13,7 @@ from torch_harmonics import DiscreteContinuousConvS2
 
 from fnodiff.domain import Shape, Sphere
 from fnodiff.domain.base import cached, full_precision
+from fnodiff.nn.factors import keeping_order
 
 KERNEL = (3, 4)
 """Rings and angles of the local filters: five functions, one at the centre and four around it."""
@@ -87,6 +88,9 @@ class SphericalConv(neuralop_spherical.SphericalConv):
             if self.bias is not None:
                 out = out + self.bias
         return out.to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        return super()._apply(keeping_order(fn), recurse)
 
     def _product(self, c: Tensor, count: int) -> Tensor:
         """(orders, B, C, 2, degrees) -> the same with out_channels, by a real (2 C, 2 out_channels) matrix per degree."""

@@ -319,7 +319,7 @@ class _Share(Dataset):
 
 def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: Accelerator) -> float:
     """Gradients of the mean loss over the parts, averaged over processes once; the mean of this process' loss."""
-    total, finite = 0.0, True
+    total, finite = torch.zeros((), device=accelerator.device), True
     for number, part in enumerate(parts):
         inputs = {k: v.to(accelerator.device) if isinstance(v, Tensor) else v for k, v in part.items()}
         with accelerator.no_sync(model) if number < len(parts) - 1 else nullcontext():
@@ -330,8 +330,8 @@ def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: 
                     finite = False
                     value = model(**{k: _without_nan(v) for k, v in inputs.items()}).mean()
             accelerator.backward(value)  # divides by the number of parts
-        total += value.item() / len(parts)
-    return total if finite else math.nan
+        total = total + value.detach() / len(parts)
+    return total.item() if finite else math.nan  # read once, as a GPU stands still for it
 
 
 def _without_nan(value: Any) -> Any:
