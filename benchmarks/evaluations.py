@@ -1,4 +1,6 @@
-"""Quality against the number of network evaluations, on a trained checkpoint of `examples/ffhq_superres.py`.
+"""Quality against the number of network evaluations, on a trained model of portraits.
+
+    python -m benchmarks.evaluations portraits --test portraits-test.h5
 
 The same seeds for every row, at the largest size that the model was trained on; distances of drawn portraits from true
 ones, as in the example.
@@ -8,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from benchmarks.drawings import Drawings
 from fnodiff import DDIM, Box, Direct, DPMSolver, Heun, Model, metrics, sample
-from fnodiff.data import Faces
 from fnodiff.sde import EvenLogSNR, EvenTime, Solver
 
 
@@ -29,15 +32,16 @@ def solvers(evaluations: list[int]) -> dict[tuple[str, int], Solver]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="its folder, or the name of one that comes with fnodiff")
+    parser.add_argument("--test", type=Path, metavar="TEST.h5", help="true portraits; by default they are drawn")
     parser.add_argument("--evaluations", type=int, nargs="+", default=[7, 11, 17, 35])
     parser.add_argument("--samples", type=int, default=256)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     denoiser = Model.from_pretrained(args.model).to(device)
     shape, domain = max(denoiser.training_shapes), Box(2)
-    held = Faces(4 * args.samples, seed=1)
+    held = Drawings(args.test, 2 * args.samples, held_out=True)
     true, other = (held.batch(range(i, i + args.samples), shape)["x"] for i in (0, args.samples))
     measures = (partial(metrics.spectrum_error, domain=domain), partial(metrics.global_coherence, domain=domain))
     measures = (*measures, metrics.patch_distance)

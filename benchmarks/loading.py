@@ -1,8 +1,8 @@
 """Whether data keep up with training: samples per second that can be read, that a step takes, and that `fit` trains on.
 
-Portraits are written as PNG files and as a prepared HDF5 file into a temporary folder, then read at 32x32 in batches of 16. The
-last table sets `fit`, with its loader, clipping, moving average and progress bar, beside the step alone (loss, gradient, Adam)
-on the same batches of 16, 24 and 32 pixels: medians of rounds in which all rows take turns.
+Portraits, drawn or of a file, are written as PNG files and as a prepared HDF5 file into a temporary folder, then read at 32x32
+in batches of 16. The last table sets `fit`, with its loader, clipping, moving average and progress bar, beside the step alone
+(loss, gradient, Adam) on the same batches of 16, 24 and 32 pixels: medians of rounds in which all rows take turns.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from benchmarks.drawings import Drawings
 from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise, fit
-from fnodiff.data import Faces, Fields, HDF5Fields, ImageFolder, InMemory, MultiResolution, write_fields
+from fnodiff.data import Fields, HDF5Fields, ImageFolder, InMemory, MultiResolution, write_fields
 from fnodiff.domain import Shape
 from fnodiff.sde import DenoisingLoss
 from fnodiff.train import Adam, Execution, Logging, keep_freed_memory
@@ -112,47 +113,49 @@ def _now(device: torch.device) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=256, help="side of the image files")
+    parser.add_argument("--data", type=Path, metavar="PORTRAITS.h5", help="the portraits; by default they are drawn")
+    parser.add_argument("--size", type=int, help="side of the image files; by default the file's finest, or 256")
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--steps", type=int, default=40, help="of each row and round of the last table")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    faces = Faces(args.count, seed=0)
+    drawings = Drawings(args.data, args.count)
+    size = args.size or (256 if args.data is None else drawings.file.shapes[-1][0])
     with tempfile.TemporaryDirectory() as folder:
         images, prepared = Path(folder) / "images", Path(folder) / "fields.h5"
         images.mkdir()
         for i in tqdm(range(args.count), desc="writing images"):
-            x = faces.batch([i], (args.size, args.size))["x"][0]
+            x = drawings.batch([i], (size, size))["x"][0]
             array = ((x.movedim(0, -1) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
             Image.fromarray(array).save(images / f"{i:05}.png")
         write_fields(
             prepared,
             ImageFolder(images),
-            [SHAPE],
+            SHAPES,
             attributes={"source": "drawn", "licence": "none", "grid": "cell averages"},
         )
         sources = {
-            f"PNG files of {args.size}x{args.size}": ImageFolder(images),
+            f"PNG files of {size}x{size}": ImageFolder(images),
             "prepared HDF5": HDF5Fields(prepared),
-            "drawn when asked for": faces,
-            "in memory": InMemory(faces, [SHAPE]),
+            "in memory": InMemory(HDF5Fields(prepared), [SHAPE]),
         }
+        if args.data is None:
+            sources["drawn when asked for"] = drawings
         print(f"samples per second at {SHAPE[0]}x{SHAPE[1]}, {device}, {torch.get_num_threads()} threads")
         print(f"{'':<26}{'no worker':>12}{'1 worker':>12}{'2 workers':>12}")
-        start, many = time.perf_counter(), Faces(2048, seed=0)
-        for first in range(0, 2048, 256):
-            many.batch(range(first, first + 256), SHAPE)
-        print(f"{'drawn 256 at a time':<26}{2048 / (time.perf_counter() - start):>12.0f}")
         for name, fields in sources.items():
-            print(f"{name:<26}" + "".join(f"{rate(fields, workers, 40):>12.0f}" for workers in (0, 1, 2)), flush=True)
+            batches = 4 if fields is drawings else 40
+            found = (rate(fields, workers, batches) for workers in (0, 1, 2))
+            print(f"{name:<26}" + "".join(f"{v:>12.0f}" for v in found), flush=True)
 
         print(
             f"\nsamples per second in training: {NETWORK.__qualname__}, batches of {BATCH} at {', '.join(map(str, SHAPES))}"
         )
-        for name in ("in memory", f"PNG files of {args.size}x{args.size}"):
-            source = InMemory(faces, SHAPES) if name == "in memory" else sources[name]
+        training = {"in memory": InMemory(HDF5Fields(prepared), SHAPES)}
+        training |= {name: source for name, source in sources.items() if name.startswith("PNG")}
+        for name, source in training.items():
             fit_table(name, source, SHAPES, args.steps, args.rounds, device)
 
 

@@ -2,18 +2,19 @@
 
 Every row is trained for the same processor time on drawn portraits of 16, 24 and 32 pixels, with the same seeds, and sampled
 at 32 to 128, up to four times its largest size; mixed fine-tuning starts from the paper's row and takes a quarter more,
-and a model that guides another takes a sixth more.
+and a model that guides another takes a sixth more. `benchmarks.drawings` says where the portraits come from.
 Distances, against as many true portraits of that size, are
 
-    features   of a small network that reads the portraits' attributes (`benchmarks.attributes`);
+    features   of a small network that reads what the portraits show (`benchmarks.attributes`);
     high band  of patches of the detail that 32 pixels cannot hold, by the true detail's energy; and the ratio of energies;
     patches    of 7 x 7 pixels;
     global     of images averaged to 8 x 8;
 
 and each size has rows of other true portraits and, above 32, of our samples at 32, upsampled. One command prints all::
 
-    python -m benchmarks.scale --minutes 10 --dry          # what it would cost
-    python -m benchmarks.scale --minutes 10                # trains, samples, prints, draws; goes on where it was stopped
+    FILES="--data portraits.h5 --test portraits-test.h5"
+    python -m benchmarks.scale $FILES --minutes 10 --dry   # what it would cost
+    python -m benchmarks.scale $FILES --minutes 10         # trains, samples, prints, draws; goes on where it was stopped
 
 Models and samples stay in --out, by row and seed: a row that is there is not trained again, and other options want another
 --out. Several may run at a time (`--only ROW`), each on its own thread, but for rows that start from one another; what
@@ -40,6 +41,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks import attributes
+from benchmarks.drawings import Drawings, add_files
 from benchmarks.scale_figures import draw_curves, draw_grid
 from fnodiff import (
     DFU,
@@ -56,7 +58,7 @@ from fnodiff import (
     WhiteNoise,
     metrics,
 )
-from fnodiff.data import Faces, InMemory, MultiResolution
+from fnodiff.data import InMemory, MultiResolution
 from fnodiff.sde import (
     Autoguided,
     Denoiser,
@@ -159,13 +161,14 @@ class Study:
         self.minutes, self.out, self.batch = args.minutes, args.out, args.batch
         self.samples = {n: min(count, args.samples or count) for n, count in SIZES.items() if n in args.sizes}
         self.evaluations, self.progress = args.evaluations, not args.quiet
-        self.faces = Faces(args.count, seed=0)
+        self.drawings = Drawings(args.data, args.count)
+        self.held_out = Drawings(args.test, 2 * max(self.samples.values()), held_out=True)
         self._pictures: dict[tuple[int, ...], InMemory] = {}
 
     def pictures(self, sizes: tuple[int, ...] = TRAIN) -> InMemory:
         """What is trained on, drawn once on these sizes."""
         if sizes not in self._pictures:
-            self._pictures[sizes] = InMemory(self.faces, [(n, n) for n in sizes], progress=self.progress)
+            self._pictures[sizes] = InMemory(self.drawings, [(n, n) for n in sizes], progress=self.progress)
         return self._pictures[sizes]
 
     def folder(self, row: Row, seed: int) -> Path:
@@ -196,7 +199,9 @@ class Study:
     def spectrum(self, units: Normalization) -> Any:
         """S of the normalised portraits."""
         return fit_spectrum(
-            units(self.pictures().batch(range(min(2048, len(self.faces))), REFERENCE)["x"]), DOMAIN, cell_averages=True
+            units(self.pictures().batch(range(min(2048, len(self.drawings))), REFERENCE)["x"]),
+            DOMAIN,
+            cell_averages=True,
         )
 
     def model(self, row: Row, seed: int) -> Denoiser:
@@ -264,9 +269,7 @@ class Study:
     def truth(self, size: int, other: bool = False) -> Tensor:
         """True portraits that no model has seen."""
         count = self.samples[size]
-        return Faces(2 * max(SIZES.values()), seed=1).batch(range(count * other, count * (1 + other)), (size, size))[
-            "x"
-        ]
+        return self.held_out.batch(range(count * other, count * (1 + other)), (size, size))["x"]
 
 
 def plan(row: Row, size: int) -> Plan:
@@ -297,6 +300,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add_files(parser)
     add("--minutes", type=float, default=10.0, help="processor time of each row's training")
     add("--only", nargs="+", choices=[row.name for row in ROWS], help="rows; default: all")
     add("--seeds", type=int, nargs="+", default=[0], help="of the training")
@@ -372,7 +376,7 @@ def main() -> None:
     draw_curves(table, args.out / "scale.png")
     sizes = list(study.samples)
     few = dict.fromkeys(sizes[round(i * (len(sizes) - 1) / 3)] for i in range(4))  # the first, the last, two between
-    draw_grid({name: {n: by_size[n] for n in few} for name, by_size in pictures.items()}, args.out / "faces.png")
+    draw_grid({name: {n: by_size[n] for n in few} for name, by_size in pictures.items()}, args.out / "portraits.png")
 
 
 if __name__ == "__main__":

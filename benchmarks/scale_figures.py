@@ -1,4 +1,4 @@
-"""The study's figures: distances against the size, and the faces."""
+"""The study's figures: distances against the size, and the portraits."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from drawn import Drawn
 
 from fnodiff import (
     DFU,
@@ -24,7 +25,7 @@ from fnodiff import (
     WhiteNoise,
     sample,
 )
-from fnodiff.data import ArrayFields, Faces
+from fnodiff.data import ArrayFields
 from fnodiff.inverse import Restriction
 from fnodiff.sde import GaussianDenoiser, Stage
 from fnodiff.train import Logging
@@ -56,7 +57,7 @@ def globe(**options):
 
 
 def data(**options):
-    return MultiResolution(Faces(4), BOX, **{"shapes": [16], "batch_size": 2, **options})
+    return MultiResolution(Drawn(4), BOX, **{"shapes": [16], "batch_size": 2, **options})
 
 
 def draw(denoiser=ORACLE, seeds=(0,), shape=(16, 16), **options):

@@ -19,11 +19,12 @@ import test_bad_models
 import test_bad_sampling
 import test_bad_training
 import torch
+from drawn import Drawn
 from PIL import Image
 from refused import BOX, QUIET, SDE, model, net, refused
 
 from fnodiff import EDMScaling, Model, MultiResolution, fit
-from fnodiff.data import ArrayFields, Faces, HDF5Fields, ImageFolder, write_fields
+from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder, write_fields
 
 
 def saved(folder: Path) -> Path:
@@ -105,7 +106,7 @@ def masked(name: str, shape: tuple[int, ...], dtype: str, folder: Path):
 
 def hdf5(change, folder: Path):
     about = {"source": "a test", "licence": "none", "grid": "cell averages"}
-    write_fields(folder / "a.h5", Faces(3), [(16, 16)], attributes=about, progress=False)
+    write_fields(folder / "a.h5", Drawn(3), [(16, 16)], attributes=about, progress=False)
     with h5py.File(folder / "a.h5", "r+") as file:
         change(file)
     return partial(HDF5Fields, folder / "a.h5")

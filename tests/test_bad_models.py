@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from drawn import Drawn
 from refused import BOX, FIELD, NAN, SDE, TORUS, T, X, data, flat, globe, model, net, refused, seeded, spectrum
 
 from fnodiff import (
@@ -24,7 +25,6 @@ from fnodiff import (
     WhiteNoise,
     fit,
 )
-from fnodiff.data import Faces
 from fnodiff.nn import SpectralConv
 from fnodiff.sde import Normalization, fit_spectrum, measure_normalization, noise_levels
 
@@ -104,7 +104,7 @@ CALLS = {
         r"modes that one of the grids.*build it with fewer",
     ),
     "more degrees than a grid holds": (
-        lambda: fit(globe(n_modes=(32, 64)), MultiResolution(Faces(4), Sphere(), [16]), 1),
+        lambda: fit(globe(n_modes=(32, 64)), MultiResolution(Drawn(4), Sphere(), [16]), 1),
         r"modes that one of the grids",
     ),
     "a class beyond the last": (lambda: net(num_classes=2)(X, T, label=torch.tensor([0, 2])), r"from 0 to 1"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from drawn import Drawn
 from refused import BOX, NAN, ORACLE, TORUS, X, data, model, net, refused
 
 from fnodiff import DenoisingLoss, MultiResolution, Sphere, fit, metrics
-from fnodiff.data import ArrayFields, Faces, InMemory, Upsampled
+from fnodiff.data import ArrayFields, InMemory, Upsampled
 from fnodiff.train import Adam, Execution, Logging, Preview, freeze, mixed_finetune
 
 # What is wrong, what it says.
@@ -17,8 +18,7 @@ CALLS = {
     "a shape twice": (lambda: data(shapes=[16, 16]), r"name each shape once"),
     "batches of nothing": (lambda: data(batch_size=0), r"batch_size >= 1"),
     "weights below nothing": (lambda: data(weights=[-1.0]), r"weights >= 0"),
-    "more images than there are": (lambda: Faces(4).batch([4], (16, 16)), r"make `count` larger"),
-    "a grid that was not kept": (lambda: InMemory(Faces(2), [(16, 16)], progress=False).batch([0], (8, 8)), r"add it"),
+    "a grid that was not kept": (lambda: InMemory(Drawn(2), [(16, 16)], progress=False).batch([0], (8, 8)), r"add it"),
     "arrays without a domain": (lambda: ArrayFields(np.zeros(4)), r"pass domain="),
     "arrays of no axes": (lambda: ArrayFields(np.zeros(4), domain=BOX), r"\(N, C, \*grid\)"),
     "arrays of infinity": (lambda: ArrayFields(np.full((2, 8, 8), np.inf), domain=BOX), r"mend them"),
@@ -27,14 +27,14 @@ CALLS = {
         lambda: ArrayFields(np.zeros((2, 8, 16)), longitudes=np.arange(16.0)),
         r"pass the other too",
     ),
-    "upsampling to a mixed grid": (lambda: Upsampled(Faces(2), (32, 32), BOX).batch([0], (64, 16)), r"as fine as"),
+    "upsampling to a mixed grid": (lambda: Upsampled(Drawn(2), (32, 32), BOX).batch([0], (64, 16)), r"as fine as"),
     "data on another domain": (
-        lambda: fit(model(), MultiResolution(Faces(4), TORUS, [16], batch_size=2), 1),
+        lambda: fit(model(), MultiResolution(Drawn(4), TORUS, [16], batch_size=2), 1),
         r"one domain for both",
     ),
     "images for batches": (
-        lambda: fit(model(), Faces(4), 1),
-        r"got Model and Faces; write such as fit\(Model.for_data",
+        lambda: fit(model(), Drawn(4), 1),
+        r"got Model and Drawn; write such as fit\(Model.for_data",
     ),
     "a network to train": (lambda: fit(net(), data(), 1), r"got DFU and MultiResolution; write such as fit\(Model"),
     "an oracle to train": (lambda: fit(ORACLE, data(), 1), r"got GaussianDenoiser and MultiResolution"),
@@ -73,10 +73,10 @@ CALLS = {
     "half a step of a run": (lambda: data().steps(0, 2.5), r"0 <= start <= stop"),
     "a part of another name": (lambda: freeze(model(), parts=["head"]), r"parts among"),
     "fine-tuning what was not trained": (
-        lambda: mixed_finetune(model(), Faces(4), (32, 32), steps=1),
+        lambda: mixed_finetune(model(), Drawn(4), (32, 32), steps=1),
         r"train it with fit",
     ),
-    "a weight for two shapes": (lambda: MultiResolution(Faces(4), BOX, [16, 8], weights=[1.0]), r"one weight for each"),
+    "a weight for two shapes": (lambda: MultiResolution(Drawn(4), BOX, [16, 8], weights=[1.0]), r"one weight for each"),
     # metrics
     "sets on two grids": (lambda: metrics.spectrum_error(X, X[..., :8], BOX), r"resample one"),
     "errors on two grids": (lambda: metrics.relative_l2(X, X[..., :8], BOX), r"resample one"),

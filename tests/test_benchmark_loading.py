@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from drawn import Drawn
 
 from benchmarks import loading
 from fnodiff import DFU
-from fnodiff.data import Faces, InMemory
+from fnodiff.data import InMemory
 
 
 @pytest.mark.slow
@@ -16,7 +17,7 @@ def test_fit_is_set_beside_the_step_alone(monkeypatch, capsys):
     monkeypatch.setattr(loading, "NETWORK", DFU.tiny)
     monkeypatch.setattr(loading, "BATCH", 2)
     shapes = [(8, 8), (12, 12), (16, 16)]
-    loading.fit_table("in memory", InMemory(Faces(8), shapes), shapes, steps=5, rounds=1, device="cpu")
+    loading.fit_table("in memory", InMemory(Drawn(8), shapes), shapes, steps=5, rounds=1, device="cpu")
     title, *lines = capsys.readouterr().out.splitlines()
     assert title.startswith("in memory")
     rows = [re.fullmatch(r"  (.{24}) +([\d.]+) +(-?[\d.]+)%", line).groups() for line in lines]

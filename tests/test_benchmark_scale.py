@@ -9,11 +9,12 @@ import sys
 
 import pytest
 import torch
+from drawn import written
 from torch.nn.functional import interpolate
 
-from benchmarks import attributes, scale
+from benchmarks import attributes, evaluations, loading, memorisation, scale
+from benchmarks.drawings import Drawings
 from fnodiff import Cascade, Direct, Progressive
-from fnodiff.data import Faces
 from fnodiff.sde import Autoguided, noise_law, noise_levels
 
 FEW = [
@@ -33,39 +34,57 @@ FEW = [
 ]
 
 
-def run(monkeypatch, capsys, out, *options):
-    monkeypatch.setattr(sys, "argv", ["scale", *FEW, "--out", str(out), "--quiet", *options])
-    scale.main()
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """What names the pictures to train on, and those that are held out."""
+    folder = tmp_path_factory.mktemp("files")
+    train, test = written(folder / "a.h5", 64, [16, 24, 32]), written(folder / "b.h5", 16, [32, 48, 128], seed=1)
+    return ["--data", str(train), "--test", str(test)]
+
+
+@pytest.fixture
+def study(files, tmp_path):
+    return scale.Study(scale.parse([*FEW, *files, "--out", str(tmp_path), "--quiet"]))
+
+
+def printed(monkeypatch, capsys, program, *arguments):
+    """What a benchmark prints with these arguments."""
+    monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, arguments)])
+    program.main()
     return capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_rows_are_trained_once_and_started_from_each_other(tmp_path, monkeypatch, capsys):
+def test_rows_are_trained_once_and_started_from_each_other(files, tmp_path, monkeypatch, capsys):
+    def run(*options):
+        return printed(monkeypatch, capsys, scale, *FEW, *files, "--out", tmp_path, "--quiet", *options)
+
     rows = ["DFU, the paper's setting", "+ mixed fine-tuning", "+ fixed levels", "+ cascade"]
-    assert "3 models for 1 seeds" in run(monkeypatch, capsys, tmp_path, "--dry", "--only", *rows)
+    assert "3 models for 1 seeds" in run("--dry", "--only", *rows)
     assert not any(tmp_path.iterdir()), "a dry run leaves nothing"
-    first = run(monkeypatch, capsys, tmp_path, "--only", *rows)
+    first = run("--only", *rows)
     table = re.findall(r"^(.{40}) +([\d.]+) +([\d.]+|-) +([\d.]+|-) +([\d.]+) +([\d.]+)$", first, flags=re.M)
     names = [row[0].strip() for row in table]
     upsampled = [f"{way} of + cascade" for way in ("bicubic", "Fourier")]
     assert names == ["other true portraits", *rows, "other true portraits", *rows, *upsampled]
-    assert {path.name for path in tmp_path.glob("*.png")} == {"scale.png", "faces.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"scale.png", "portraits.png"}
     trained = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
     assert len(trained) == 3, "the row that differs in sampling alone has no model"
-    again = run(monkeypatch, capsys, tmp_path, "--only", *rows)
+    again = run("--only", *rows)
     assert again.split("\n", 2)[2] == first.split("\n", 2)[2], "models and samples that are there are taken"
     assert trained == {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
     at_32 = {row[0].strip(): row[1:] for row in table[:5]}
     assert at_32[rows[0]] != at_32[rows[2]]
-    at_48 = {row[0].strip(): row[1:] for row in table[5:10]}
+    at_48 = {row[0].strip(): row[1:] for row in table[5:]}
     assert at_48[rows[2]] != at_48[rows[3]], "one model, sampled in two ways"
-    assert float(table[-2][3]) < 0.5, "what is upsampled has little of the high band's energy"
+    bicubic, sampled = (float(at_48[name][2]) for name in ("bicubic of + cascade", "+ cascade"))
+    assert bicubic < 0.5 * sampled, "what is upsampled has little of the high band's energy"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(files, tmp_path_factory):
     """A study, and the models of its rows."""
-    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path_factory.mktemp("built")), "--quiet"]))
+    study = scale.Study(scale.parse([*FEW, *files, "--out", str(tmp_path_factory.mktemp("built")), "--quiet"]))
     return study, [(row, study.build(row).eval()) for row in scale.ROWS]
 
 
@@ -84,8 +103,7 @@ def test_rows_train_at_the_noise_levels_that_they_name(built):
 
 
 @pytest.mark.slow
-def test_the_guided_row_has_a_guide_of_less_training(tmp_path):
-    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+def test_the_guided_row_has_a_guide_of_less_training(study, tmp_path):
     for row, steps in ((scale.OURS, 6), (scale.GUIDE, 1)):
         (study.folder(row, 0) / "plan.json").write_text(json.dumps({"steps": steps}))
     model = study.model(scale.GUIDED, 0)
@@ -124,16 +142,14 @@ def test_the_row_says_what_a_cascade_keeps():
     assert [scale.plan(row, 64).keep for row in rows] == [None, 1.0]
 
 
-def test_what_an_older_row_left_is_not_taken(tmp_path):
-    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+def test_what_an_older_row_left_is_not_taken(study):
     folder = study.folder(scale.PAPER, 0)
     assert study.folder(scale.PAPER, 0) == folder
     with pytest.raises(ValueError, match="name another --out"):
         study.folder(dataclasses.replace(scale.PAPER, noise="white"), 0)
 
 
-def test_what_others_may_be_reading_is_not_written_again(tmp_path):
-    study = scale.Study(scale.parse([*FEW, "--out", str(tmp_path), "--quiet"]))
+def test_what_others_may_be_reading_is_not_written_again(study):
     file = study.folder(scale.PAPER, 0) / "row.json"
     before = file.stat().st_mtime_ns, file.stat().st_ino
     study.folder(scale.PAPER, 0)
@@ -142,16 +158,16 @@ def test_what_others_may_be_reading_is_not_written_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    args = scale.parse([*FEW, "--out", str(tmp_path), "--quiet"])
-    row, study = scale.PAPER, scale.Study(args)
+def test_a_run_that_was_stopped_goes_on(study, monkeypatch):
+    row = scale.PAPER
     folder = study.folder(row, 0)
     (folder / "plan.json").write_text(json.dumps({"steps": 6}))
-    asked, batch, last = [], study.pictures().batch, [16 + 1 + 4]  # for the units, the spectrum, and steps
+    asked, batch, saved = [], study.pictures().batch, []
 
     def stop(indices, shape):
         asked.append(shape)
-        if len(asked) in last:
+        saved.append((folder / "training.pt").exists())
+        if sum(saved) == 4:
             raise KeyboardInterrupt
         return batch(indices, shape)
 
@@ -160,11 +176,44 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         study.model(row, 0)
     assert (folder / "training.pt").exists() and not (folder / "done.json").exists()
-    asked.clear()
-    last.clear()
+    first = len(asked)
+    monkeypatch.setattr(study.pictures(), "batch", lambda *arguments: asked.append(arguments) or batch(*arguments))
     study.model(row, 0)
-    assert len(asked) < 16 + 1 + 6, "not from the beginning"
+    assert len(asked) - first < first, "not from the beginning"
     assert json.loads((folder / "done.json").read_text())["steps"] == 6 and not (folder / "training.pt").exists()
+
+
+# ---- the portraits ------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_that_a_file_lacks_is_averaged_from_one_twice_as_fine(files):
+    train, test = Drawings(files[1]), Drawings(files[3], 10)
+    assert len(train) == 64 and len(test) == 10
+    pairs = test.batch([3], (32, 32))["x"].unflatten(3, (16, 2)).unflatten(2, (16, 2))
+    torch.testing.assert_close(test.batch([3], (16, 16))["x"], pairs.mean((3, 5)), atol=0.2, rtol=0)
+    assert train.batch([3], (14, 12))["x"].shape == (1, 3, 14, 12)
+    assert train.has((24, 24)) and not train.has((14, 12))
+    with pytest.raises(ValueError, match="--resolutions 48 among them"):
+        train.batch([3], (48, 48))
+    with pytest.raises(ValueError, match="expected 65 portraits, got 64"):
+        Drawings(files[1], 65)
+    with pytest.raises(ValueError, match="does not name its pictures"):
+        train.options()
+
+
+def test_portraits_are_drawn_without_a_file(monkeypatch):
+    pytest.importorskip("resvg_py")
+    drawn, held_out = Drawings(None, 2), Drawings(None, 2, held_out=True)
+    coarse, fine = held_out.batches([1], [(16, 16), (32, 32)])
+    assert torch.equal(held_out.batch([1], (16, 16))["x"], coarse["x"]) and fine["x"].shape == (1, 3, 32, 32)
+    assert not torch.equal(drawn.batch([1], (16, 16))["x"], coarse["x"])
+    assert len(drawn.options()) == 2 and drawn.options() != held_out.options()
+    monkeypatch.setitem(sys.modules, "dicebear", None)
+    with pytest.raises(ValueError, match=r"pip install 'fnodiff\[datasets\]'"):
+        Drawings(None, 2)
+
+
+# ---- the features -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +223,10 @@ def net():
 
 @pytest.fixture(scope="module")
 def portraits():
-    faces = Faces(512, seed=7)
-    return {n: faces.batch(range(512), (n, n))["x"] for n in (32, 48, 64, 96)}
+    pytest.importorskip("resvg_py")
+    drawings = Drawings(None, 384, held_out=True)
+    sizes = (32, 48, 64, 96)
+    return dict(zip(sizes, (b["x"] for b in drawings.batches(range(384), [(n, n) for n in sizes])), strict=True))
 
 
 @pytest.mark.slow
@@ -195,15 +246,44 @@ def test_features_see_what_is_wrong_at_every_size(net, portraits, size):
 
 
 def test_the_network_reads_portraits(net, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["attributes", "--test", "40"])
-    attributes.main()
-    rows = dict(re.findall(r"^(\w[\w ]*), (?:right|R\^2) +(.*)$", capsys.readouterr().out, flags=re.M))
+    pytest.importorskip("resvg_py")
+    output = printed(monkeypatch, capsys, attributes, "--held", 40)
+    rows = dict(re.findall(r"^(\w[\w ]*), (?:right|R\^2) +(.*)$", output, flags=re.M))
     at_64 = {name: float(values.split()[4].rstrip("%")) for name, values in rows.items()}
-    assert (
-        at_64["glasses"] > 90 and at_64["hair_style"] > 60 and at_64["skin_tone"] > 0.8 and at_64["size drawn at"] > 0.8
-    )
+    assert at_64["glasses"] > 85 and at_64["hair"] > 85 and at_64["base colour"] > 0.8 and at_64["size drawn at"] > 0.8
+
+
+def test_what_is_known_of_a_portrait():
+    drawing = {f"{name}Variant": kinds[-1] for name, kinds in attributes.CLASSES.items()}
+    drawing |= {"hairColor": ["#ff0033"], "scale": 0.9, "translateX": -1, "translateY": 2}
+    del drawing["glassesVariant"]
+    numbers, classes = attributes.known([drawing], 64)
+    assert classes["glasses"].tolist() == [0] and classes["hair"].tolist() == [7]
+    named = dict(zip(attributes.NUMBERS, numbers[0].split(attributes.WIDTHS), strict=True))
+    torch.testing.assert_close(named["hair colour"], torch.tensor([1.0, 0.0, 0.2]))
+    assert named["glasses colour"].isnan().all() and named["translateY"] == 2 and named["size drawn at"] == 6
 
 
 def test_distances_of_two_sizes_are_refused(net):
     with pytest.raises(ValueError, match="portraits of one size"):
         attributes.distance(net, torch.zeros(4, 3, 32, 32), torch.zeros(4, 3, 48, 48))
+
+
+def test_copies_are_nearer_than_held_out_pictures(files, monkeypatch, capsys):
+    x, y = (Drawings(path).batch(range(16), (32, 32))["x"] for path in (files[1], files[3]))
+    copied, own = memorisation.nearest(x[:5] + 0.01, x), memorisation.nearest(y, x)
+    torch.testing.assert_close(copied, torch.full((5,), 0.01), atol=1e-4, rtol=0)
+    assert own.min() > 0.05
+    brute = (y[:, None] - x[None]).square().mean((2, 3, 4)).sqrt().amin(1)
+    torch.testing.assert_close(own, brute, atol=1e-4, rtol=1e-4)
+    output = printed(monkeypatch, capsys, memorisation, "portraits", *files, "--count", 16, "--samples", 2)
+    rows = dict(re.findall(r"^(held-out portraits|samples), pixels +([\d.]+)", output, flags=re.M))
+    assert len(rows) == 2 and float(rows["held-out portraits"]) == pytest.approx(float(own[:2].min()), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_other_benchmarks_read_the_same_files(files, monkeypatch, capsys):
+    rows = printed(monkeypatch, capsys, evaluations, "portraits", *files[2:], "--samples", 4, "--evaluations", 3)
+    assert len(re.findall(r"^(DPMSolver|Heun|DDIM|other true).* [\d.]+$", rows, flags=re.M)) == 5
+    rows = printed(monkeypatch, capsys, loading, *files[:2], "--count", 20)
+    assert re.findall(r"^(\S.*?)  +\d+", rows, flags=re.M)[:3] == ["PNG files of 32x32", "prepared HDF5", "in memory"]

@@ -220,5 +220,18 @@ def test_every_public_name_has_an_example(name):
     assert any(example.want for example in found.examples), "one that prints something"
 
 
+def sentences(text: str) -> list[str]:
+    """Those of the prose, of lists and of tables' cells; code and formulas on lines of their own are left out."""
+    for left_out in (r"^---\n.*?^---$", r"^ *(`{3,})[^`]*?^ *\1$", r"<!--.*?-->", r"\$\$.*?\$\$", r"^    .*?$"):
+        text = re.sub(left_out, "\n\n", text, flags=re.M | re.S)
+    parts = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )|\|", text)
+    return [" ".join(sentence.split()) for part in parts for sentence in re.split(r"(?<=[.!?])\s+", part)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_sentences_are_short(page):
+    assert not [sentence for sentence in sentences(read(page)) if len(sentence.split()) > 45]
+
+
 def test_examples_are_run(pytestconfig):
     assert "fnodiff" in pytestconfig.getini("testpaths") and "--doctest-modules" in pytestconfig.getini("addopts")

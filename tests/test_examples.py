@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fnodiff import Model
+from fnodiff import Box, Model
+from fnodiff.data import ArrayFields, write_fields
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MODELS = {
@@ -29,8 +32,8 @@ def numbers(output: str, label: str) -> list[float]:
 
 
 def table(output: str) -> dict[tuple[int, str], list[float]]:
-    """{(size, row): [spectrum, global, patches, ...]} of the portraits."""
-    lines = re.findall(r"^ *(\d+)  (.{24})(.*)$", output, flags=re.M)
+    """{(size, row): [pictures, spectrum, global, patches, ...]} of the portraits."""
+    lines = re.findall(r"^ *(\d+)  (.{22})(.*)$", output, flags=re.M)
     return {
         (int(size), name.strip()): [float(v) for v in rest.replace("/", " ").split() if v != "-"]
         for size, name, rest in lines
@@ -47,6 +50,8 @@ def test_an_example_is_one_screen(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_it_trains_measures_and_draws(name, tmp_path, run_here):
+    if name == "ffhq_superres":
+        pytest.importorskip("resvg_py")
     output = run_here(name, "--smoke", "--train")
     found = numbers(output, "") if name == "ffhq_superres" else numbers(output, r"\d\. ")
     assert len(found) >= 4 and np.isfinite(found).all()
@@ -58,16 +63,33 @@ def test_it_trains_measures_and_draws(name, tmp_path, run_here):
         )
 
 
-def test_portraits_of_the_repositorys_model(tmp_path, run_here):
+def test_portraits_of_the_packages_model(tmp_path, run_here):
+    pytest.importorskip("resvg_py")
     rows = table(run_here("ffhq_superres", "--smoke"))
-    assert {size for size, _ in rows} == {32, 48, 64}
+    assert {size for size, _ in rows} == {32, 64, 128}
     assert all(np.isfinite(values).all() and min(values) > 0 for values in rows.values())
-    assert [len(rows[size, "sampled"]) for size in (32, 48, 64)] == [3, 5, 5]
+    assert [len(rows[size, "sampled"]) for size in (32, 64, 128)] == [4, 6, 6]
     # Upsampling has next to none of the detail above the training band; samples have about the truth's.
     bicubic, sampled = rows[64, "bicubic of sampled 32"], rows[64, "sampled"]
-    assert bicubic[4] < 0.2 < 0.5 < sampled[4] < 2
+    assert bicubic[5] < 0.2 < 0.5 < sampled[5] < 2
     width, height = Image.open(tmp_path / "ffhq_superres.png").size
     assert width > 700 and height > 500
+
+
+def test_portraits_need_the_packages_that_draw(run_here, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dicebear", None)
+    with pytest.raises(SystemExit) as stopped:
+        run_here("ffhq_superres", "--smoke")
+    assert stopped.value.code == 1 and "pip install 'fnodiff[datasets]'" in capsys.readouterr().err
+
+
+def test_portraits_may_be_pictures_of_ones_own(tmp_path, run_here):
+    about = {"source": "a test", "licence": "none", "grid": "cell averages"}
+    own, shapes = ArrayFields(torch.rand(160, 3, 64, 64) * 2 - 1, domain=Box(2)), [(n, n) for n in (16, 24, 32, 64)]
+    write_fields(tmp_path / "own.h5", own, shapes, attributes=about, progress=False)
+    rows = table(run_here("ffhq_superres", "--smoke", "--train", "--data", tmp_path / "own.h5"))
+    assert {size for size, _ in rows} == {32, 64}, "those that the file has"
+    assert Model.from_pretrained(tmp_path / "ffhq_superres").training_shapes == ((16, 16), (24, 24), (32, 32))
 
 
 @pytest.mark.slow

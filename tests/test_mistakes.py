@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn import Drawn
 from refused import BOX, FIELD, NAN, ORACLE, SDE, TORUS, T, X, data, draw, model, net, refused
 
 from fnodiff import (
@@ -36,7 +37,7 @@ from fnodiff import (
     upscale,
 )
 from fnodiff.cli.app import main
-from fnodiff.data import ArrayFields, Faces, ImageFolder, InMemory, Part, Upsampled
+from fnodiff.data import ArrayFields, ImageFolder, InMemory, Part, Upsampled
 from fnodiff.sde import ChannelSpectra, GaussianDenoiser, Solver, fit_spectrum
 from fnodiff.sde.denoiser import evaluating
 from fnodiff.train import Logging, MovingAverage, Preview
@@ -160,7 +161,7 @@ CALLS = {
         r"one domain for both",
     ),
     "pictures on a line": (lambda: MultiResolution(arrays(BOX), Box(1), [8]), r"expected fields on Box\(dim=1"),
-    "a shape for a domain": (lambda: MultiResolution(Faces(2), (16, 16), [16]), r"pass such as Box\(2\)"),
+    "a shape for a domain": (lambda: MultiResolution(Drawn(2), (16, 16), [16]), r"pass such as Box\(2\)"),
     "points of no network": (
         lambda: data(shapes=[4, 16]),
         r"at least 8 points on each side, got \(4, 4\); take a finer",
@@ -213,7 +214,7 @@ CALLS = {
     "more than all of the average": (lambda: MovingAverage(net()).update(net(), decay=2.0), r"from 0 to 1, got 2.0"),
     # models
     "a spectrum for a law": (lambda: GaussianDenoiser(Matern(1.0), SDE), r"GaussianRandomField\(sde.domain, Matern"),
-    "a source for batches": (lambda: Model.for_data(Faces(4), DFU.tiny), r"got Faces; write such as MultiResolution"),
+    "a source for batches": (lambda: Model.for_data(Drawn(4), DFU.tiny), r"got Drawn; write such as MultiResolution"),
     "a class of sources for batches": (lambda: Model.for_data(ImageFolder, DFU.tiny), r"got ImageFolder; write such"),
     "a class of networks": (lambda: Model.for_data(data(), DFU), r"got DFU with other arguments.*'n_modes'"),
     "a network that is made": (lambda: Model.for_data(data(), net()), r"got DFU; pass DFU.small, or write Model\("),
@@ -265,12 +266,11 @@ def test_lengths_of_sides_may_differ_from_the_sources():
 
 
 SHAPES = {
-    "MultiResolution": lambda n: MultiResolution(Faces(2), BOX, n).shapes,
-    "several": lambda n: MultiResolution(Faces(2), BOX, [n, (16, 24)]).shapes[:1],
-    "InMemory": lambda n: InMemory(Faces(2), n).batch([0], n)["x"].shape[2:],
-    "InMemory, several": lambda n: InMemory(Faces(2), [n, 16]).batch([0], (8, 8))["x"].shape[2:],
-    "Upsampled": lambda n: Upsampled(Faces(2), n, BOX).batch([0], n)["x"].shape[2:],
-    "Faces": lambda n: Faces(2).batch([0], n)["x"].shape[2:],
+    "MultiResolution": lambda n: MultiResolution(Drawn(2), BOX, n).shapes,
+    "several": lambda n: MultiResolution(Drawn(2), BOX, [n, (16, 24)]).shapes[:1],
+    "InMemory": lambda n: InMemory(Drawn(2), n).batch([0], n)["x"].shape[2:],
+    "InMemory, several": lambda n: InMemory(Drawn(2), [n, 16]).batch([0], (8, 8))["x"].shape[2:],
+    "Upsampled": lambda n: Upsampled(Drawn(2), n, BOX).batch([0], n)["x"].shape[2:],
     "ArrayFields": lambda n: arrays(BOX).batch([0], n)["x"].shape[2:],
     "resample": lambda n: BOX.resample(X, n).shape[2:],
     "white noise": lambda n: WhiteNoise(BOX, n).reference,
@@ -296,7 +296,7 @@ def test_losses_of_an_int():
 
 
 def test_two_ints_are_two_grids():
-    assert MultiResolution(Faces(2), BOX, (24, 32)).shapes == [(24, 24), (32, 32)]
+    assert MultiResolution(Drawn(2), BOX, (24, 32)).shapes == [(24, 24), (32, 32)]
 
 
 class TestDropout:

@@ -15,16 +15,20 @@ are seen. With eigenfunctions :math:`\varphi_k` of the Laplacian and independent
   process on each grid, and not a function.
 """
 
+import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 
 from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, PixelNoise, WhiteNoise
-from fnodiff.data import Faces
 from fnodiff.metrics import relative_l2
 from fnodiff.sde import fit_spectrum, noise_levels
+
+sys.path.append(str(Path(sys.argv[0]).resolve().parents[2] / "datasets"))
+from portraits import Portraits
 
 domain, finest = Box(2), (64, 64)
 shapes = [(16, 16), (32, 32), (64, 64), (45, 64)]
@@ -59,10 +63,10 @@ for name, fields in draws.items():
 #
 # With :math:`S_k \sim k^{-p}`, :math:`S_k / C_k \sim k^{q - p}`. For :math:`q < p` coarse modes emerge first as :math:`\sigma`
 # falls. For :math:`q > p` the noise is smoother than the data: detail comes first and structure last.
-# `FunctionSpaceSDE.check` measures both exponents on a grid and warns. Here are two kinds of data: the portraits that the
-# library draws, and smooth fields.
+# `FunctionSpaceSDE.check` measures both exponents on a grid and warns. Here are two kinds of data: drawn portraits, and
+# smooth fields.
 
-portraits = Faces(256).batch(range(256), finest)["x"]
+portraits = Portraits(count=192).batch(range(192), finest)["x"]
 smooth = GaussianRandomField(domain, Matern(smoothness=3.0))
 spectra = {
     "portraits": fit_spectrum(portraits - portraits.mean((0, 2, 3), keepdim=True), domain, cell_averages=True),

@@ -27,14 +27,19 @@ the grid is refined, so this moves with the grid. `SpectralScaling` takes :math:
 mode, which stays.
 """
 
+import sys
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
 from fnodiff import EDM, Box, EDMScaling, FunctionSpaceSDE, Model, SpectralScaling, WhiteNoise
-from fnodiff.data import Faces
 from fnodiff.sde import DenoisingLoss, fit_spectrum, noise_law
 from fnodiff.sde.spectrum import residual_variance
+
+sys.path.append(str(Path(sys.argv[0]).resolve().parents[2] / "datasets"))
+from portraits import Portraits
 
 
 class Zero(nn.Module):
@@ -47,7 +52,7 @@ class Zero(nn.Module):
 
 torch.manual_seed(0)
 domain, shape = Box(2), (64, 64)
-portraits = Faces(256).batch(range(256), shape)["x"]
+portraits = Portraits(count=192).batch(range(192), shape)["x"]
 portraits = portraits - portraits.mean((0, 2, 3), keepdim=True)
 sde = FunctionSpaceSDE(WhiteNoise(domain, reference=shape), EDM(0.002, 200.0))
 

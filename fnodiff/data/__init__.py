@@ -6,7 +6,6 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 
 from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.augmented import Augmented
-from fnodiff.data.faces import Faces, face_attributes, faces
 from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
@@ -18,7 +17,6 @@ from fnodiff.data.write import write_fields
 __all__ = [
     "ArrayFields",
     "Augmented",
-    "Faces",
     "Fields",
     "HDF5Fields",
     "ImageFolder",
@@ -28,7 +26,5 @@ __all__ = [
     "Part",
     "Terrain",
     "Upsampled",
-    "face_attributes",
-    "faces",
     "write_fields",
 ]

@@ -26,8 +26,10 @@ class Augmented(_Source):
         ValueError: If there are no maps, or an index is none of the samples'.
 
     Examples:
-        >>> from fnodiff.data import Augmented, Faces
-        >>> mirrored = Augmented(Faces(3), [lambda x: x, lambda x: x.flip(-1)])
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.data import ArrayFields, Augmented
+        >>> mirrored = Augmented(ArrayFields(torch.rand(3, 3, 16, 16), domain=Box(2)), [lambda x: x, lambda x: x.flip(-1)])
         >>> x = mirrored.batch([4, 5], (16, 16))["x"]
         >>> len(mirrored), bool((x[1] == x[0].flip(-1)).all())
         (6, True)

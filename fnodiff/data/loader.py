@@ -46,9 +46,11 @@ class MultiResolution(_Source, Dataset):
             or does not give what it is asked for: two samples are read on each grid, and every batch is looked at.
 
     Examples:
+        >>> import torch
         >>> from fnodiff import Box
-        >>> from fnodiff.data import Faces, MultiResolution
-        >>> data = MultiResolution(Faces(100), Box(2), shapes=[16, (24, 24)], batch_size=4)
+        >>> from fnodiff.data import ArrayFields, MultiResolution
+        >>> fields = ArrayFields(torch.rand(100, 3, 24, 24), domain=Box(2))
+        >>> data = MultiResolution(fields, Box(2), shapes=[16, (24, 24)], batch_size=4)
         >>> [tuple(data[step]["x"].shape) for step in range(4)]
         [(4, 3, 24, 24), (4, 3, 16, 16), (4, 3, 24, 24), (4, 3, 24, 24)]
     """
@@ -211,8 +213,10 @@ class InMemory(_Source):
         ValueError: If a batch is asked for on a shape that was not prepared.
 
     Examples:
-        >>> from fnodiff.data import Faces, InMemory
-        >>> kept = InMemory(Faces(3), [(16, 16), (24, 24)])
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.data import ArrayFields, InMemory
+        >>> kept = InMemory(ArrayFields(torch.rand(3, 3, 24, 24), domain=Box(2)), [(16, 16), (24, 24)])
         >>> kept.batch([2, 0], (24, 24))["x"].shape
         torch.Size([2, 3, 24, 24])
     """
@@ -273,9 +277,10 @@ class Upsampled(_Source):
             a mask, which cannot be upsampled.
 
     Examples:
+        >>> import torch
         >>> from fnodiff import Box
-        >>> from fnodiff.data import Faces, Upsampled
-        >>> source = Upsampled(Faces(3), (16, 16), Box(2))
+        >>> from fnodiff.data import ArrayFields, Upsampled
+        >>> source = Upsampled(ArrayFields(torch.rand(3, 3, 32, 32), domain=Box(2)), (16, 16), Box(2))
         >>> source.batch([0], (32, 32))["x"].shape, source.holds((32, 32))
         (torch.Size([1, 3, 32, 32]), False)
     """
@@ -318,9 +323,12 @@ class Part(_Source):
         ValueError: If an index is not one of the source's, or of the part's.
 
     Examples:
-        >>> from fnodiff.data import Faces, Part
-        >>> held_out = Part(Faces(100), range(90, 100))
-        >>> len(held_out), bool((held_out.batch([0], (16, 16))["x"] == Faces(100).batch([90], (16, 16))["x"]).all())
+        >>> import torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.data import ArrayFields, Part
+        >>> x = torch.rand(100, 3, 16, 16)
+        >>> held_out = Part(ArrayFields(x, domain=Box(2)), range(90, 100))
+        >>> len(held_out), torch.equal(held_out.batch([0], (16, 16))["x"], x[90:91])
         (10, True)
     """
 

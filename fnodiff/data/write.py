@@ -49,15 +49,17 @@ def write_fields(
             beyond [-1, 1] by more than 1e-3.
 
     Examples:
-        >>> import pathlib, tempfile
-        >>> from fnodiff.data import Faces, HDF5Fields, write_fields
+        >>> import pathlib, tempfile, torch
+        >>> from fnodiff import Box
+        >>> from fnodiff.data import ArrayFields, HDF5Fields, write_fields
         >>> folder = tempfile.TemporaryDirectory()
-        >>> path = pathlib.Path(folder.name, "faces.h5")
-        >>> about = {"source": "fnodiff.data.Faces", "licence": "MIT", "grid": "cell averages"}
-        >>> write_fields(path, Faces(3), [(16, 16), (24, 24)], attributes=about, progress=False)
+        >>> path = pathlib.Path(folder.name, "fields.h5")
+        >>> about = {"source": "random numbers", "licence": "none", "grid": "cell averages"}
+        >>> source = ArrayFields(torch.rand(3, 3, 24, 24), domain=Box(2))
+        >>> write_fields(path, source, [(16, 16), (24, 24)], attributes=about, progress=False)
         >>> fields = HDF5Fields(path)
         >>> len(fields), fields.shapes, fields.attributes["licence"]
-        (3, [(16, 16), (24, 24)], 'MIT')
+        (3, [(16, 16), (24, 24)], 'none')
     """
     path = Path(path)
     shapes = _check_shapes(shapes)

@@ -81,9 +81,11 @@ def fit(
         FloatingPointError: If the loss is not finite, naming the step and the grid.
 
     Examples:
+        >>> import torch
         >>> from fnodiff import DFU, Box, Model, MultiResolution, fit
-        >>> from fnodiff.data import Faces
-        >>> data = MultiResolution(Faces(64), Box(2), shapes=[8, 16], batch_size=4)
+        >>> from fnodiff.data import ArrayFields
+        >>> fields = ArrayFields(torch.rand(64, 3, 16, 16), domain=Box(2))
+        >>> data = MultiResolution(fields, Box(2), shapes=[8, 16], batch_size=4)
         >>> model = fit(Model.for_data(data, DFU.tiny), data, steps=2, logging=Logging(progress=False))
         >>> model.training_shapes, model.training
         (((8, 8), (16, 16)), False)
