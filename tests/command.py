@@ -78,9 +78,10 @@ def trained(folder: Path) -> Path:
 
 
 def untrained(folder: Path) -> Path:
-    """A folder of models without training: of pictures, of fields, with classes, with a conditioning field."""
+    """A folder of models without training: of pictures, of the same by periodic branches, of fields, with classes, with a field."""
     for name, domain, channels, more in (
         ("images", Box(2), 3, {}),
+        ("periodic", Box(2), 3, {"boundary": "periodic"}),
         ("fields", Torus(2), 2, {}),
         ("classes", Box(2), 3, {"num_classes": 2}),
         ("conditioned", Box(2), 3, {"condition_channels": 1}),

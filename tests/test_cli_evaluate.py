@@ -77,9 +77,9 @@ def test_report(room, tmp_path, capsys):
 
 @pytest.mark.parametrize(("flags", "averages"), [([], True), (["--points"], False), (["--cell-averages"], True)])
 def test_convert(models, tmp_path, flags, averages):
-    old_format(models / "images", tmp_path / "old")
+    old_format(models / "periodic", tmp_path / "old")
     assert run("convert", tmp_path / "old", tmp_path / "new", *flags, "--quiet") == 0
-    old, new = Model.from_pretrained(models / "images"), Model.from_pretrained(tmp_path / "new")
+    old, new = Model.from_pretrained(models / "periodic"), Model.from_pretrained(tmp_path / "new")
     assert new.cell_averages is averages and new.scaling == old.scaling
     assert torch.equal(*(sample(m, 16, [0], solver=DPMSolver(2), plan=sde.Direct()) for m in (old, new)))
 
@@ -89,6 +89,7 @@ def old_format(model: Path, folder: Path) -> None:
     folder.mkdir()
     config = json.loads((model / "config.json").read_text())["model"]
     network = {**config["network"], "levels": "moving", "antialias": False, "recompute": False}
+    assert network.pop("boundary") == "periodic"  # there was no other
     old = {"class": "Preconditioned", "backbone": network, "sde": config["sde"], "sigma_data": 0.5, "spectrum": None}
     old |= {"told": "point", "normalization": config["normalization"], "field_normalization": config["normalization"]}
     (folder / "config.json").write_text(json.dumps({"format": 2, "model": old, "training_shapes": []}))

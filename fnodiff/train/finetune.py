@@ -41,7 +41,7 @@ def freeze(
         >>> net = DFU.tiny(1, 1)
         >>> frozen = freeze(net, parts=["spectral"])
         >>> len(frozen), frozen[0]
-        (22, 'stem.spectral.weight.tensor')
+        (22, 'stem.spectral.weight')
     """
     groups = {
         f"{prefix}.{name}" if prefix else name: group
