@@ -78,7 +78,7 @@ def trained(folder: Path) -> Path:
 
 
 def untrained(folder: Path) -> Path:
-    """A folder of models without training: of pictures, of the same by periodic branches, of fields, with classes, with a field."""
+    """A folder of models without training: of pictures (twice), of fields, with classes, with a conditioning field."""
     for name, domain, channels, more in (
         ("images", Box(2), 3, {}),
         ("periodic", Box(2), 3, {"boundary": "periodic"}),
