@@ -250,7 +250,7 @@ def test_the_network_reads_portraits(net, monkeypatch, capsys):
     output = printed(monkeypatch, capsys, attributes, "--held", 40)
     rows = dict(re.findall(r"^(\w[\w ]*), (?:right|R\^2) +(.*)$", output, flags=re.M))
     at_64 = {name: float(values.split()[4].rstrip("%")) for name, values in rows.items()}
-    assert at_64["glasses"] > 85 and at_64["hair"] > 85 and at_64["base colour"] > 0.8 and at_64["size drawn at"] > 0.8
+    assert at_64["clothes"] > 90 and at_64["hair"] > 85 and at_64["base colour"] > 0.8 and at_64["size drawn at"] > 0.8
 
 
 def test_what_is_known_of_a_portrait():
