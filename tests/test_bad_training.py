@@ -63,6 +63,7 @@ CALLS = {
     "a clip below nothing": (lambda: Adam(clip=-1.0), r"Adam: expected clip > 0"),
     "an average without end": (lambda: Adam(ema_halflife=float("inf")), r"Adam: expected ema_halflife > 0, got inf"),
     "a rate that ramps down": (lambda: Adam(rampup=-1), r"rampup >= 0"),
+    "a rate that falls for longer than the run": (lambda: Adam(decay=1.5), r"decay from 0 to 1, got 1.5"),
     "an average of all that ever was": (lambda: Adam(betas=(0.9, 1.0)), r"betas in \[0, 1\)"),
     "checkpoints at every no step": (lambda: Execution(save_every=0), r"save_every >= 1"),
     "fewer than no workers": (lambda: Execution(workers=-1), r"workers >= 0"),

@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.exactness import DOMAINS, drawn, known, spectrum_of, weighted
+from benchmarks.exactness import known, weighted
+from benchmarks.laws import DOMAINS, drawn, spectrum_of
 from benchmarks.oracles import Law, Mixture, conditional
 from fnodiff import (
     EDM,

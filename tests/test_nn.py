@@ -364,6 +364,21 @@ class TestDFU:
         moved = net(x.roll((4, 6), (2, 3)), torch.zeros(()))
         torch.testing.assert_close(moved, net(x, torch.zeros(())).roll((4, 6), (2, 3)))
 
+    @pytest.mark.parametrize(
+        ("make", "options", "boundary"),
+        [
+            (DFU.tiny, {}, "even"),
+            (DFU.small, {"domain": Box(1)}, "even"),
+            (DFU.tiny, {"boundary": "periodic"}, "periodic"),
+            (DFU.tiny, {"domain": Torus(2)}, "periodic"),
+            (DFU.paper, {"hidden_channels": 4, "n_modes": (4, 4)}, "periodic"),
+        ],
+    )
+    def test_the_boundary_is_even_on_a_box_and_periodic_in_the_paper(self, make, options, boundary):
+        net = make(1, 1, **options)
+        kinds = {type(m) for m in net.modules() if isinstance(m, CosineConv | SpectralConv)}
+        assert net.config["boundary"] == boundary and kinds == {CosineConv if boundary == "even" else SpectralConv}
+
     def test_without_spectral_levels_it_is_a_plain_unet(self):
         unet, dfu = DFU.small(3, 3, spectral_levels=0), DFU.small(3, 3)
         branches = (SpectralConv, CosineConv)

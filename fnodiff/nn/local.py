@@ -122,7 +122,7 @@ class LocalConv(nn.Module):
 
 
 class _Replicated(torch.autograd.Function):
-    """One point more at every edge, a copy of the last: as torch pads, with a gradient two to three times as fast."""
+    """One point more at every edge, a copy of the last: as torch pads, with a gradient of its own."""
 
     generate_vmap_rule = True
 
