@@ -91,7 +91,7 @@ CALLS = {
     "a reference of other axes": (lambda: net(reference=(16,)), r"2 positive sizes"),
     "channels that do not group": (lambda: net(hidden_channels=6), r"divisible by 4"),
     "attention where no level is": (lambda: net(attention_levels=(7,)), r"attention_levels among"),
-    "a grid too small for the network": (lambda: net()(torch.zeros(1, 1, 4, 4), T[:1]), r"at least 8"),
+    "a grid too small for the network": (lambda: net()(torch.zeros(1, 1, 3, 3), T[:1]), r"at least 4"),
     "channels of another model": (lambda: net()(torch.zeros(1, 3, 16, 16), T[:1]), r"expected 1 channels"),
     "noise levels for other samples": (lambda: net()(X, torch.rand(3)), r"noise_level"),
     "a label without classes": (lambda: net()(X, T, label=torch.zeros(2).long()), r"no label"),

@@ -60,7 +60,7 @@ WRONG = {
     "no size": ("sample {images}", "expected --size, got none"),
     "a size of 0": ("sample {images} --size 16x0", "160x96"),
     "three axes": ("sample {images} --size 16x16x16", "a grid of 2 positive sizes"),
-    "too small a size": ("sample {images} --size 4", "at least 8 points"),
+    "too small a size": ("sample {images} --size 3", "at least 4 points"),
     "seeds backwards": ("SAMPLE --seeds 3-1", "smaller one first"),
     "a seed twice": ("SAMPLE --seeds 1,1", "each seed once"),
     "a seed below 0": ("SAMPLE --seeds -1", "such as 0-63"),

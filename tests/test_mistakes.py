@@ -163,8 +163,8 @@ CALLS = {
     "pictures on a line": (lambda: MultiResolution(arrays(BOX), Box(1), [8]), r"expected fields on Box\(dim=1"),
     "a shape for a domain": (lambda: MultiResolution(Drawn(2), (16, 16), [16]), r"pass such as Box\(2\)"),
     "points of no network": (
-        lambda: data(shapes=[4, 16]),
-        r"at least 8 points on each side, got \(4, 4\); take a finer",
+        lambda: data(shapes=[3, 16]),
+        r"at least 4 points on each side, got \(3, 3\); take a finer",
     ),
     # shapes
     "a shape in words": (
@@ -201,7 +201,7 @@ CALLS = {
     ),
     "labels of fewer samples": (lambda: net(num_classes=2)(X, T, label=LABELS[:1]), r"2 integer labels, one for each"),
     "fields of other channels": (lambda: model()(X.expand(-1, 3, -1, -1), T), r"Model: expected fields of 1 channels"),
-    "samples of few points": (lambda: sample(model(), 4, [0]), r"got \(4, 4\); take at least 8 points per axis"),
+    "samples of few points": (lambda: sample(model(), 3, [0]), r"got \(3, 3\); take at least 4 points per axis"),
     # training
     "a batch for fields": (lambda: DenoisingLoss(model())({"x": X}), r"write loss\(\*\*batch\)"),
     "fields of NaN": (lambda: DenoisingLoss(model())(NAN * X), r"finite x, got 512 of 512"),

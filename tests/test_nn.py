@@ -317,8 +317,8 @@ def count(module):
 
 class TestDFU:
     @pytest.mark.parametrize("options", [{}, {"local": None, "spectral_levels": 2}, {"spectral_levels": 0}], ids=str)
-    @pytest.mark.parametrize("shape", [(8, 8), (9, 13), (33, 40), (16, 48)])
-    def test_any_grid_from_8_points(self, shape, options):
+    @pytest.mark.parametrize("shape", [(4, 4), (7, 5), (8, 8), (9, 13), (33, 40), (16, 48)])
+    def test_any_grid_from_4_points(self, shape, options):
         net = DFU.tiny(3, 2, zero_init=False, **options).eval()
         x = torch.randn(2, 3, *shape)
         out = net(x, torch.tensor([0.1, -0.5]))
@@ -447,7 +447,7 @@ class TestDFU:
         (lambda: DFU.tiny(3, 3, hidden_channels=15), "divisible by 4"),
         (lambda: DFU.tiny(3, 3, positional_modes=-1), "positional_modes >= 0"),
         (lambda: DFU.tiny(3, 3, channel_mult=()), "0 levels|from 0 to 0"),
-        (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 7, 8), torch.zeros(())), "at least 8 points"),
+        (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 3, 8), torch.zeros(())), "at least 4 points"),
         (lambda: DFU.tiny(3, 3)(torch.randn(1, 2, 8, 8), torch.zeros(())), "3 channels"),
         (lambda: DFU.tiny(3, 3)(torch.randn(2, 3, 8, 8), torch.zeros(3)), "noise_level"),
         (lambda: DFU.tiny(3, 3)(torch.randn(1, 3, 8, 8), torch.zeros(()), label=torch.tensor([0])), "no label"),

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from fnodiff.data.source import Fields, _Source, check_indices, checked, own_domain, same_places
 from fnodiff.domain import Domain, Shape
 
-SMALLEST_GRID = 8
+SMALLEST_GRID = 4
 """Points on each side of the smallest grid to train on: coarser ones have no spectrum to speak of, and networks no levels."""
 
 
@@ -33,7 +33,7 @@ class MultiResolution(_Source, Dataset):
     Args:
         fields: Where the samples come from.
         domain: What they are functions on; it checks the shapes.
-        shapes: Spatial shapes, each a tuple, or an int for `Domain.shape_of`: n points per side, or n latitudes; 8 points on
+        shapes: Spatial shapes, each a tuple, or an int for `Domain.shape_of`: n points per side, or n latitudes; 4 points on
             each side at least. A single int is a single shape.
         weights: Relative frequency of each shape; equal by default.
         batch_size: Samples per batch. Every epoch visits all samples once, in a new order; its last batch is filled up from

@@ -31,7 +31,7 @@ from fnodiff.nn.local import LocalConv
 from fnodiff.nn.spectral import SpectralConv
 from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 
-SMALLEST_GRID = 8
+SMALLEST_GRID = 4
 
 
 class DFU(nn.Module):
@@ -217,7 +217,7 @@ class DFU(nn.Module):
         """The network's output (B, out_channels, *spatial) on x's own grid.
 
         Args:
-            x: (B, in_channels, *spatial), at least 8 points per axis; odd and non-square included.
+            x: (B, in_channels, *spatial), at least 4 points per axis; odd and non-square included.
             noise_level: (B,) or (), such as ln(sigma) / 4.
             label: Class labels (B,), int64, for a model with classes; -1 for none.
             field: Conditioning field (B, condition_channels, *any grid), brought to x's grid by the domain.
