@@ -10,6 +10,7 @@ from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import InMemory, MultiResolution, Part, Upsampled
+from fnodiff.data.named import from_xarray
 from fnodiff.data.source import Fields
 from fnodiff.data.terrain import Terrain
 from fnodiff.data.write import write_fields
@@ -26,5 +27,6 @@ __all__ = [
     "Part",
     "Terrain",
     "Upsampled",
+    "from_xarray",
     "write_fields",
 ]
