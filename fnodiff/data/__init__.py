@@ -6,6 +6,7 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 
 from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.augmented import Augmented
+from fnodiff.data.exported import to_xarray
 from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
@@ -28,5 +29,6 @@ __all__ = [
     "Terrain",
     "Upsampled",
     "from_xarray",
+    "to_xarray",
     "write_fields",
 ]

@@ -62,8 +62,8 @@ class ArrayFields:
     Attributes:
         channels, condition_channels: C of x, and of the field, 0 without one.
         shape, masked: The grid of x, and whether batches have a mask.
-        names, units, axes: Of the channels, and what a labelled file's axes are called and measured in; None where a file
-            does not say them.
+        channel_names, units, axes: Of the channels, and what a labelled file's axes are called and measured in; None where
+            nothing says them.
 
     Raises:
         ValueError: If the arrays do not fit the domain or each other, or x holds infinite values.
@@ -108,7 +108,7 @@ class ArrayFields:
         if domain is None:
             raise ValueError("ArrayFields: expected a domain, or latitudes and longitudes, got neither; pass domain=.")
         self.domain, self._channel_axis = domain, channel_axis
-        self.names: tuple[str, ...] | None = getattr(x, "names", None)
+        self.channel_names: tuple[str, ...] | None = getattr(x, "names", None)
         self.units: tuple[str | None, ...] | None = getattr(x, "units", None)
         self.axes: tuple[Axis, ...] | None = getattr(x, "axes", None)
         self._masks: list[ArrayRows] = []

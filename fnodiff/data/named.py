@@ -35,10 +35,10 @@ def from_xarray(
 ) -> ArrayFields:
     """A source of fields from variables of an xarray dataset, or of a file that xarray opens.
 
-    Each variable is a channel, or several if it has levels; `names` and `units` of the source say which. Dimensions are taken
-    in any order. Those of time and of an ensemble count samples. Latitudes and longitudes around the globe make `Sphere`
-    fields, from north to south and east from longitude 0, however the file has them. Other grids need their domain: `Box`, as
-    for a part of the globe, or `Torus`. Their coordinates have equal steps, and those that decrease are turned around.
+    Each variable is a channel, or several if it has levels; `channel_names` and `units` of the source say which. Dimensions
+    are taken in any order. Those of time and of an ensemble count samples. Latitudes and longitudes around the globe make
+    `Sphere` fields, from north to south and east from longitude 0, however the file has them. Other grids need their domain:
+    `Box`, as for a part of the globe, or `Torus`. Their coordinates have equal steps, and falling ones are turned around.
 
     Missing values are left out: NaN, what xarray decodes as missing, and what lies outside of valid_range, valid_min and
     valid_max. Data are read when a batch asks for them, once more at construction to see what is missing. Many small
@@ -117,9 +117,12 @@ class _File:
 
     def group(self, name: str) -> xarray.Dataset:
         """The dataset of a group, "" the root's."""
-        if name not in self._open and self.path is not None:
-            self._open[name] = open_labelled(self.path, name or None)
-        return self._open.get(name, self._open[""])
+        if name not in self._open:
+            found = open_labelled(self.path, name or None)
+            above = self.group("").coords if name else {}  # which netCDF's groups inherit
+            own = {d: above[d] for d in found.sizes if d in above and d not in found.coords and above[d].ndim == 1}
+            self._open[name] = found.assign_coords({d: v for d, v in own.items() if v.size == found.sizes[d]})
+        return self._open[name]
 
     def names(self, given: str | Sequence[str] | None) -> list[str]:
         """The variables that are asked for, or the only one there is."""

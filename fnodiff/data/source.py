@@ -55,6 +55,11 @@ class _Source:
         return bool(getattr(self.fields, "cell_averages", False))
 
     @property
+    def pictures(self) -> bool:
+        """Whether the samples are pictures in [-1, 1], which 8 bits hold."""
+        return bool(getattr(self.fields, "pictures", False))
+
+    @property
     def num_classes(self) -> int:
         return int(getattr(self.fields, "num_classes", 0))
 

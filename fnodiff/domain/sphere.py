@@ -104,7 +104,10 @@ class Sphere(Domain):
 
     def coordinates(self, shape: Sequence[int]) -> dict[str, Tensor]:
         colatitude, longitude = super().coordinates(shape).values()
-        return {"latitude": 90 - colatitude.rad2deg(), "longitude": longitude.rad2deg()}
+        return {
+            "latitude": (90 - colatitude.rad2deg()).round(decimals=10),
+            "longitude": longitude.rad2deg().round(decimals=10),
+        }
 
     def is_usual(self, shape: Sequence[int]) -> bool:
         """Twice as many longitudes as latitudes, but for those of the poles."""
