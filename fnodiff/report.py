@@ -35,6 +35,7 @@ from fnodiff import metrics
 from fnodiff.data import Fields
 from fnodiff.domain import Domain, Shape
 from fnodiff.sde import Denoiser, Plan, Solver, sample
+from fnodiff.sde.pictures import are_pictures
 
 TIMES = (0.2, 0.35, 0.5, 0.65, 0.8)
 """The times at which single estimates are compared."""
@@ -48,12 +49,14 @@ class InvarianceReport:
         rows: For each shape the columns' values, by name; the truth's own, between two halves of it, under `truth`.
         samples: (N, C, *shape) for each shape, the same seeds.
         truth: Values of another true set against the truth, for each shape, by name; empty without a truth.
+        grey: Whether samples of one channel are pictures in [-1, 1].
         spectra: (wavenumber, power) of the samples for each shape; and of the truth on the finest, under None.
     """
 
     rows: dict[Shape, dict[str, float]]
     samples: dict[Shape, Tensor]
     truth: dict[Shape, dict[str, float]] = field(default_factory=dict)
+    grey: bool = False
     spectra: dict[Shape | None, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -81,6 +84,8 @@ class InvarianceReport:
             for axis, one in zip(line, x, strict=False):
                 if one.shape[0] == 3:
                     axis.imshow(one.movedim(0, -1).clamp(-1, 1).numpy() / 2 + 0.5, interpolation="nearest")
+                elif self.grey:
+                    axis.imshow(one[0].numpy(), cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
                 else:
                     axis.imshow(one[0].numpy(), vmin=low, vmax=high, interpolation="nearest")
             for axis in line:
@@ -163,9 +168,9 @@ def invariance_report(
     seeds = range(10_000 * seed, 10_000 * seed + samples)
     options = {"solver": solver, "plan": plan, "batch": batch, "device": device, "progress": progress, **condition}
     sampled = {shape: sample(denoiser, shape, seeds, **options) for shape in shapes}
-    true = {}
-    if reference is not None:
-        true = {shape: reference.batch(range(2 * samples), shape)["x"] for shape in shapes}
+    batches = {} if reference is None else {shape: reference.batch(range(2 * samples), shape) for shape in shapes}
+    true = {shape: filled(batch["x"], batch) for shape, batch in batches.items()}
+    seen = {shape: filled(x, batches.get(shape, {})) for shape, x in sampled.items()}
     rows: dict[Shape, dict[str, float]] = {shape: {} for shape in shapes}
     truth: dict[Shape, dict[str, float]] = {shape: {} for shape in true}
 
@@ -173,21 +178,34 @@ def invariance_report(
     spread = _units((true or sampled)[coarsest], domain)[1]
     rest = {name: _rows(value, samples) for name, value in condition.items()}
     for shape, error in _denoiser_errors(denoiser, shapes, noisy, batch, device, rest).items():
-        x = domain.resample(sampled[shape], coarsest)
+        x, alike = (domain.resample(fields[shape], coarsest) for fields in (sampled, seen))
         apart, own = (domain.norm(v / spread).square().mean() for v in (x - first, first - first.mean(0)))
         rows[shape]["samples"] = float((apart / own).sqrt())
         rows[shape]["denoiser"] = error
         target = domain.resample(true[shape][:samples], coarsest) if true else first
-        rows[shape]["sliced"] = _sliced(x, target, domain)
+        rows[shape]["sliced"] = _sliced(alike, target, domain)
     for shape, fields in true.items():
         half, other = (domain.resample(part, coarsest) for part in fields.chunk(2))
         truth[shape]["sliced"] = _sliced(other, half, domain)
-        for row, x in ((rows[shape], sampled[shape]), (truth[shape], fields[samples:])):
+        for row, x in ((rows[shape], seen[shape]), (truth[shape], fields[samples:])):
             row.update(distances(x, fields[:samples], domain, denoiser.training_shapes, inception))
     spectra: dict[Shape | None, Any] = {shape: metrics.radial_spectrum(x, domain) for shape, x in sampled.items()}
     if true:
         spectra[None] = metrics.radial_spectrum(true[finest], domain)
-    return InvarianceReport(rows, sampled, truth, spectra)
+    return InvarianceReport(rows, sampled, truth, are_pictures(denoiser) and channels == 1, spectra)
+
+
+def filled(x: Tensor, true: Mapping[str, Tensor]) -> Tensor:
+    """Fields as the true ones of a batch were measured: the mean of these where their mask is 0, else as they are.
+
+    Distances of sets compare samples that lack what the truth lacks. x are its fields, or as many of its first as there are.
+    """
+    if "mask" not in true:
+        return x
+    there, axes = (true["mask"] > 0).expand_as(true["x"]), (0, *range(2, x.ndim))
+    count = there.sum(axes, keepdim=True).clamp(min=1)
+    mean = torch.where(there, true["x"], 0.0).double().sum(axes, keepdim=True) / count
+    return torch.where(there[: len(x)], x, mean.to(x.dtype))
 
 
 def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
@@ -223,7 +241,7 @@ def _denoiser_errors(
         t = torch.tensor(time, device=device)
         found: dict[Shape, list[Tensor]] = {shape: [] for shape in shapes}
         for start in range(0, len(x), batch):
-            part = denoiser.normalization(x[start : start + batch].to(device))
+            part = denoiser.normalization(x[start : start + batch]).float().to(device)
             given = {name: value[start : start + batch].to(device) for name, value in condition.items()}
             generator = [torch.Generator().manual_seed(1000 * number + start + i) for i in range(len(part))]
             x_t, _ = sde.perturb(part, t, generator=generator)

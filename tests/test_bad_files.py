@@ -254,8 +254,8 @@ FILES = {
     "an HDF5 without fields": (partial(hdf5, lambda f: f.pop("x")), r"x/"),
     "an HDF5 of another version": (partial(hdf5, lambda f: f.attrs.modify("version", 9)), r"version"),
     "an HDF5 that was not finished": (partial(hdf5, lambda f: f.attrs.modify("complete", 1)), r"complete"),
-    "an HDF5 with half a mask": (partial(masked, "mask/16x16", (2, 1, 16, 16), "uint8"), r"as many samples"),
-    "an HDF5 with a mask of numbers": (partial(masked, "mask/16x16", (3, 1, 16, 16), "float32"), r"as uint8 \(N"),
+    "an HDF5 with half a mask": (partial(masked, "16x16/mask", (2, 1, 16, 16), "uint8"), r"as many samples"),
+    "an HDF5 with a mask of numbers": (partial(masked, "16x16/mask", (3, 1, 16, 16), "float32"), r"as uint8 \(N"),
     "an HDF5 of other lengths": (
         partial(hdf5, lambda f: f.create_dataset("label", data=np.zeros(7, dtype="int64"))),
         r"expected",

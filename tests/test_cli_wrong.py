@@ -24,7 +24,7 @@ WRONG = {
     "a broken picture": ("train {broken} --shapes 16 --steps 1", "a.png cannot be read"),
     "a word for a grid": ("train {pictures} --shapes big --steps 1", "got 'big'"),
     "a grid twice": ("train {pictures} --shapes 16 16 --steps 1", "name each once"),
-    "a grid finer than the data": ("train {pictures} --shapes 64 --steps 1", "got 64x64 to fill"),
+    "a grid finer than the data": ("train {pictures} --shapes 64 --steps 1", "images that fill 64x64"),
     "no steps": ("train {pictures} --shapes 16 --steps 0", "expected --steps >= 1"),
     "a word for a number": ("train {pictures} --steps many", "expected --steps to be a whole number, got 'many'"),
     "no value": ("train {pictures} --steps", "expected a value after --steps"),

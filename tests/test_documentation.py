@@ -130,6 +130,16 @@ def test_the_own_loop_runs(pictures):
     assert len(trained.training_shapes) == 3 and sample(trained, (16, 16), seeds=[0]).shape == (1, 3, 16, 16)
 
 
+def test_the_page_on_data_runs(pictures, capsys):
+    pytest.importorskip("xarray")
+    names: dict[str, object] = {}
+    for text in blocks("docs/data.md", "python"):
+        exec(text, names)
+    printed = capsys.readouterr().out
+    assert "12 samples, 1 channels, up to 17 x 32 Sphere(grid='equiangular') ('u',) ('m/s',)" in printed
+    assert "('sample', 'channel', 'latitude', 'longitude')" in printed
+
+
 def test_the_installation_prints_what_it_says(capsys):
     (text,) = blocks("docs/install.md", "python")
     exec(text, {})

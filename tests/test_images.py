@@ -386,7 +386,7 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     write(tmp_path / "disk", "a.png", GREY)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/part").symlink_to(tmp_path / "disk")
-    assert ImageFolder(tmp_path / "in").names == ["part/a.png"]
+    assert ImageFolder(tmp_path / "in").names == ["a.png"]  # the root is where the pictures are
 
 
 def test_a_link_that_leads_in_a_circle_is_refused(tmp_path: Path) -> None:
@@ -396,10 +396,10 @@ def test_a_link_that_leads_in_a_circle_is_refused(tmp_path: Path) -> None:
         ImageFolder(tmp_path)
 
 
-@pytest.mark.parametrize("index", [-1, 4])
+@pytest.mark.parametrize("index", [-5, 4])
 def test_an_index_out_of_range_is_refused(index: int, tmp_path: Path) -> None:
     images = ImageFolder(fill(tmp_path / "in"))
-    with pytest.raises(ValueError, match=rf"index in 0 .. 3, got {index}"):
+    with pytest.raises(ValueError, match=rf"indices from 0 to 3, got .*{index}"):
         images.batch([0, index], (3, 3))
 
 
@@ -422,7 +422,7 @@ BROKEN = {
     "img.webp": lambda: encode(Image.fromarray(PHOTO), "WEBP")[:-40],
     "img.jpeg": lambda: b"<html>404</html>",
     "empty.png": lambda: b"",
-    "gif.png": lambda: encode(Image.fromarray(GREY), "GIF"),
+    "ppm.png": lambda: encode(Image.fromarray(GREY), "PPM"),
 }
 
 

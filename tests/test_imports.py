@@ -62,6 +62,7 @@ SDE = {
     "gaussian": BASIC | {"process", "spectrum", "denoiser"},
     "guidance": BASIC | {"process", "denoiser"},
     "replace": {"denoiser"},
+    "pictures": {"denoiser"},
     "solvers": {"schedule", "denoiser", "solvers"},
     "stages": {"denoiser"},
     "sampling": {"denoiser", "replace", "solvers", "stages"},

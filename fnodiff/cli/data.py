@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import fnodiff
-from fnodiff.cli.arguments import Reals, flag, option, options
+from fnodiff.cli.arguments import Reals, Words, flag, option, options
 
 if TYPE_CHECKING:
     from fnodiff.data import Fields
@@ -19,28 +19,49 @@ IN_MEMORY = 2**30  # bytes
 
 @options("Data", 1)
 class ArrayOptions:
-    """Which arrays of a file (MATLAB, NumPy, PyTorch, HDF5) are meant."""
+    """Which arrays of a file (MATLAB, NumPy, PyTorch, HDF5, netCDF, Zarr) are meant, and how pictures are read."""
 
-    x: str | None = option("Name of the array of samples, of a file with several.")
-    mask: str | None = option("Name of the array that is 1 where x was measured.")
+    x: Words | None = option("Name of the array of samples, of a file with several; several names are channels.")
+    mask: str | None = option("Name of the array that is 1 where x was measured, or a file that holds it alone.")
     latitude: str | None = option("Name of the latitudes of fields on the globe.")
     longitude: str | None = option("Name of the longitudes.")
     channel_axis: Literal["1", "-1"] | None = option("Where an array has its channels: after the samples, or last.")
+    channels: Literal["1", "3"] | None = option("Of pictures: 3 for colour, which is usual, or 1 for grey.")
+    skip: bool = option("Leave out pictures that are broken, or too small to train on.", False)
 
-    def open(self, path: str, domain: Domain | None, **names: str | None) -> Fields:
-        """The source at this path; arrays need the domain, unless their latitudes are named. `names`: of further arrays."""
+    def open(self, path: str, domain: Domain | None, smallest: Shape | None = None, **names: str | None) -> Fields:
+        """The source at this path; arrays need the domain, unless their latitudes are known. `names`: of further arrays.
+
+        Pictures are to fill the grid `smallest`.
+        """
         from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder
+        from fnodiff.data.opened import labelled
 
         kind = self.kind(path)
-        named = {name: getattr(self, name) for name in ArrayOptions.__dataclass_fields__} | names
+        if kind != "pictures" and (self.channels is not None or self.skip):
+            raise ValueError(
+                f"expected pictures with --channels and --skip, got {path}, which holds {kind}; leave them out."
+            )
+        pictures = ("channels", "skip")
+        named = {
+            name: getattr(self, name) for name in ArrayOptions.__dataclass_fields__ if name not in pictures
+        } | names
         named = {name: value for name, value in named.items() if value is not None}
         if kind != "arrays":
             if named:
                 got = f"{path}, which holds {kind}; leave it out, or of an .h5 with other arrays name --x too"
                 raise ValueError(f"expected a file of arrays with {flag(next(iter(named)))}, got {got}.")
-            return ImageFolder(path) if kind == "pictures" else HDF5Fields(path)
-        if domain is None and self.latitude is None:
+            if kind == "fields":
+                return HDF5Fields(path)
+            error = "skip" if self.skip else "raise"
+            try:
+                return ImageFolder(path, channels=int(self.channels or 3), smallest=smallest, on_error=error)
+            except ValueError as problem:
+                raise ValueError(str(problem).replace('on_error="skip"', "--skip")) from problem
+        if domain is None and self.latitude is None and not labelled(Path(path), named.get("x")):
             raise ValueError(f"expected --domain box, torus or sphere with the arrays of {path}, got none; name it.")
+        if "x" in named:
+            named["x"] = named["x"][0] if len(named["x"]) == 1 else list(named["x"])
         if self.channel_axis is not None:
             named["channel_axis"] = int(self.channel_axis)
         return ArrayFields.open(path, domain=domain, **named)
@@ -50,9 +71,9 @@ class ArrayOptions:
         from fnodiff.data.files import SUFFIXES
 
         file, suffix = Path(path), Path(path).suffix.lower()
-        if file.is_dir() or (file.is_file() and suffix == ".zip"):
+        if (file.is_dir() and suffix != ".zarr") or (file.is_file() and suffix == ".zip"):
             return "pictures"
-        if not file.is_file() or suffix not in SUFFIXES:
+        if not file.exists() or suffix not in SUFFIXES:
             got = f"{path}, which is {'none of these' if file.exists() else 'not there'}"
             kinds = ", ".join(SUFFIXES)
             raise ValueError(f"expected a folder or zip of pictures, or a file of {kinds}, got {got}; name another.")
@@ -68,11 +89,11 @@ class TrainingData(ArrayOptions):
     labels: bool = option("Train on the data's labels, if they have some.", True)
     in_memory: bool | None = option("Keep the samples on the grids in memory. By default pictures of up to 1 GiB.")
 
-    def load(self, path: str, domain: Domain | None) -> Fields:
-        """The source at this path, with what conditions it."""
+    def load(self, path: str, domain: Domain | None, smallest: Shape | None = None) -> Fields:
+        """The source at this path, with what conditions it; pictures fill the grid `smallest`."""
         from fnodiff.data import Part
 
-        fields = self.open(path, domain, field=self.field, label=self.label_name)
+        fields = self.open(path, domain, smallest, field=self.field, label=self.label_name)
         if self.labels:
             return fields
         there = {"field": getattr(fields, "condition_channels", 0), "mask": getattr(fields, "masked", False)}
@@ -80,11 +101,10 @@ class TrainingData(ArrayOptions):
 
     def keep(self, fields: Fields, shapes: Sequence[Shape], progress: bool) -> Fields:
         """The source, in memory if it is to be kept there."""
-        from fnodiff.data import ImageFolder, InMemory
+        from fnodiff.data import InMemory
 
         size = 4 * fields.channels * len(fields) * sum(map(math.prod, shapes))
-        pictures = isinstance(getattr(fields, "fields", fields), ImageFolder)
-        wanted = pictures and size <= IN_MEMORY if self.in_memory is None else self.in_memory
+        wanted = getattr(fields, "pictures", False) and size <= IN_MEMORY if self.in_memory is None else self.in_memory
         return InMemory(fields, shapes, progress=progress) if wanted else fields
 
 
@@ -122,7 +142,7 @@ class DomainOptions:
                 raise ValueError(f"expected --domain box, torus or sphere for the points of {path}, got none; name it.")
         elif kind == "arrays":
             found = list_arrays(path)
-            dim = 1 if len(found.get(arrays.x or next(iter(found), ""), ())) == 2 else 2
+            dim = 1 if len(found.get(next(iter(arrays.x or found), ""), ())) == 2 else 2
         dim = int(self.dim) if self.dim is not None else len(self.lengths or ()) or dim
         made = fnodiff.Torus if self.domain == "torus" else fnodiff.Box
         return made(dim) if self.lengths is None else made(dim, self.lengths)
@@ -142,7 +162,7 @@ def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, lab
     if len(chosen) < count:
         got = f"{len(chosen)} in {path}"
         raise ValueError(f"expected {count} true fields, twice as many as samples, got {got}; take fewer seeds.")
-    return Part(fields, chosen[:count], ["x"])
+    return Part(fields, chosen[:count], ["x", "mask"] if getattr(fields, "masked", False) else ["x"])
 
 
 def _labels(fields: Fields) -> list[int]:

@@ -24,6 +24,7 @@ from fnodiff.cli.sample import ModelOptions
 from fnodiff.data import HDF5Fields, write_fields
 from fnodiff.domain import Domain, Shape
 from fnodiff.sde import ClassifierFree, Denoiser, Plan, Solver, default_plan, sample, upscale
+from fnodiff.sde.pictures import are_pictures
 from fnodiff.sde.stages import describe
 
 
@@ -41,6 +42,10 @@ class Samples:
     @property
     def channels(self) -> int:
         return self.denoiser.channels
+
+    @property
+    def domain(self) -> Domain:
+        return self.denoiser.sde.domain
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -82,7 +87,7 @@ class SampleFolder:
             return self._fill_pictures(source, shape, batch, progress)
         file = self.path / f"{size_name(shape)}-seeds-{source.seeds[0]}-{source.seeds[-1]}.h5"
         about = {**attributes, "seeds": ",".join(map(str, source.seeds))}
-        write_fields(file, source, [shape], attributes=about, dtype="float32", chunk=batch, progress=progress)
+        write_fields(file, source, [shape], attributes=about, chunk=batch, progress=progress)
 
     def load(self, shape: Shape, seeds: Sequence[int]) -> Tensor:
         """What is there of these seeds, (len(seeds), C, *shape) in data units."""
@@ -116,7 +121,7 @@ class SampleFolder:
 
 
 class Drawing:
-    """A model, how its samples are drawn, and the folder `out` that they go to; by default PNG for pictures, else HDF5."""
+    """A model, how its samples are drawn, and the folder `out` that they go to; by default PNG for pictures, colour or grey."""
 
     def __init__(
         self, name: str, out: Path, reading: ModelOptions, solver: Solver, kind: str | None = None, quiet: bool = False
@@ -128,8 +133,7 @@ class Drawing:
         domain, channels = self.model.sde.domain, self.model.channels
         if kind == "png" and (domain.dim != 2 or channels not in (1, 3)):
             raise ValueError(f"expected 1 or 3 channels in 2D with --format png, got {channels} on {domain}; use hdf5.")
-        pictures = domain.dim == 2 and domain.averages_cells and self.model.cell_averages and channels == 3
-        self.folder = SampleFolder(out, kind or ("png" if pictures else "hdf5"))
+        self.folder = SampleFolder(out, kind or ("png" if are_pictures(self.model) else "hdf5"))
         self.settings = {"model": fingerprint(self.model), "guidance": reading.guidance, "format": self.folder.kind}
         self.settings |= {"label": -1 if self.label is None else self.label, "solver": repr(solver)}
 

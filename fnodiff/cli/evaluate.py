@@ -109,14 +109,16 @@ def _distances(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """(size, what is compared with true fields) -> distances by name."""
     from fnodiff.cli.drawing import upsampled
-    from fnodiff.report import distances
+    from fnodiff.report import distances, filled
 
     domain, rows = drawing.model.sde.domain, {}
     for shape in shapes:
-        y, other = true.batch(range(2 * len(seeds)), shape)["x"].chunk(2)
+        batch = true.batch(range(2 * len(seeds)), shape)
+        y, other = filled(batch["x"], batch).chunk(2)
         fields = {"sampled": drawing.folder.load(shape, seeds)}
         if largest is not None and is_finer(shape, largest):
             fields["upsampled"] = upsampled(drawing.folder.load(largest, seeds), shape, domain)
+        fields = {kind: filled(x, batch) for kind, x in fields.items()}
         for kind, x in {**fields, "other true": other}.items():
             rows[size_name(shape), kind] = distances(x, y, domain, drawing.model.training_shapes, inception)
     return rows

@@ -138,7 +138,8 @@ def sample(
         size: 64 for as many points on each side (latitudes on the globe), or 64x96; several draw several.
         seeds: Such as 0-63 or 0-3,7.
         out: Folder of the samples.
-        format: By default png for pictures (three channels of cell averages on a box), hdf5 for other fields.
+        format: By default png for pictures (cell averages on a box, of three channels, or of one within [-1, 1], in grey), hdf5
+            for other fields: netCDF-4, which xarray opens.
     """
     chosen = seeds_of(seeds)
 

@@ -232,9 +232,13 @@ def _batches(
     data: str, grids: GridOptions, arrays: TrainingData, options: DomainOptions, seed: int
 ) -> fnodiff.MultiResolution:
     """The data on the grids of training."""
+    from fnodiff.data.source import own_domain
+
     domain = options.make(data, arrays)
-    fields = arrays.load(data, domain)
-    domain = getattr(fields, "domain", domain)
+    pictures = domain is not None and arrays.kind(data) == "pictures" and grids.shapes is not None
+    smallest = tuple(map(max, zip(*sizes_of(grids.shapes, domain), strict=True))) if pictures else None
+    fields = arrays.load(data, domain, smallest)
+    domain = own_domain(fields) if domain is None else domain
     own = getattr(getattr(fields, "fields", fields), "shapes", None)
     if grids.shapes is None and not own:
         raise ValueError("expected --shapes, such as --shapes 16 24 32, got none; name the grids to train on.")

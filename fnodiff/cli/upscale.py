@@ -42,13 +42,13 @@ def upscale(
     for each seed. Beside it are `low.png`, `bicubic-128x128.png`, and all of them side by side in `comparison-128x128.png`.
 
     Args:
-        picture: A PNG, JPEG or WebP, which is cropped at its centre to the proportions of --size; or an .h5 of fields.
+        picture: A PNG, JPEG, WebP or TIFF, which is cropped at its centre to the proportions of --size; or an .h5 of fields.
         size: The finer grid, 128 or 96x128; several draw several.
         seeds: Such as 0-3 or 0-3,7.
         out: Folder of the pictures.
         start: Average to this grid first, 32 or 24x32. By default a picture's pixels, or the finest coarser grid of an .h5.
         index: Of the field in an .h5.
-        format: By default png for pictures (three channels of cell averages on a box), hdf5 for other fields.
+        format: By default png for pictures, in colour or grey, hdf5 for other fields.
     """
     chosen = seeds_of(seeds)
 
@@ -63,7 +63,7 @@ def upscale(
     if picture.suffix.lower() in (".h5", ".hdf5"):
         low, said = _read_field(picture, shapes[0], small, index)
     else:
-        low, said = _read_picture(picture, domain, shapes[0], small)
+        low, said = _read_picture(picture, domain, shapes[0], small, 1 if channels == 1 else 3)
     if low.shape[0] != channels:
         raise ValueError(f"expected {channels} channels, as the model's, got {low.shape[0]} in {picture}.")
     if drawing.main and not general.quiet:
@@ -76,8 +76,10 @@ def upscale(
         print(f"{out}: {len(chosen)} samples at {names} of {size_name(low.shape[1:])}")
 
 
-def _read_picture(path: Path, domain: Domain, finer: Shape, shape: Shape | None) -> tuple[Tensor, str]:
-    """A picture (3, *shape), cropped at its centre to the proportions of `finer`, and how it was made of the file."""
+def _read_picture(
+    path: Path, domain: Domain, finer: Shape, shape: Shape | None, channels: Literal[1, 3]
+) -> tuple[Tensor, str]:
+    """A picture (channels, *shape), cropped at its centre to the proportions of `finer`, and how it was made of the file."""
     from PIL import Image, ImageOps
 
     from fnodiff.data import ImageFolder
@@ -88,13 +90,13 @@ def _read_picture(path: Path, domain: Domain, finer: Shape, shape: Shape | None)
         with Image.open(path) as image:
             width, height = ImageOps.exif_transpose(image).size
     except OSError as error:
-        raise ValueError(f"expected a PNG, JPEG or WebP, got {path}, which cannot be read: {error}.") from error
+        raise ValueError(f"expected a PNG, JPEG, WebP or TIFF, got {path}, which cannot be read: {error}.") from error
     crop = min(height, width * finer[0] // finer[1]), min(width, height * finer[1] // finer[0])
     shape = crop if shape is None else shape
     with tempfile.TemporaryDirectory() as folder:  # a source of this one picture
         copy = shutil.copy(path, Path(folder) / f"picture{path.suffix}")
         try:
-            x = ImageFolder(folder).batch([0], shape)["x"][0]
+            x = ImageFolder(folder, channels=channels).batch([0], shape)["x"][0]
         except ValueError as error:
             raise ValueError(str(error).replace(str(copy), str(path)).replace(folder, str(path.parent))) from error
     cropped = f", cropped at the centre to {size_name(crop)}" if crop != (height, width) else ""

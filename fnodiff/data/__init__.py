@@ -6,10 +6,12 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 
 from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.augmented import Augmented
+from fnodiff.data.exported import to_xarray
 from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import InMemory, MultiResolution, Part, Upsampled
+from fnodiff.data.named import from_xarray
 from fnodiff.data.source import Fields
 from fnodiff.data.terrain import Terrain
 from fnodiff.data.write import write_fields
@@ -26,5 +28,7 @@ __all__ = [
     "Part",
     "Terrain",
     "Upsampled",
+    "from_xarray",
+    "to_xarray",
     "write_fields",
 ]

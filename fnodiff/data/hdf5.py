@@ -1,15 +1,21 @@
-"""Fields at several resolutions in one HDF5 file: written once, in chunks, and read at random.
+"""Fields at several resolutions in one file, netCDF-4 (which is HDF5): written once, in chunks, and read at random.
 
-The layout, for N samples with C channels on grids of 1 to 3 axes:
+The layout, for N samples with C channels on grids of 1 to 3 axes, a group for each grid:
 
-    x/32x32, x/48x48, ...    (N, C, *shape), uint8 or float32
-    field/32x32, ...         (N, K, *shape), uint8 or float32: what the samples are conditioned on; optional
-    mask/32x32, ...          (N, 1 or C, *shape), uint8: 1 where x was measured, 0 where it is missing; optional
+    32x32/x, 48x48/x, ...    (N, C, *shape), float32, float64 or uint8; NaN where it is missing
+    32x32/field, ...         (N, K, *shape), likewise: what the samples are conditioned on; optional
+    32x32/mask, ...          (N, 1 or C, *shape), uint8: 1 where x was measured, 0 where it is missing; optional
     label                    (N,) integers, or (N, K) floats; optional
-    attributes               source, licence, grid ("cell averages" or "points"), version (of this layout: 1), and
+    attributes               source, licence, grid ("cell averages" or "points"), version (of this layout: 2), and
                              complete: how many of the N samples have been written (all, in a file without it)
 
-    uint8 stands for value / 127.5 - 1 (a mask's for itself),    float32 for itself.
+    uint8 stands for value / 127.5 - 1 (a mask's for itself), which its attributes scale_factor and add_offset say.
+
+Dimensions are named: sample, channel, and those of the grid, whose coordinates are beside x. So xarray opens it,
+
+    xarray.open_datatree("fields.h5"),    xarray.open_dataset("fields.h5", group="32x32").
+
+Files of version 1, in which x/32x32 stands for 32x32/x, are read too.
 """
 
 from __future__ import annotations
@@ -26,7 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-VERSION = 1
+from fnodiff.data.source import selected
+
+VERSION = 2
 GRIDS = ("cell averages", "points")
 _GROUPS = ("x", "field", "mask")
 
@@ -66,8 +74,8 @@ class HDF5Fields:
             ) from error
         with opened as file:
             self.shapes, self.channels, self.condition_channels, rows = _check_layout(file, self.path)
-            self._labelled, self.masked = "label" in file, "mask" in file
-            self.attributes = dict(file.attrs)
+            self._labelled, self.masked = "label" in file, any("mask" in name.split("/") for name in datasets(file))
+            self.attributes, self._version = dict(file.attrs), layout_version(file)
         self._length = int(self.attributes.get("complete", rows))
         if self._length < rows and not allow_incomplete:
             raise ValueError(
@@ -110,12 +118,12 @@ class HDF5Fields:
         """Samples on one grid.
 
         Args:
-            indices: B of them, in any order, repeated or not.
+            indices: B of them, in any order, repeated or not; or a slice, or a boolean for each sample.
             shape: One of `shapes`; an int for that of so many points on each side.
 
         Returns:
-            "x", float32 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), "field",
-            float32 (B, condition_channels, *shape), and "mask", float32 (B, 1 or C, *shape).
+            "x", float32 or float64 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), "field",
+            (B, condition_channels, *shape), and "mask", float32 (B, 1 or C, *shape).
 
         Raises:
             ValueError: If the file lacks this grid, or an index is out of range.
@@ -126,24 +134,24 @@ class HDF5Fields:
                 f"HDF5Fields: {self.path} has no grid {grid_name(shape)}, only {', '.join(map(grid_name, self.shapes))}; "
                 f"choose one of these, or write the file again with it."
             )
-        index = np.asarray(indices)
-        if index.ndim != 1 or index.size == 0 or index.dtype.kind not in "iu":
-            raise ValueError(f"HDF5Fields: expected a sequence of integer indices, at least one, got {indices!r}.")
-        if index.min() < 0 or index.max() >= len(self):
-            raise ValueError(
-                f"HDF5Fields: expected indices in 0 .. {len(self) - 1}, got {index.min()} .. {index.max()}."
-            )
+        index = np.asarray(selected("HDF5Fields", indices, len(self)))
+        if index.size == 0:
+            raise ValueError("HDF5Fields: expected a sequence of integer indices, at least one, got none; select some.")
         rows, inverse = np.unique(index, return_inverse=True)  # HDF5 selects increasing rows only
         file, name = self._file(), grid_name(shape)
-        out = {"x": _decode(file[f"x/{name}"][rows][inverse])}
+        out = {"x": _decode(file[self._path("x", name)][rows][inverse])}
         if self._labelled:
             label = file["label"][rows][inverse]
             out["label"] = torch.from_numpy(label.astype(np.int64 if label.ndim == 1 else np.float32))
         if self.condition_channels:
-            out["field"] = _decode(file[f"field/{name}"][rows][inverse])
+            out["field"] = _decode(file[self._path("field", name)][rows][inverse])
         if self.masked:
-            out["mask"] = torch.from_numpy(file[f"mask/{name}"][rows][inverse]).float()
+            out["mask"] = torch.from_numpy(file[self._path("mask", name)][rows][inverse]).float()
+            out["x"] = torch.where(out["mask"] > 0, out["x"], 0.0)
         return out
+
+    def _path(self, key: str, name: str) -> str:
+        return f"{key}/{name}" if self._version == 1 else f"{name}/{key}"
 
     def _file(self) -> h5py.File:
         # A forked process inherits the handle together with the file position, so it opens its own.
@@ -164,12 +172,17 @@ def _decode(values: np.ndarray) -> Tensor:
     return out.float() / 127.5 - 1 if out.dtype == torch.uint8 else out
 
 
+def layout_version(file: h5py.File) -> int:
+    """Which version of the layout a file has."""
+    return int(file.attrs.get("version", 1 if isinstance(file.get("x"), h5py.Group) else VERSION))
+
+
 def datasets(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """The shape and type of every dataset, by name."""
+    """The shape and type of every dataset, by name, but those of coordinates."""
     found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
+        if isinstance(item, h5py.Dataset) and not item.is_scale:
             found[name] = item.shape, item.dtype
 
     file.visititems(visit)
@@ -178,7 +191,7 @@ def datasets(file: h5py.File) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 
 def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], int, int, int]:
     """The grids, coarsest first, the channels of x and of the field, and the number of samples."""
-    found = datasets(file)
+    found, version = datasets(file), layout_version(file)
 
     def wrong(expected: str) -> ValueError:
         listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in found.items()) or "no dataset"
@@ -188,16 +201,17 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
     for name, (shape, dtype) in found.items():
         if name == "label":
             continue
-        match = re.fullmatch(r"(x|field|mask)/([1-9]\d*(?:x[1-9]\d*){0,2})", name)
-        if match is None:
-            raise wrong('datasets named "x/32x32", "field/32x32", "mask/32x32" (any sizes) and "label" only')
-        grid = tuple(int(n) for n in match[2].split("x"))
-        kinds = ["uint8"] if match[1] == "mask" else ["uint8", "float32"]
+        first, _, second = name.partition("/")
+        size, key = (second, first) if version == 1 else (first, second)
+        if key not in _GROUPS or re.fullmatch(r"[1-9]\d*(x[1-9]\d*){0,2}", size) is None:
+            raise wrong('datasets named "32x32/x", "32x32/field", "32x32/mask" (any sizes) and "label" only')
+        grid = tuple(int(n) for n in size.split("x"))
+        kinds = ["uint8"] if key == "mask" else ["uint8", "float32", "float64"]
         if shape[2:] != grid or len(shape) != 2 + len(grid) or dtype not in map(np.dtype, kinds):
             raise wrong(f"{name} as {' or '.join(kinds)} (N, C, {', '.join(map(str, grid))})")
-        sizes[match[1]][grid] = shape[:2]
+        sizes[key][grid] = shape[:2]
     if not sizes["x"]:
-        raise wrong('at least one dataset "x/<shape>"')
+        raise wrong('at least one dataset "<shape>/x"')
     if any(sizes[key] and set(sizes[key]) != set(sizes["x"]) for key in ("field", "mask")):
         raise wrong("a field, and a mask, on every grid of x and on no other")
     if len({len(grid) for grid in sizes["x"]}) > 1 or any(len(set(s.values())) > 1 for s in sizes.values()):
@@ -213,8 +227,8 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
     if (len(label_shape), label_type.kind) not in ((1, "i"), (1, "u"), (2, "f")):
         raise wrong("labels as integers (N,) or floats (N, K)")
     attributes = file.attrs
-    if attributes.get("version", VERSION) != VERSION or attributes.get("grid", GRIDS[0]) not in GRIDS:
-        raise wrong(f"attributes version {VERSION} and grid one of {GRIDS}, not {dict(attributes)}")
+    if version not in (1, VERSION) or attributes.get("grid", GRIDS[0]) not in GRIDS:
+        raise wrong(f"attributes version 1 or {VERSION} and grid one of {GRIDS}, not {dict(attributes)}")
     if not 0 <= attributes.get("complete", rows) <= rows:
         raise wrong(f"an attribute complete from 0 to {rows}, not {attributes['complete']}")
     return sorted(sizes["x"], key=lambda grid: (np.prod(grid), grid)), channels, condition_channels, rows

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fnodiff.domain import Shape
 from fnodiff.sde import Denoiser, Plan, Solver, sample
+from fnodiff.sde.pictures import are_pictures
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Preview:
         """ "samples/32x32" and so on: one picture each, (height, columns * width, 3) in uint8; C rows unless C = 3."""
         pictures, options = {}, {"solver": self.solver, "plan": self.plan, "batch": self.batch, **self.condition}
         for grid in self.shapes:
-            pictures["samples/" + "x".join(map(str, grid))] = montage(sample(denoiser, grid, self.seeds, **options))
+            x = sample(denoiser, grid, self.seeds, **options)
+            pictures["samples/" + "x".join(map(str, grid))] = montage(x, grey=are_pictures(denoiser))
         return pictures
 
     def show(self, denoiser: Denoiser, trackers: Sequence[Any], step: int) -> None:
@@ -83,13 +85,15 @@ def can_show(trackers: Sequence[Any]) -> list[Any]:
     return [tracker for tracker in trackers if hasattr(tracker, "log_images")]
 
 
-def montage(x: Tensor) -> np.ndarray:
+def montage(x: Tensor, grey: bool = False) -> np.ndarray:
     """Fields (B, C, height, width) side by side, (rows * height, B * width, 3) in uint8.
 
-    Three channels are an image in [-1, 1], clipped to it; of others each is a row, in colours from its least to its largest
-    value.
+    Three channels are an image in [-1, 1], clipped to it, and so is one that is grey; of others each is a row, in colours from
+    its least to its largest value.
     """
     x = x.detach().float().cpu()
+    if grey and x.shape[1] == 1:
+        x = x.expand(-1, 3, -1, -1)
     if x.shape[1] == 3:
         rows = [(x.clamp(-1, 1) / 2 + 0.5).permute(2, 0, 3, 1).flatten(1, 2).numpy()]
     else:
