@@ -125,6 +125,8 @@ class Model(Denoiser):
                 f"{scaling}, got {taken}; build it with {scaling.inputs(channels)} input channels."
             )
         self.network, self.scaling = network, scaling
+        numbers = int(getattr(network, "condition_numbers", 0))
+        self.condition_names = ("condition",) if numbers == 1 else tuple(f"condition {i}" for i in range(numbers))
 
     @classmethod
     def for_data(
@@ -148,7 +150,7 @@ class Model(Denoiser):
         Args:
             data: What it will be trained on, with its domain and shapes.
             network: A constructor, called as network(inputs, outputs, domain=, reference=, num_classes=, condition_channels=),
-                such as `DFU.small`.
+                such as `DFU.small`; of data that numbers condition also with condition_numbers=.
             noise, schedule, scaling: To be used instead of those chosen.
             samples: How many samples the spectrum is measured on.
 
@@ -186,7 +188,7 @@ class Model(Denoiser):
         spectrum = fit_spectrum(x, domain, cell_averages=averages)
         if not averages and x.shape[1] > 1:
             spectrum = fit_spectra(x, domain)
-        conditions = {name: measure_normalization(data, key=name) for name in ("field",) if name in some}
+        conditions = {name: measure_normalization(data, key=name) for name in ("field", "condition") if name in some}
         if noise is None:
             noise = WhiteNoise(domain, reference) if averages else suited_noise(domain, spectrum, reference)
         if schedule is None:
@@ -195,6 +197,8 @@ class Model(Denoiser):
         channels = x.shape[1]
         options = {"domain": domain, "reference": reference, "num_classes": int(data.num_classes)}
         options["condition_channels"] = some["field"].shape[1] if "field" in some else 0
+        if "condition" in some:
+            options["condition_numbers"] = some["condition"].shape[1]
         made = _network(network, scaling.inputs(channels), channels, options)
         sde = FunctionSpaceSDE(noise, schedule)
         if named:
@@ -210,6 +214,7 @@ class Model(Denoiser):
             channels=channels,
         )
         model.training_shapes = tuple(data.native_shapes)
+        model.condition_names = tuple(getattr(data, "condition_names", ())) or model.condition_names
         return model
 
     @property
@@ -265,8 +270,10 @@ class Model(Denoiser):
         Raises:
             ValueError: If a part of the model cannot be described (not a dataclass, no `config`).
         """
-        shapes = [list(shape) for shape in self.training_shapes]
-        return checkpoint.write(Path(folder), self, {"training_shapes": shapes}, dtype)
+        known: dict[str, Any] = {"training_shapes": [list(shape) for shape in self.training_shapes]}
+        if self.condition_names:
+            known["condition_names"] = list(self.condition_names)
+        return checkpoint.write(Path(folder), self, known, dtype)
 
     @classmethod
     def from_pretrained(
@@ -315,6 +322,7 @@ class Model(Denoiser):
                 f"{folder / checkpoint.CONFIG}: expected a list as training_shapes, got {str(shapes)[:80]}; save it again."
             )
         model.training_shapes = tuple(model.sde.domain.check_shape(shape) for shape in shapes)
+        model.condition_names = tuple(map(str, known.get("condition_names", model.condition_names)))
         checkpoint.load_tensors(model, folder / checkpoint.MODEL)
         return model.eval()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.latlon import LatLon
-from fnodiff.data.source import check_indices
+from fnodiff.data.source import as_numbers, check_indices, number_names
 from fnodiff.domain import Domain, Shape
 
 _CHUNK = 64  # samples looked through at a time
@@ -46,7 +46,10 @@ class ArrayFields:
     Args:
         x: The samples: real numbers.
         field: What they are conditioned on, on the same grid or another. It must be finite.
-        label: Integers (N,), or finite floats (N, K).
+        label: Integers (N,), or shares of K classes, finite floats (N, K).
+        condition: Finite numbers that condition a sample, such as a viscosity or a lead time: (N,) or (N, K). They are scaled
+            by the data; of numbers that span decades give the logarithms.
+        condition_names: A name for each of the K; by default "condition", or "condition 0", "condition 1", ...
         domain: What the samples are functions on; with latitudes and longitudes it may be left out.
         latitudes, longitudes: Of a grid on the globe, in degrees; the last two axes of the grid are these, in either order.
         mask: True or 1 where x was measured, False or 0 elsewhere: (*grid) for all samples, or like x, with 1 or C channels.
@@ -77,6 +80,8 @@ class ArrayFields:
         field: Tensor | np.ndarray | None = None,
         label: Tensor | np.ndarray | None = None,
         *,
+        condition: Tensor | np.ndarray | Sequence[float] | None = None,
+        condition_names: Sequence[str] | str | None = None,
         domain: Domain | None = None,
         latitudes: Sequence[float] | Tensor | None = None,
         longitudes: Sequence[float] | Tensor | None = None,
@@ -100,11 +105,13 @@ class ArrayFields:
         self._x = _as_fields("x", x, domain, channel_axis, known)
         self._field = None if field is None else _as_fields("field", field, domain, channel_axis, known)
         self._label = None if label is None else _as_label(label)
+        self._condition = None if condition is None else as_numbers("ArrayFields", condition)
+        self.condition_names = number_names("ArrayFields", self._condition, condition_names)
         everywhere = torch.ones([1] * self._x.ndim)
         self._mask = everywhere if mask is None else self._as_mask(torch.as_tensor(mask), channel_axis)
         self.channels, self.shape = self._x.shape[1], tuple(self._placed(self._x[:1, :1]).shape[2:])
         self.condition_channels = 0 if self._field is None else self._field.shape[1]
-        lengths = [len(values) for values in (self._x, self._field, self._label) if values is not None]
+        lengths = [len(values) for values in (self._x, self._field, self._label, self._condition) if values is not None]
         if len(set(lengths)) > 1:
             raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
         if self._place is not None:
@@ -120,7 +127,9 @@ class ArrayFields:
     @property
     def num_classes(self) -> int:
         """How many classes the labels name; 0 without."""
-        return 0 if self._label is None or self._label.is_floating_point() else int(self._label.max()) + 1
+        if self._label is None:
+            return 0
+        return self._label.shape[1] if self._label.is_floating_point() else int(self._label.max()) + 1
 
     @classmethod
     def open(
@@ -173,7 +182,7 @@ class ArrayFields:
 
         Returns:
             "x", float32 (B, C, *shape), in the units of the array, and if there are any "mask", float32 (B, C, *shape), 1 where
-            x was measured, "field", float32 (B, condition_channels, *shape), and "label".
+            x was measured, "field", float32 (B, condition_channels, *shape), "label" and "condition", float32 (B, K).
 
         Raises:
             ValueError: If the grid is too fine, an index out of range, or the field is not finite.
@@ -196,6 +205,8 @@ class ArrayFields:
             out["field"] = self._regrid("field", field, shape)
         if self._label is not None:
             out["label"] = self._label[rows]
+        if self._condition is not None:
+            out["condition"] = self._condition[rows]
         return out
 
     def _placed(self, values: Tensor) -> Tensor:

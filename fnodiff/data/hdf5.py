@@ -5,9 +5,11 @@ The layout, for N samples with C channels on grids of 1 to 3 axes:
     x/32x32, x/48x48, ...    (N, C, *shape), uint8 or float32
     field/32x32, ...         (N, K, *shape), uint8 or float32: what the samples are conditioned on; optional
     mask/32x32, ...          (N, 1 or C, *shape), uint8: 1 where x was measured, 0 where it is missing; optional
-    label                    (N,) integers, or (N, K) floats; optional
+    label                    (N,) integers, or (N, K) floats, shares of K classes; optional
+    condition                (N, K) floats: numbers that condition a sample; optional
     attributes               source, licence, grid ("cell averages" or "points"), version (of this layout: 1), and
-                             complete: how many of the N samples have been written (all, in a file without it)
+                             complete: how many of the N samples have been written (all, in a file without it);
+                             condition_names: of the K numbers, a line for each
 
     uint8 stands for value / 127.5 - 1 (a mask's for itself),    float32 for itself.
 """
@@ -26,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.data.source import number_names
+
 VERSION = 1
 GRIDS = ("cell averages", "points")
 _GROUPS = ("x", "field", "mask")
@@ -43,6 +47,7 @@ class HDF5Fields:
     Attributes:
         channels: C.
         condition_channels: K of the conditioning field, 0 without one.
+        condition_names: Of the numbers that condition a sample.
         masked: Whether batches have a mask.
         shapes: The grids, coarsest first.
         attributes: The file's attributes, such as source, licence and grid.
@@ -68,6 +73,9 @@ class HDF5Fields:
             self.shapes, self.channels, self.condition_channels, rows = _check_layout(file, self.path)
             self._labelled, self.masked = "label" in file, "mask" in file
             self.attributes = dict(file.attrs)
+            numbers = file["condition"][:1] if "condition" in file else None
+        names = self.attributes.get("condition_names")
+        self.condition_names = number_names("HDF5Fields", numbers, None if names is None else str(names).split("\n"))
         self._length = int(self.attributes.get("complete", rows))
         if self._length < rows and not allow_incomplete:
             raise ValueError(
@@ -89,7 +97,7 @@ class HDF5Fields:
         if not self._labelled:
             return 0
         label = self._file()["label"]
-        return 0 if label.ndim > 1 or label.dtype.kind == "f" else int(label[:].max(initial=-1)) + 1
+        return label.shape[1] if label.ndim > 1 else int(label[:].max(initial=-1)) + 1
 
     def __repr__(self) -> str:
         grids = ", ".join(grid_name(shape) for shape in self.shapes)
@@ -115,7 +123,7 @@ class HDF5Fields:
 
         Returns:
             "x", float32 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), "field",
-            float32 (B, condition_channels, *shape), and "mask", float32 (B, 1 or C, *shape).
+            float32 (B, condition_channels, *shape), "condition", float32 (B, K), and "mask", float32 (B, 1 or C, *shape).
 
         Raises:
             ValueError: If the file lacks this grid, or an index is out of range.
@@ -139,6 +147,8 @@ class HDF5Fields:
         if self._labelled:
             label = file["label"][rows][inverse]
             out["label"] = torch.from_numpy(label.astype(np.int64 if label.ndim == 1 else np.float32))
+        if self.condition_names:
+            out["condition"] = torch.from_numpy(file["condition"][rows][inverse].astype(np.float32))
         if self.condition_channels:
             out["field"] = _decode(file[f"field/{name}"][rows][inverse])
         if self.masked:
@@ -186,11 +196,13 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
 
     sizes: dict[str, dict[tuple[int, ...], tuple[int, int]]] = {key: {} for key in _GROUPS}
     for name, (shape, dtype) in found.items():
-        if name == "label":
+        if name in ("label", "condition"):
             continue
         match = re.fullmatch(r"(x|field|mask)/([1-9]\d*(?:x[1-9]\d*){0,2})", name)
         if match is None:
-            raise wrong('datasets named "x/32x32", "field/32x32", "mask/32x32" (any sizes) and "label" only')
+            raise wrong(
+                'datasets named "x/32x32", "field/32x32", "mask/32x32" (any sizes), "label" and "condition" only'
+            )
         grid = tuple(int(n) for n in match[2].split("x"))
         kinds = ["uint8"] if match[1] == "mask" else ["uint8", "float32"]
         if shape[2:] != grid or len(shape) != 2 + len(grid) or dtype not in map(np.dtype, kinds):
@@ -212,6 +224,9 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
         raise wrong(f"a mask of 1 or {channels} channels")
     if (len(label_shape), label_type.kind) not in ((1, "i"), (1, "u"), (2, "f")):
         raise wrong("labels as integers (N,) or floats (N, K)")
+    number_shape, number_type = found.get("condition", ((rows, 1), np.dtype(np.float32)))
+    if len(number_shape) != 2 or number_shape[0] != rows or number_type.kind != "f":
+        raise wrong("condition as floats (N, K)")
     attributes = file.attrs
     if attributes.get("version", VERSION) != VERSION or attributes.get("grid", GRIDS[0]) not in GRIDS:
         raise wrong(f"attributes version {VERSION} and grid one of {GRIDS}, not {dict(attributes)}")

@@ -14,6 +14,9 @@ from tqdm import tqdm
 from fnodiff.data.hdf5 import GRIDS, VERSION, datasets, grid_name
 from fnodiff.data.source import Fields
 
+_PER_SAMPLE = ("label", "condition")
+"""What a batch has once, whatever the grid."""
+
 
 def write_fields(
     path: str | os.PathLike[str],
@@ -71,6 +74,8 @@ def write_fields(
     if chunk < 1:
         raise ValueError(f"write_fields: expected a chunk of at least one sample, got {chunk}.")
     attributes = _check_attributes(attributes)
+    if names := tuple(getattr(source, "condition_names", ())):
+        attributes["condition_names"] = "\n".join(names)
     if not path.parent.is_dir():
         raise ValueError(f"write_fields: the folder {path.parent} does not exist; make it first.")
     first = _read(source, range(1), shapes, dtype)  # says which datasets there are, and of which shapes and types
@@ -105,17 +110,17 @@ def _read(source: Fields, rows: range, shapes: list[tuple[int, ...]], dtype: str
     together = getattr(source, "batches", None)
     batches = together(indices, shapes) if together else (source.batch(indices, shape) for shape in shapes)
     for shape, batch in zip(shapes, batches, strict=True):
-        unknown = sorted(set(batch) - {"x", "field", "label", "mask"})
+        unknown = sorted(set(batch) - {"x", "field", *_PER_SAMPLE, "mask"})
         if unknown or "x" not in batch:
             raise ValueError(
-                f'write_fields: expected batches with "x" and perhaps "label", "field" and "mask", got {sorted(batch)}; '
-                f"wrap the source in one that renames or drops the others."
+                f'write_fields: expected batches with "x" and perhaps "label", "condition", "field" and "mask", got '
+                f"{sorted(batch)}; wrap the source in one that renames or drops the others."
             )
         for key in sorted(batch):
-            name = "label" if key == "label" else f"{key}/{grid_name(shape)}"
+            name = key if key in _PER_SAMPLE else f"{key}/{grid_name(shape)}"
             values = batch[key].detach().cpu().numpy()
             channels = source.channels if key == "x" else values.shape[1] if values.ndim > 1 else 0
-            expected = (len(rows), *values.shape[1:]) if key == "label" else (len(rows), channels, *shape)
+            expected = (len(rows), *values.shape[1:]) if key in _PER_SAMPLE else (len(rows), channels, *shape)
             if values.shape != expected:
                 raise ValueError(
                     f"write_fields: expected {name} of shape {expected}, got {values.shape}; mend the source's batch()."
@@ -128,13 +133,17 @@ def _read(source: Fields, rows: range, shapes: list[tuple[int, ...]], dtype: str
             encoded = _encode(values, name, rows, dtype)
             if not np.array_equal(out.setdefault(name, encoded), encoded):
                 raise ValueError(
-                    f"write_fields: expected the same labels on every grid, got others on {grid_name(shape)}: samples "
+                    f"write_fields: expected the same {name} on every grid, got others on {grid_name(shape)}: samples "
                     f"{rows.start} .. {rows.stop - 1}; mend the source, whose samples may be drawn anew at each call."
                 )
     return out
 
 
 def _encode(values: np.ndarray, name: str, rows: range, dtype: str) -> np.ndarray:
+    if name == "condition":
+        if values.ndim == 2 and np.isfinite(values).all():
+            return values.astype(np.float32)
+        raise ValueError(f"write_fields: expected condition as finite numbers (B, K), got shape {values.shape}.")
     if name == "label":
         if values.ndim == 1 and values.dtype.kind in "iu":
             return values.astype(np.int64)
