@@ -230,7 +230,7 @@ def _denoiser_errors(
         t = torch.tensor(time, device=device)
         found: dict[Shape, list[Tensor]] = {shape: [] for shape in shapes}
         for start in range(0, len(x), batch):
-            part = denoiser.normalization(x[start : start + batch].to(device))
+            part = denoiser.normalization(x[start : start + batch]).float().to(device)
             given = {name: value[start : start + batch].to(device) for name, value in condition.items()}
             generator = [torch.Generator().manual_seed(1000 * number + start + i) for i in range(len(part))]
             x_t, _ = sde.perturb(part, t, generator=generator)

@@ -8,16 +8,19 @@ Missing values are left out of an average: with m = 1 where x was measured and 0
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.latlon import LatLon
-from fnodiff.data.source import as_numbers, check_indices, number_names
+from fnodiff.data.rows import ArrayRows, Axis, Rows, layout, loses, plain
+from fnodiff.data.source import as_numbers, number_names, selected
 from fnodiff.domain import Domain, Shape
 
 _CHUNK = 64  # samples looked through at a time
@@ -28,20 +31,24 @@ class ArrayFields:
 
     Arrays of d + 1 axes, d = domain.dim, are (N, *grid). Arrays of d + 2 axes are (N, C, *grid), or with channel_axis=-1
     (N, *grid, C), such as the frames (N, n, n, T) of a flow; one whose grid is square, or on the globe twice as long as high,
-    only when read the other way is refused until `channel_axis` says what is meant.
+    only when read the other way is refused until `channel_axis` says what is meant. Arrays of d + 3 axes have frames too,
+    (N, T, C, *grid), and every channel of every frame is a channel.
 
     On `Sphere` arrays come with their latitudes and longitudes, and are read from north to south and east from longitude 0,
     however they lie (`LatLon`); what the grid's degrees do not hold is projected out, on the stored grid too.
 
     On `Box` values count as cell averages, on `Torus` as points i / n. Files with points on both edges of a box, such as
-    FNO's 421 x 421 Darcy flow, are off by up to half a cell when served so.
+    FNO's 421 x 421 Darcy flow, are off by up to half a cell when served so. A periodic axis that is given with its end point
+    twice, first and last value equal in all samples, is served without the second one, and a warning says so.
 
-    NaN in `x` are missing values; x is read once, at construction, to see whether it has any. If it has, or if there is a
-    `mask`, batches have an entry "mask", and x is 0 where that is 0. A coarser cell of a `Box` is measured when more than
-    half of it is, and its value is the mean over the measured part. `resample` is not local: on other domains such a source
-    has the stored grid only.
+    NaN in `x` are missing values, as is what a NumPy masked array masks; x is read once, at construction, to see whether it
+    has any. If it has, or if there is a `mask`, batches have an entry "mask", and x is 0 where that is 0. A coarser cell is
+    measured when more than half of it is, and its value is the mean over the measured part (`Domain.cell_means`). As
+    `resample` is not local, fields with missing values are averaged on every domain.
 
-    Arrays are kept as they are, mapped or not, and become float32 batch by batch. A pickled copy holds them in full.
+    Arrays may have any byte order, strides and real type. They are kept as they are, mapped or not. Batches are float32; they
+    are float64 where float32 would round away more than 1e-4 of the spread of a channel, as of a pressure of 101325 Pa with
+    ripples of 0.02 Pa. A pickled copy holds the arrays in full.
 
     Args:
         x: The samples: real numbers.
@@ -53,14 +60,19 @@ class ArrayFields:
         domain: What the samples are functions on; with latitudes and longitudes it may be left out.
         latitudes, longitudes: Of a grid on the globe, in degrees; the last two axes of the grid are these, in either order.
         mask: True or 1 where x was measured, False or 0 elsewhere: (*grid) for all samples, or like x, with 1 or C channels.
-        channel_axis: 1 or -1, for arrays of d + 2 axes; 1 by default.
+        channel_axis: 1 or -1, for arrays of d + 2 axes or more; by default 1, but -1 where that is a single channel.
 
     Attributes:
         channels, condition_channels: C of x, and of the field, 0 without one.
         shape, masked: The grid of x, and whether batches have a mask.
+        names, units, axes: Of the channels, and what a labelled file's axes are called and measured in; None where a file
+            does not say them.
 
     Raises:
         ValueError: If the arrays do not fit the domain or each other, or x holds infinite values.
+
+    Warns:
+        UserWarning: If a periodic axis is given with its end point twice.
 
     Examples:
         >>> import torch
@@ -76,7 +88,7 @@ class ArrayFields:
 
     def __init__(
         self,
-        x: Tensor | np.ndarray,
+        x: Tensor | np.ndarray | Rows,
         field: Tensor | np.ndarray | None = None,
         label: Tensor | np.ndarray | None = None,
         *,
@@ -100,24 +112,32 @@ class ArrayFields:
         domain = domain if self._place is None else self._place.domain
         if domain is None:
             raise ValueError("ArrayFields: expected a domain, or latitudes and longitudes, got neither; pass domain=.")
-        self.domain = domain
-        known = self._place is not None
-        self._x = _as_fields("x", x, domain, channel_axis, known)
-        self._field = None if field is None else _as_fields("field", field, domain, channel_axis, known)
+        self.domain, self._channel_axis = domain, channel_axis
+        self.names: tuple[str, ...] | None = getattr(x, "names", None)
+        self.units: tuple[str | None, ...] | None = getattr(x, "units", None)
+        self.axes: tuple[Axis, ...] | None = getattr(x, "axes", None)
+        self._masks: list[ArrayRows] = []
+        self._x = self._rows("x", x)
+        self._field = None if field is None else self._rows("field", field)
         self._label = None if label is None else _as_label(label)
         self._condition = None if condition is None else as_numbers("ArrayFields", condition)
         self.condition_names = number_names("ArrayFields", self._condition, condition_names)
-        everywhere = torch.ones([1] * self._x.ndim)
-        self._mask = everywhere if mask is None else self._as_mask(torch.as_tensor(mask), channel_axis)
-        self.channels, self.shape = self._x.shape[1], tuple(self._placed(self._x[:1, :1]).shape[2:])
-        self.condition_channels = 0 if self._field is None else self._field.shape[1]
-        lengths = [len(values) for values in (self._x, self._field, self._label, self._condition) if values is not None]
+        if mask is not None:
+            self._add_mask(mask)
+        lengths = [len(values) for values in (self._label, self._condition) if values is not None]
+        lengths = [rows.shape[0] for rows in (self._x, self._field) if rows is not None] + lengths
         if len(set(lengths)) > 1:
             raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
-        if self._place is not None:
-            for part in self._x.split(_CHUNK):
-                self._place(part)  # whose repeated meridian, if there is one, is compared
-        self.masked = self._has_missing() or mask is not None
+        self.channels, self._ends = self._x.shape[1], (slice(None),) * domain.dim
+        looked = _Look(domain.periodic if self._place is None else ())
+        for rows in range(0, len(self), _CHUNK):
+            looked.at(*self._read([*range(len(self))[rows : rows + _CHUNK]]))
+        self.masked, self._double = looked.missing or bool(self._masks), not self._x.single and looked.loses
+        self._double_field = self._field is not None and not self._field.single and self._loses(self._field)
+        if looked.closed:
+            self._leave_out_ends(looked.closed)
+        self.shape: Shape = tuple(self._shown(self._x[[0]], self._x.shape).shape[2:])
+        self.condition_channels = 0 if self._field is None else self._field.shape[1]
 
     @property
     def cell_averages(self) -> bool:
@@ -135,14 +155,15 @@ class ArrayFields:
     def open(
         cls,
         path: str | os.PathLike[str],
-        x: str | None = None,
-        field: str | None = None,
+        x: str | Sequence[str] | None = None,
+        field: str | Sequence[str] | None = None,
         label: str | None = None,
         *,
+        condition: str | Sequence[str] | None = None,
         domain: Domain | None = None,
         latitude: str | None = None,
         longitude: str | None = None,
-        mask: str | None = None,
+        mask: str | os.PathLike[str] | None = None,
         channel_axis: int | None = None,
     ) -> ArrayFields:
         """A source from the arrays of one file: `ArrayFields.open(path, x="sol", field="coeff", domain=Box(2))`.
@@ -151,23 +172,30 @@ class ArrayFields:
         "coeff" and "sol" in FNO's files, "x" and "y" in neuralop's, "nu" and "tensor" in PDEBench's; Navier-Stokes is "a" and
         "u" (with channel_axis=-1) in FNO's. Files of fields on the globe have `latitude="lat", longitude="lon"` or the like.
 
+        Several names are channels, as x=["Vx", "Vy", "density", "pressure"] of PDEBench's flows. A pattern such as
+        x="*/data" is a group for each sample, as of its shallow water.
+
+        Labelled files (netCDF 3 and 4, Zarr, HDF5 with the dimensions or packing of netCDF) are read with xarray by
+        `from_xarray`, which finds latitudes and longitudes by itself; it is installed with `pip install fnodiff[xarray]`.
+
+        Args:
+            path, x, field, label, domain, channel_axis: As above.
+            condition: Of numbers that condition samples, by whose arrays' names they are called.
+            latitude, longitude: Names of these arrays.
+            mask: Name of the array that is 1 where x was measured; or a file with one array.
+
         Raises:
             ValueError: As `read_arrays` and the class; what the file holds is listed.
+            ImportError: If a labelled file is asked for, and xarray is not installed.
         """
-        found = list_arrays(path)
-        if x is None and len(found) != 1:
-            raise ValueError(f"ArrayFields: expected x, the name of an array of {path}, which has {found_text(found)}.")
-        named = {"x": x or next(iter(found)), "field": field, "label": label, "mask": mask}
-        named |= {"latitudes": latitude, "longitudes": longitude}
-        named = {role: name for role, name in named.items() if name is not None}
-        arrays = read_arrays(path, named.values())
-        try:
-            return cls(**{role: arrays[name] for role, name in named.items()}, domain=domain, channel_axis=channel_axis)
-        except ValueError as error:
-            raise ValueError(f"{error} {path} has {found_text(found)}.") from error
+        from fnodiff.data.opened import open_arrays
+
+        names = {"x": x, "field": field, "label": label, "condition": condition, "mask": mask}
+        names |= {"latitude": latitude, "longitude": longitude}
+        return open_arrays(cls, path, names, domain, channel_axis)
 
     def __len__(self) -> int:
-        return len(self._x)
+        return self._x.shape[0]
 
     def __repr__(self) -> str:
         grid, masked = " x ".join(map(str, self.shape)), ", some values missing" if self.masked else ""
@@ -177,104 +205,173 @@ class ArrayFields:
         """Samples on one grid.
 
         Args:
-            indices: B of them, in any order, repeated or not.
-            shape: No finer than the stored grid along any axis; the stored grid, if values are missing and it is no Box.
+            indices: B of them, in any order, repeated or not; or a slice, or a boolean for each sample.
+            shape: No finer than the stored grid along any axis.
 
         Returns:
-            "x", float32 (B, C, *shape), in the units of the array, and if there are any "mask", float32 (B, C, *shape), 1 where
-            x was measured, "field", float32 (B, condition_channels, *shape), "label" and "condition", float32 (B, K).
+            "x", float32 or float64 (B, C, *shape), in the units of the array, and if there are any "mask", float32
+            (B, C, *shape), 1 where x was measured, "field", (B, condition_channels, *shape), "label" and "condition", float32
+            (B, K).
 
         Raises:
             ValueError: If the grid is too fine, an index out of range, or the field is not finite.
         """
-        check_indices("ArrayFields", indices, len(self))
-        rows = torch.as_tensor(list(indices), dtype=torch.long)
-        x = self._placed(self._x[rows].float())
+        rows = selected("ArrayFields", indices, len(self))
+        x, there = self._read(rows)
+        x = x.double() if self._double else x.float()
         if not self.masked:
             out = {"x": self._regrid("x", x, shape)}
         else:
-            mask = self._mask[rows if len(self._mask) > 1 else torch.zeros_like(rows)].float()
-            mask = (self._placed(mask) if mask.ndim > 2 and mask.shape[2:].numel() > 1 else mask) * ~x.isnan()
-            share, total = self._regrid("mask", mask, shape), self._regrid("x", torch.where(mask > 0, x, 0.0), shape)
+            there = there.to(x.dtype)
+            share, total = self._means(there, shape), self._means(torch.where(there > 0, x, 0.0), shape)
             kept = (share > 0.5 + 1e-6).to(x.dtype)  # half a cell is not enough, however the share was rounded
-            out = {"x": kept * total / torch.where(kept > 0, share, 1.0), "mask": kept}
+            out = {"x": kept * total / torch.where(kept > 0, share, 1.0), "mask": kept.float()}
         if self._field is not None:
-            field = self._placed(self._field[rows].float())
+            field = self._shown(self._field[rows], self._field.shape)
+            field = field.double() if self._double_field else field.float()
             if not bool(field.isfinite().all()):
                 raise ValueError("ArrayFields: expected a finite field, got NaN or infinite values; fill them first.")
             out["field"] = self._regrid("field", field, shape)
         if self._label is not None:
-            out["label"] = self._label[rows]
+            out["label"] = self._label[torch.tensor(rows, dtype=torch.long)]
         if self._condition is not None:
-            out["condition"] = self._condition[rows]
+            out["condition"] = self._condition[torch.tensor(rows, dtype=torch.long)]
         return out
+
+    def _rows(self, name: str, values: Any) -> Rows:
+        """An array as rows; what it masks is noted."""
+        if isinstance(values, Rows):
+            return values
+        array, there = plain(name, values)
+        made = layout(name, array.shape, self.domain, self._channel_axis, self._place is not None)
+        if there is not None:
+            if name != "x":
+                raise ValueError(f"ArrayFields: expected a {name} without masked values, got some; fill them first.")
+            self._masks.append(ArrayRows(there, made))
+        return ArrayRows(array, made)
+
+    def _add_mask(self, mask: Any) -> None:
+        """A mask (*grid) of all samples, or one like x."""
+        array, _ = plain("mask", mask)
+        shared = array.ndim == self.domain.dim
+        rows = self._rows("mask", array[None] if shared else array)
+        samples, channels, *grid = self._x.shape
+        fits = [*rows.shape[2:]] == grid and rows.shape[1] in (1, channels)
+        if not fits or not (shared or rows.shape[0] == samples):
+            raise ValueError(
+                f"ArrayFields: expected a mask for x {self._x.shape}, got {tuple(array.shape)}; give it the grid of x."
+            )
+        for start in range(0, rows.shape[0], _CHUNK):
+            part = rows[[*range(rows.shape[0])[start : start + _CHUNK]]]
+            if not bool(((part == 0) | (part == 1)).all()):
+                raise ValueError(
+                    "ArrayFields: expected a mask of 1 and 0, or booleans, got other values; use a threshold."
+                )
+        self._masks.append(rows)
+
+    def _read(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """x of these samples, and where it was measured, (B, C, *grid)."""
+        x = self._shown(self._x[rows], self._x.shape)
+        there = ~x.isnan()
+        for mask in self._masks:
+            there = there & self._shown(mask[rows if mask.shape[0] > 1 else [0]], mask.shape).bool()
+        return x, there
+
+    def _shown(self, values: Tensor, stored: Shape) -> Tensor:
+        """Values of the stored grid, from north and longitude 0, without end points."""
+        return self._placed(values)[(..., *self._ends)] if stored[2:] == self._x.shape[2:] else self._placed(values)
 
     def _placed(self, values: Tensor) -> Tensor:
         return values if self._place is None else self._place(values)
 
+    def _leave_out_ends(self, axes: list[int]) -> None:
+        stored = self._x.shape[2:]
+        self._ends = tuple(slice(n - (axis in axes)) for axis, n in enumerate(stored))
+        kept = tuple(n - (axis in axes) for axis, n in enumerate(stored))
+        warnings.warn(
+            f"ArrayFields: the grid {stored} of {self.domain} has its end point twice: along axis {axes} first and last "
+            f"values are equal in all samples; the last is left out, and the grid is {kept}.",
+            stacklevel=3,
+        )
+
+    def _loses(self, rows: Rows) -> bool:
+        looked = _Look(())
+        for start in range(0, len(self), _CHUNK):
+            x = rows[[*range(len(self))[start : start + _CHUNK]]]
+            looked.at(x, torch.ones_like(x, dtype=torch.bool))
+        return looked.loses
+
+    def _means(self, values: Tensor, shape: Shape) -> Tensor:
+        return self.domain.cell_means(values, self._coarser("x", values, shape))
+
     def _regrid(self, name: str, values: Tensor, shape: Shape) -> Tensor:
+        return self.domain.coarsen(values, self._coarser(name, values, shape))
+
+    def _coarser(self, name: str, values: Tensor, shape: Shape) -> Shape:
         shape, stored = self.domain.check_shape(shape), tuple(values.shape[2:])
         if any(n > m for n, m in zip(shape, stored, strict=True)):
             raise ValueError(f"ArrayFields: expected a grid no finer than {stored}, that of {name}, got {shape}.")
-        local = self.domain.averages_cells or not self.masked or name == "field"
-        if not local and shape == stored:
-            return values
-        if not local:
-            raise ValueError(
-                f"ArrayFields: expected {stored}, the stored grid, got {shape}: resampling on {self.domain} is not local and "
-                f"would spread missing values; fill them first, or use Box, which averages cell by cell."
-            )
-        return self.domain.coarsen(values, shape)
+        return shape
 
-    def _as_mask(self, mask: Tensor, channel_axis: int | None) -> Tensor:
-        """(N or 1, C or 1, *grid)."""
-        shared = mask.ndim == self.domain.dim
-        out = _as_fields("mask", mask[None] if shared else mask, self.domain, channel_axis, self._place is not None)
-        samples, channels, *grid = self._x.shape
-        if [*out.shape[2:]] != grid or out.shape[1] not in (1, channels) or not (shared or len(out) == samples):
-            raise ValueError(f"ArrayFields: expected a mask for x {tuple(self._x.shape)}, got {tuple(mask.shape)}.")
-        if not all(bool(((part == 0) | (part == 1)).all()) for part in out.split(_CHUNK)):
-            raise ValueError("ArrayFields: expected a mask of 1 and 0, or booleans, got other values; use a threshold.")
-        return out
 
-    def _has_missing(self) -> bool:
-        parts = self._x.split(_CHUNK) if self._x.is_floating_point() else ()
-        found = [(bool(part.isinf().any()), bool(part.isnan().any())) for part in parts]
-        if any(inf for inf, _ in found):
+class _Look:
+    """What one pass over the samples finds: missing values, how much float32 would lose, and axes with their end twice."""
+
+    def __init__(self, periodic: tuple[bool, ...]) -> None:
+        self.missing, self.loses = False, False
+        self._closed = {
+            axis: False for axis, closes in enumerate(periodic) if closes
+        }  # and whether it is more than flat
+        self._sums: Tensor | None = None
+        self._shift: Tensor | None = None
+
+    @property
+    def closed(self) -> list[int]:
+        """The periodic axes whose first and last values are equal in all samples, but not all that lie between."""
+        return [axis for axis, varies in self._closed.items() if varies]
+
+    def at(self, x: Tensor, there: Tensor) -> None:
+        """Look at samples (B, C, *grid), and where they were measured."""
+        if x.is_floating_point() and bool((x.isinf() & there).any()):
             raise ValueError("ArrayFields: expected x finite, or NaN where missing, got infinite values; mend them.")
-        return any(nan for _, nan in found)
+        self.missing |= not bool(there.all())
+        for axis in list(self._closed):
+            ends = [v.select(axis + 2, i) for v in (x, there) for i in (0, -1, -2)]
+            if x.shape[axis + 2] < 3 or not _same(ends[0], ends[1], ends[3], ends[4]):
+                del self._closed[axis]
+            else:
+                self._closed[axis] |= not _same(ends[1], ends[2], ends[4], ends[5])
+        if x.dtype.itemsize > 4 or x.dtype in (torch.int32, torch.uint32):
+            self._measure(x.double(), there)
+
+    def _measure(self, x: Tensor, there: Tensor) -> None:
+        x, there = (v.transpose(0, 1).flatten(1) for v in (torch.where(there, x, 0.0), there.double()))
+        if self._shift is None:
+            self._shift = (x * there).sum(1) / there.sum(1).clamp(min=1)
+        away = (x - self._shift[:, None]) * there
+        found = torch.stack([there.sum(1), away.sum(1), away.square().sum(1), x.abs().amax(1)])
+        if self._sums is not None:
+            found = torch.cat([found[:3] + self._sums[:3], torch.maximum(found[3:], self._sums[3:])])
+        self._sums = found
+        count, first, second, most = found[0].clamp(min=1), *found[1:]
+        self.loses = loses(most, (second / count - (first / count).square()).clamp(min=0).sqrt())
 
 
-def _as_fields(
-    name: str, values: Tensor | np.ndarray, domain: Domain, channel_axis: int | None, known: bool = False
-) -> Tensor:
-    """A view (N, C, *grid); of a known grid, whose channels cannot be mistaken for it."""
-    out, dim = torch.as_tensor(values), domain.dim
-    if out.is_complex() or out.ndim not in (dim + 1, dim + 2) or out.numel() == 0:
-        raise ValueError(
-            f"ArrayFields: expected {name} as real numbers (N, *grid) or (N, C, *grid) with a grid of {dim} axes, got "
-            f"{out.dtype} {tuple(out.shape)}; select what is meant, such as one frame, or pass the domain of its dimension."
-        )
-    if out.ndim == dim + 1:
-        return out.unsqueeze(1)
-    sides = tuple(out.shape[1:])
-    if (
-        channel_axis is None
-        and dim > 1
-        and not known
-        and domain.is_usual(sides[:-1])
-        and not domain.is_usual(sides[1:])
-    ):
-        raise ValueError(
-            f"ArrayFields: {name} {tuple(out.shape)} has a usual grid only with its channels last; pass channel_axis=-1 for "
-            f"{sides[-1]} channels on a grid {sides[:-1]}, or channel_axis=1 for {sides[0]} channels on {sides[1:]}."
-        )
-    return out.movedim(-1, 1) if channel_axis == -1 else out
+def _same(one: Tensor, other: Tensor, there: Tensor, too: Tensor) -> bool:
+    """Whether values are equal to rounding of a solver's, where both were measured."""
+    if not one.is_floating_point():
+        return bool(torch.equal(one, other) and torch.equal(there, too))
+    one, other = (torch.where(there & too, v, 0.0).double() for v in (one, other))
+    spread = float(one.max() - one.min()) if one.numel() > 1 else float(one.abs().max())
+    return bool(torch.equal(there, too)) and bool(((one - other).abs() <= max(1e-6 * spread, math.ulp(0.0))).all())
 
 
-def _as_label(values: Tensor | np.ndarray) -> Tensor:
-    label = torch.as_tensor(values)
-    if label.ndim == 1 and not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool):
+def _as_label(values: Any) -> Tensor:
+    array, _ = plain("label", values)
+    label = torch.as_tensor(
+        array if isinstance(array, Tensor) else np.array(array, dtype=array.dtype.newbyteorder("="))
+    )
+    if label.ndim == 1 and not (label.is_floating_point() or label.dtype == torch.bool):
         return label.long()
     if label.ndim == 2 and label.is_floating_point() and bool(label.isfinite().all()):
         return label.float()

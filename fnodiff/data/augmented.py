@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.data.source import Fields, _Source, check_indices
+from fnodiff.data.source import Fields, _Source, selected
 from fnodiff.domain import Shape
 
 
@@ -46,7 +46,7 @@ class Augmented(_Source):
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, each sample under its map."""
-        check_indices("Augmented", indices, len(self))
+        indices = selected("Augmented", indices, len(self))
         count = len(self.maps)
         batch = dict(self.fields.batch([i // count for i in indices], shape))
         for name in {"x", "field", "mask"} & set(batch):

@@ -1,4 +1,4 @@
-"""Arrays from files: MATLAB, NumPy, PyTorch and HDF5."""
+"""Arrays from files: MATLAB, NumPy, PyTorch and HDF5; labelled ones, such as netCDF, through `labelled`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.data.labelled import SUFFIXES as LABELLED
+from fnodiff.data.labelled import is_labelled, read_variable, variables
+from fnodiff.data.rows import native
 from fnodiff.domain import Shape
 
-SUFFIXES = (".mat", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
+PLAIN = (".mat", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".he5")
+SUFFIXES = (*PLAIN, *LABELLED)
 _UNNAMED = "arr_0"  # numpy's name for an array without one
 _Entries = Mapping[str, tuple[Shape, Callable[[], np.ndarray | Tensor]]]
 
@@ -30,18 +34,18 @@ def read_arrays(path: str | os.PathLike[str], names: Iterable[str] | None = None
     """The numeric arrays of a file; text, cells, structures and other objects are left out.
 
     .npy, .pt and contiguous HDF5 data sets are mapped: read where and when they are used, and what is written to them never
-    reaches the file. The others are read whole, and so are packed ones (netCDF's scale_factor, add_offset, _FillValue), which
-    come unpacked, missing values as NaN.
+    reaches the file. The others are read whole. Labelled ones, as of netCDF, come unpacked, missing values as NaN.
 
     Args:
         path: MATLAB .mat (v7.3 too, whose axes HDF5 has in reverse: they come as MATLAB shows them), NumPy .npy and .npz,
-            PyTorch .pt and .pth (a dict of tensors, or a tensor), or HDF5 .h5 and .hdf5 ("group/name" for nested ones). An
-            array without a name is called "arr_0".
+            PyTorch .pt and .pth (a dict of tensors, or a tensor), HDF5 .h5 and .hdf5 ("group/name" for nested ones), or
+            netCDF .nc and Zarr. An array without a name is called "arr_0".
         names: Which to read; all by default.
 
     Raises:
         ValueError: If the file is of another kind, damaged, or holds pickled objects instead of arrays, which are refused
             because loading them can run code; or has no array of such a name: those it has are listed.
+        ImportError: If the file is a labelled one, and xarray is not installed.
     """
     path = Path(path)
     entries = _entries(path)
@@ -56,7 +60,9 @@ def read_arrays(path: str | os.PathLike[str], names: Iterable[str] | None = None
 
 def _entries(path: Path) -> _Entries:
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES or not path.is_file():
+    if suffix in LABELLED and path.exists():
+        return {name: (shape, lambda name=name: read_variable(path, name)) for name, shape in variables(path).items()}
+    if suffix not in PLAIN or not path.is_file():
         raise ValueError(f"read_arrays: expected a file ending in one of {', '.join(SUFFIXES)}, got {path}.")
     matlab = _hdf5 if h5py.is_hdf5(path) else _matlab  # v7.3 is HDF5
     read = {".npy": _npy, ".npz": _npz, ".pt": _torch, ".pth": _torch, ".mat": matlab}.get(suffix, _hdf5)
@@ -66,6 +72,8 @@ def _entries(path: Path) -> _Entries:
 def _attempt(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
+    except ImportError:
+        raise
     except Exception as error:  # damaged bytes make the readers raise errors of nearly every kind
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"read_arrays: {path} cannot be read, damaged or not what its name says: {reason}.") from error
@@ -78,9 +86,7 @@ def found_text(found: Mapping[str, Shape], limit: int = 20) -> str:
 
 
 def _tensor(values: np.ndarray | Tensor) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
+    return values if isinstance(values, Tensor) else native(values)
 
 
 def _numeric(dtype: np.dtype) -> bool:
@@ -133,30 +139,12 @@ def _hdf5(path: Path) -> _Entries:
 def _read_hdf5(path: Path, name: str) -> np.ndarray:
     with h5py.File(path, "r") as file:
         data = file[name]
-        if packing := {key: data.attrs[key] for key in _PACKING if key in data.attrs}:
-            return _unpacked(data[()], packing)
+        if is_labelled(data):
+            return read_variable(path, name)
         offset = data.id.get_offset()  # None if it is stored in chunks
         if offset is None or data.size == 0 or data.external:
             return data[()]
         return np.memmap(path, dtype=data.dtype, mode="c", offset=offset, shape=data.shape)
-
-
-_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value")
-
-
-def _unpacked(values: np.ndarray, packing: Mapping[str, Any]) -> np.ndarray:
-    """What netCDF's conventions mean by stored values: scale_factor times them plus add_offset, NaN where missing."""
-    packing = {key: np.asarray(value).reshape(-1)[0] for key, value in packing.items()}
-    missing = np.zeros(values.shape, dtype=bool)
-    for key in ("_FillValue", "missing_value"):
-        if key in packing:
-            missing |= values == packing[key]
-    if not missing.any() and not {"scale_factor", "add_offset"} & set(packing):
-        return values
-    out = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
-    out = out * out.dtype.type(packing.get("scale_factor", 1)) + out.dtype.type(packing.get("add_offset", 0))
-    out[missing] = np.nan
-    return out
 
 
 def _torch(path: Path) -> _Entries:

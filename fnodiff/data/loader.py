@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
-from fnodiff.data.source import Fields, _Source, check_indices, checked, own_domain, same_places
+from fnodiff.data.source import Fields, _Source, check_ends, checked, own_domain, same_places, selected
 from fnodiff.domain import Domain, Shape
 
 SMALLEST_GRID = 8
@@ -100,7 +100,8 @@ class MultiResolution(_Source, Dataset):
         self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
         self._epoch: tuple[int, np.ndarray] | None = None
         for shape in self.shapes:  # what the source lacks is known before training
-            self.take([0, min(1, len(fields) - 1)], shape)  # of one, a mask for all would look like one for each
+            # of one sample, a mask for all would look like one for each
+            check_ends("MultiResolution", self.take([0, min(1, len(fields) - 1)], shape)["x"], domain)
 
     def __len__(self) -> int:
         """Steps in an epoch: those after which every sample has been seen once."""
@@ -253,8 +254,7 @@ class InMemory(_Source):
         shape = next((s for s in self._kept if s[0] == shape), shape) if isinstance(shape, Integral) else tuple(shape)
         if shape not in self._kept:
             raise ValueError(f"InMemory: expected one of the prepared shapes {list(self._kept)}, got {shape}; add it.")
-        check_indices("InMemory", indices, len(self))
-        rows = torch.as_tensor(list(indices))
+        rows = torch.tensor(selected("InMemory", indices, len(self)), dtype=torch.long)
         return {name: value[rows] for name, value in self._kept[shape].items()}
 
 
@@ -316,7 +316,7 @@ class Part(_Source):
 
     Args:
         fields: The source.
-        indices: Which of its samples.
+        indices: Which of its samples: numbers (negative ones from the end), a slice, or a boolean for each.
         names: Which entries of a batch to keep, such as ["x"] to train without labels; all by default.
 
     Raises:
@@ -334,8 +334,7 @@ class Part(_Source):
 
     def __init__(self, fields: Fields, indices: Sequence[int], names: Sequence[str] | None = None) -> None:
         super().__init__(fields)
-        check_indices("Part", indices, len(fields))
-        self.selected, self.names = indices, names
+        self.selected, self.names = selected("Part", indices, len(fields)), names
 
     @property
     def num_classes(self) -> int:
@@ -354,6 +353,5 @@ class Part(_Source):
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, with indices counted within the part."""
-        check_indices("Part", indices, len(self))
-        batch = self.fields.batch([self.selected[i] for i in indices], shape)
+        batch = self.fields.batch([self.selected[i] for i in selected("Part", indices, len(self))], shape)
         return batch if self.names is None else {name: batch[name] for name in self.names}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,6 +130,20 @@ def checked(
     return batch
 
 
+def check_ends(owner: str, x: Tensor, domain: Domain) -> None:
+    """Raise a ValueError if fields (B, C, *grid) have the first points of a periodic axis once more as its last."""
+    for axis, closes in enumerate(domain.periodic):
+        if closes and x.shape[axis + 2] > 2:
+            first, last, before = (x.select(axis + 2, i) for i in (0, -1, -2))
+            tolerance = 1e-6 * (first.max() - first.min())
+            same, flat = ((v - last).abs().max() <= tolerance for v in (first, before))
+            if tolerance > 0 and same and not flat:
+                raise ValueError(
+                    f"{owner}: expected each point of a period once, got a grid {tuple(x.shape[2:])} whose last points along "
+                    f"axis {axis} of {domain} are its first ones; leave the last out: x[..., :-1]."
+                )
+
+
 def _described(batch: Any) -> str:
     """What a source gave, in a few words."""
 
@@ -139,12 +154,29 @@ def _described(batch: Any) -> str:
     return ", ".join(f"{k} {one(v)}" for k, v in batch.items()) or "{}" if isinstance(batch, Mapping) else one(batch)
 
 
-def check_indices(owner: str, indices: Sequence[int], count: int) -> None:
-    """Raise a ValueError unless the indices are those of `count` samples."""
-    if len(indices) and not (min(indices) >= 0 and max(indices) < count):
+def selected(owner: str, indices: Any, count: int) -> list[int]:
+    """Which of `count` samples are meant: by a number, a slice, numbers (negative ones from the end), or a boolean for each.
+
+    Raises:
+        ValueError: If they are something else, or none of the samples'.
+    """
+    if isinstance(indices, slice):
+        return list(range(count)[indices])
+    array = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+    array = array.reshape(1) if array.ndim == 0 else array
+    if array.dtype == bool and array.shape == (count,):
+        return np.flatnonzero(array).tolist()
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(
-            f"{owner}: expected indices from 0 to {count - 1}, got {min(indices)} to {max(indices)}; it has {count} samples."
+            f"{owner}: expected a sequence of integer indices, a slice, or a boolean for each of {count} samples, got "
+            f"{array.dtype} {array.shape}; select such as [0, 2] or slice(0, {count})."
         )
+    if array.size and not (array.min() >= -count and array.max() < count):
+        raise ValueError(
+            f"{owner}: expected indices from 0 to {count - 1}, got {array.min()} to {array.max()}; it has {count} samples, and "
+            f"-1 is the last."
+        )
+    return [i if i >= 0 else i + count for i in array.tolist()]
 
 
 def as_numbers(owner: str, values: Any) -> Tensor:

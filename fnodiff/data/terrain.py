@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.source import check_indices
+from fnodiff.data.source import selected
 from fnodiff.domain import Box, Shape
 
 FILE = "jacksboro_fault_dem.npz"
@@ -132,7 +132,7 @@ class Terrain:
                 f"{shape}; take larger windows."
             )
         raw, windows = elevation(), []
-        for index in indices:
+        for index in selected("Terrain", indices, len(self)):
             top, left, *flips = self._draw(index)
             window = raw[top : top + self.window, left : left + self.window]
             windows.append(window.flip([axis for axis, turned in enumerate(flips) if turned]))
@@ -142,8 +142,8 @@ class Terrain:
         return {"x": self.domain.average(x, shape).float() / self.scale}
 
     def _draw(self, index: int) -> tuple[int, int, bool, bool]:
-        check_indices("Terrain", [index], len(self))
-        rng = np.random.default_rng([self.seed, int(index)])
+        (index,) = selected("Terrain", index, len(self))
+        rng = np.random.default_rng([self.seed, index])
         top, place = rng.integers(SHAPE[0] - self.window + 1), rng.integers(len(self._left))
         down, across = self.flip & (rng.integers(2, size=2) > 0)
         return int(top), self._left[place], bool(down), bool(across)

@@ -121,6 +121,46 @@ class Domain(abc.ABC):
         shape = self.check_shape(shape)
         return torch.full(shape, 1.0 / math.prod(shape), device=device, dtype=dtype)
 
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Whether each axis closes on itself."""
+        return (False,) * self.dim
+
+    def cells(self, shape: Sequence[int]) -> list[Tensor]:
+        """The bounds of the cells that a grid's points stand for, for each axis (n + 1,), in shares of it by area; float64.
+
+        On a periodic axis a point is in the middle of its cell, so that the first cell begins below 0.
+        """
+        axes = zip(self.check_shape(shape), self.periodic, strict=True)
+        return [(torch.arange(n + 1, dtype=torch.float64) - closed / 2) / n for n, closed in axes]
+
+    def cell_means(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Means over the cells of another grid of a field that is constant on each of its own cells: (B, C, *shape).
+
+        Unlike `resample` it is local: no value reaches farther than its cell, and positive fields stay positive.
+
+        Examples:
+            >>> import torch
+            >>> from fnodiff import Torus
+            >>> Torus(1).cell_means(torch.tensor([[[4.0, 8.0, 0.0, 0.0]]]), (2,))  # cells of points 0 and 1/2
+            tensor([[[4., 2.]]])
+        """
+        old, shape = self.check_field(x), self.check_shape(shape)
+        bounds = zip(self.cells(old), self.cells(shape), self.periodic, strict=True)
+        for axis, (there, here, closed) in enumerate(bounds, start=2):
+            if old[axis - 2] != shape[axis - 2]:
+                share = cell_shares(there, here, closed).to(device=x.device, dtype=full_precision(x).dtype)
+                x = (full_precision(x).movedim(axis, -1) @ share.T).movedim(-1, axis).to(x.dtype)
+        return x
+
+    def coordinates(self, shape: Sequence[int]) -> dict[str, Tensor]:
+        """The points of each axis by its name, float64, as files have them: a sphere's latitudes and longitudes in degrees."""
+        shape = self.check_shape(shape)
+        points = self.points(shape, dtype=torch.float64)
+        names = ("position",) if self.dim == 1 else ("depth", "row", "column")[-self.dim :]
+        lines = (tuple(slice(None) if i == axis else 0 for i in range(self.dim)) for axis in range(self.dim))
+        return {name: points[axis][line] for axis, (name, line) in enumerate(zip(names, lines, strict=True))}
+
     def octaves(self, shape: Sequence[int]) -> Tensor:
         """The octave of each coefficient (*coefficient_shape): 0 for the mean, o for shells from 2^(o-1) to below 2^o."""
         return torch.log2(self.shells(shape)[0].double() + 0.5).ceil().clamp(min=0).long()
@@ -295,6 +335,15 @@ def full_precision(x: Tensor) -> Tensor:
 def along(a: Tensor, axis: int, dim: int) -> Tensor:
     """A vector, shaped to broadcast along one axis of `dim`."""
     return a.reshape([-1 if i == axis else 1 for i in range(dim)])
+
+
+def cell_shares(old: Tensor, new: Tensor, closed: bool) -> Tensor:
+    """(n, m): the share of each of n cells with bounds `new` that each of m cells with bounds `old` covers."""
+    total = torch.zeros(len(new) - 1, len(old) - 1, dtype=torch.float64)
+    for turn in (-1, 0, 1) if closed else (0,):
+        high = torch.minimum(new[1:, None], old[1:] + turn)
+        total += (high - torch.maximum(new[:-1, None], old[:-1] + turn)).clamp(min=0)
+    return total / new.diff()[:, None]
 
 
 def cached(make: Callable) -> Callable:

@@ -93,6 +93,19 @@ class Sphere(Domain):
         """The degrees that a grid holds; on the stored grid too: what no degree holds, no noise would reach."""
         return self.synthesize(self.analyze(x), shape)
 
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        return (False, True)
+
+    def cells(self, shape: Sequence[int]) -> list[Tensor]:
+        """Belts of latitude as large as the rows' weights, in shares of the sphere's area from the north; longitudes."""
+        _, meridians = super().cells(shape)
+        return [torch.nn.functional.pad(_quadrature(self.grid, shape[0])[1].cumsum(0), (1, 0)), meridians]
+
+    def coordinates(self, shape: Sequence[int]) -> dict[str, Tensor]:
+        colatitude, longitude = super().coordinates(shape).values()
+        return {"latitude": 90 - colatitude.rad2deg(), "longitude": longitude.rad2deg()}
+
     def is_usual(self, shape: Sequence[int]) -> bool:
         """Twice as many longitudes as latitudes, but for those of the poles."""
         return abs(shape[1] - 2 * shape[0]) <= 2

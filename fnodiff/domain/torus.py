@@ -31,6 +31,10 @@ class Torus(Product):
         tensor([[[0.0000, 0.5000, 0.0000, 0.0000]]])
     """
 
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        return (True,) * self.dim
+
     def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
         shape = self.check_shape(shape)
         axes = [torch.arange(n, device=device, dtype=dtype or torch.get_default_dtype()) / n for n in shape]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.source import check_indices
+from fnodiff.data.source import selected
 from fnodiff.domain import Domain, Shape
 
 
@@ -73,8 +73,7 @@ class Solved(abc.ABC):
                     f"{name}: expected a grid no finer than the solver's {finest[0]} x {finest[1]}, got {shape}; pass a "
                     f"larger `fine`."
                 )
-        indices = [int(i) for i in indices]
-        check_indices(name, indices, self.count)
+        indices = selected(name, indices, self.count)
         if not indices:
             raise ValueError(f"{name}: expected at least one index, got none.")
         solutions = self._fetch(indices)

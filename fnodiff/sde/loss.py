@@ -116,7 +116,7 @@ class DenoisingLoss(nn.Module):
         if isinstance(x, Mapping):
             raise ValueError(f"DenoisingLoss: expected fields x, got a batch of {sorted(x)}; write loss(**batch).")
         sde.domain.check_field(x)
-        x = self.model.normalization(x)
+        x = self._rounded(self.model.normalization(x))
         if mask is not None:
             x, mask = self._fill(x, mask)
         if not bool(x.isfinite().all()):
@@ -136,6 +136,13 @@ class DenoisingLoss(nn.Module):
         )  # for each channel, or one for all
         weighted = error * weight.sqrt().reshape(*weight.shape, *(1,) * len(x.shape[2:]))
         return sde.domain.norm(weighted).square() / x.shape[1]
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """Normalised float64 fields, where the model is and as it computes."""
+        weight = next(self.model.parameters(), None)
+        if x.dtype != torch.float64 or weight is None:
+            return x
+        return (x if weight.dtype == torch.float64 else x.float()).to(weight.device)
 
     def _fill(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x with its mean where it is missing, and the mask scaled to mean square one over each sample."""

@@ -323,7 +323,7 @@ def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: 
     """Gradients of the mean loss over the parts, averaged over processes once; the mean of this process' loss."""
     total, finite = torch.zeros((), device=accelerator.device), True
     for number, part in enumerate(parts):
-        inputs = {k: v.to(accelerator.device) if isinstance(v, Tensor) else v for k, v in part.items()}
+        inputs = {k: _moved(k, v, accelerator.device) for k, v in part.items()}
         with accelerator.no_sync(model) if number < len(parts) - 1 else nullcontext():
             with accelerator.autocast():
                 try:
@@ -334,6 +334,13 @@ def _backward(model: torch.nn.Module, parts: list[dict[str, Any]], accelerator: 
             accelerator.backward(value)  # divides by the number of parts
         total = total + value.detach() / len(parts)
     return total.item() if finite else math.nan  # read once, as a GPU stands still for it
+
+
+def _moved(name: str, value: Any, device: torch.device) -> Any:
+    """A batch's entry on the device. x in float64 stays until the loss has normalised it: not every device has float64."""
+    if not isinstance(value, Tensor) or (name == "x" and value.dtype == torch.float64):
+        return value
+    return (value.float() if device.type == "mps" and value.dtype == torch.float64 else value).to(device)
 
 
 def _without_nan(value: Any) -> Any:
