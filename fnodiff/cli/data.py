@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import fnodiff
-from fnodiff.cli.arguments import Reals, flag, option, options
+from fnodiff.cli.arguments import Reals, Words, flag, option, options
 
 if TYPE_CHECKING:
     from fnodiff.data import Fields
@@ -22,6 +22,8 @@ class ArrayOptions:
     """Which arrays of a file (MATLAB, NumPy, PyTorch, HDF5) are meant."""
 
     x: str | None = option("Name of the array of samples, of a file with several.")
+    field: str | None = option("Name of the array of fields that the samples are conditioned on.")
+    numbers: Words | None = option("Names of the arrays of numbers that the samples are conditioned on.")
     mask: str | None = option("Name of the array that is 1 where x was measured.")
     latitude: str | None = option("Name of the latitudes of fields on the globe.")
     longitude: str | None = option("Name of the longitudes.")
@@ -41,6 +43,8 @@ class ArrayOptions:
             return ImageFolder(path) if kind == "pictures" else HDF5Fields(path)
         if domain is None and self.latitude is None:
             raise ValueError(f"expected --domain box, torus or sphere with the arrays of {path}, got none; name it.")
+        if "numbers" in named:
+            named["condition"] = list(named.pop("numbers"))
         if self.channel_axis is not None:
             named["channel_axis"] = int(self.channel_axis)
         return ArrayFields.open(path, domain=domain, **named)
@@ -63,7 +67,6 @@ class ArrayOptions:
 class TrainingData(ArrayOptions):
     """What a model is trained on, with what conditions it."""
 
-    field: str | None = option("Name of the array that the samples are conditioned on.")
     label_name: str | None = option("Name of the array of labels.")
     labels: bool = option("Train on the data's labels, if they have some.", True)
     in_memory: bool | None = option("Keep the samples on the grids in memory. By default pictures of up to 1 GiB.")
@@ -72,10 +75,11 @@ class TrainingData(ArrayOptions):
         """The source at this path, with what conditions it."""
         from fnodiff.data import Part
 
-        fields = self.open(path, domain, field=self.field, label=self.label_name)
+        fields = self.open(path, domain, label=self.label_name)
         if self.labels:
             return fields
         there = {"field": getattr(fields, "condition_channels", 0), "mask": getattr(fields, "masked", False)}
+        there["condition"] = bool(getattr(fields, "condition_names", ()))
         return Part(fields, range(len(fields)), ["x", *(name for name in there if there[name])])
 
     def keep(self, fields: Fields, shapes: Sequence[Shape], progress: bool) -> Fields:
@@ -142,7 +146,9 @@ def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, lab
     if len(chosen) < count:
         got = f"{len(chosen)} in {path}"
         raise ValueError(f"expected {count} true fields, twice as many as samples, got {got}; take fewer seeds.")
-    return Part(fields, chosen[:count], ["x"])
+    names = ["field"] * bool(getattr(fields, "condition_channels", 0))
+    names += ["condition"] * bool(getattr(fields, "condition_names", ()))
+    return Part(fields, chosen[:count], ["x", *names])
 
 
 def _labels(fields: Fields) -> list[int]:
