@@ -109,7 +109,7 @@ def read(folder: Path, classes: Sequence[type]) -> tuple[Any, dict[str, Any]]:
             f"read it with the version of fnodiff that wrote it, and save it again."
         )
     try:
-        model = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, _dfu(), *classes)})
+        model = _decode(config["model"], {c.__name__: c for c in (*_CLASSES, *_networks(), *classes)})
     except RecursionError as error:
         raise ValueError(f"{folder / CONFIG}: too deeply nested ({error}); save the model again.") from error
     return model, config
@@ -156,7 +156,7 @@ def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[
 
 
 def describe(value: Any) -> Any:
-    """An object as JSON types: a dataclass, or what has a `config`, becomes {"class": name, argument: ...}.
+    """An object as JSON types: a dataclass, or what has a `config`, becomes {"class": name, argument: ...}, a class its name.
 
     Raises:
         ValueError: If it, or something inside it, is neither.
@@ -167,7 +167,9 @@ def describe(value: Any) -> Any:
         return [describe(v) for v in value]
     if isinstance(value, dict):
         return {str(k): describe(v) for k, v in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, type):
+        return {"type": value.__name__}
+    if dataclasses.is_dataclass(value):
         arguments = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     elif isinstance(getattr(value, "config", None), dict):
         arguments = value.config
@@ -184,16 +186,14 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
         return [_decode(v, classes) for v in value]
     if not isinstance(value, dict):
         return value
+    if set(value) == {"type"}:
+        return _allowed(value["type"], classes)
     arguments = {k: _decode(v, classes) for k, v in value.items() if k != "class"}
     if "class" not in value:
         return arguments
-    if not isinstance(value["class"], str) or value["class"] not in classes:
-        raise ValueError(
-            f"{CONFIG}: class {value['class']!r} is not allowed; allowed are {', '.join(sorted(classes))}. If you trust it, "
-            f"pass it: from_pretrained(..., classes=[{value['class']}])."
-        )
+    made = _allowed(value["class"], classes)
     try:
-        return classes[value["class"]](**arguments)
+        return made(**arguments)
     except (ValueError, ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # arguments of other types make constructors raise errors of nearly every kind
@@ -203,10 +203,21 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
         ) from error
 
 
-def _dfu() -> type:
-    from fnodiff.nn import DFU  # loads neuralop, which takes seconds: only when a model is read
+def _allowed(name: Any, classes: dict[str, type]) -> type:
+    """The class of this name; ValueError if it may not be made."""
+    if not isinstance(name, str) or name not in classes:
+        raise ValueError(
+            f"{CONFIG}: class {name!r} is not allowed; allowed are {', '.join(sorted(classes))}. If you trust it, pass it: "
+            f"from_pretrained(..., classes=[{name}])."
+        )
+    return classes[name]
 
-    return DFU
+
+def _networks() -> tuple[type, ...]:
+    from fnodiff.nn import DFU, NeuralOperator  # loads neuralop, which takes seconds: only when a model is read
+    from fnodiff.nn.families import OPERATORS
+
+    return DFU, NeuralOperator, *OPERATORS
 
 
 def download(repo: str | Path, revision: str | None, names: Sequence[str] = ()) -> Path:

@@ -23,7 +23,7 @@ Trained on {grids}; parameters: {parameters:,}. One seed is one function on ever
 from fnodiff import Model, sample
 
 model = Model.from_pretrained("{repo}")
-x = sample(model, shape=({example}), seeds=range(8))
+x = sample(model, shape=({example}), seeds=range(8){given})
 ```
 
 ## What was measured
@@ -41,6 +41,7 @@ x = sample(model, shape=({example}), seeds=range(8))
 | schedule | `{schedule}` |
 | network | `{network}` |
 | scaling | `{scaling}` |
+| conditions | {conditions} |
 """
 
 
@@ -91,7 +92,38 @@ def model_card(model: Denoiser, repo: str, measured: object, *, licence: str, de
         schedule=sde.schedule,
         network=type(model.network).__name__,
         scaling=model.scaling,
+        given=_given(model),
+        conditions=_conditions(model) or "none",
     )
+
+
+def _conditions(model: Denoiser) -> str:
+    """What samples are conditioned on, in words; numbers by name, with mean and spread in the data."""
+    network, units, found = model.network, model.condition_normalization.get("condition"), []
+    if classes := getattr(network, "num_classes", 0):
+        found.append(f"a label of {classes} classes")
+    if channels := getattr(network, "condition_channels", 0):
+        found.append(f"a field of {channels} channel{'s' if channels > 1 else ''}")
+    for i, name in enumerate(model.condition_names):
+        known = units is not None and isinstance(units.mean, tuple)
+        found.append(f"{name} ({units.mean[i]:.3g} ± {units.std[i]:.2g} in the data)" if known else name)
+    return ", ".join(found)
+
+
+def _given(model: Denoiser) -> str:
+    """The arguments of `sample` that such a model needs."""
+    network, units, text = model.network, model.condition_normalization.get("condition"), ""
+    if getattr(network, "num_classes", 0):
+        text += ", label=0"
+    if getattr(network, "condition_channels", 0):
+        text += ", field=field"
+    if model.condition_names:
+        means = (
+            units.mean if units is not None and isinstance(units.mean, tuple) else [0.0] * len(model.condition_names)
+        )
+        pairs = ", ".join(f'"{name}": {mean:.3g}' for name, mean in zip(model.condition_names, means, strict=True))
+        text += f", condition={{{pairs}}}"
+    return text
 
 
 def push_to_hub(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import os
@@ -16,13 +17,9 @@ from fnodiff import checkpoint
 from fnodiff.domain import Domain, Shape
 from fnodiff.sde import (
     EDM,
-    ChannelSpectra,
-    DataSpectrum,
     Denoiser,
     EDMScaling,
     FunctionSpaceSDE,
-    GaussianRandomField,
-    Matern,
     Noise,
     Normalization,
     Scaling,
@@ -34,7 +31,7 @@ from fnodiff.sde import (
     noise_levels,
 )
 from fnodiff.sde.noise import Spectrum
-from fnodiff.sde.process import has_data
+from fnodiff.sde.suited_noise import suited_noise
 
 INCLUDED = Path(__file__).parent / "models"
 
@@ -60,6 +57,7 @@ class Model(Denoiser):
 
     Args:
         network: F, called as `F(x, noise_level, **condition)`: (B, scaling.inputs(C), *spatial), (B,) -> (B, C, *spatial).
+            One of neuralop's models, which know no noise level, becomes `fnodiff.nn.NeuralOperator(model, domain=...)`.
         sde: The process.
         scaling: How the network's numbers become an estimate.
         normalization: Data units to those of x; none by default.
@@ -93,6 +91,7 @@ class Model(Denoiser):
         cell_averages: bool = False,
         channels: int | None = None,
     ) -> None:
+        network = _with_noise_level(network, sde)
         taken, given = (getattr(network, name, None) for name in ("in_channels", "out_channels"))
         channels = given if channels is None else channels
         super().__init__(
@@ -103,7 +102,9 @@ class Model(Denoiser):
             cell_averages=cell_averages,
             channels=channels,
         )
-        maker = isinstance(network, type) or isinstance(getattr(network, "__self__", None), type)  # DFU, DFU.small
+        maker = isinstance(network, type | functools.partial) or isinstance(
+            getattr(network, "__self__", None), type
+        )  # DFU, DFU.small
         if not callable(network) or maker:
             raise ValueError(f"Model: expected a network, got {network!r}; pass such as DFU.small(3, 3).")
         if not isinstance(scaling, Scaling):
@@ -124,6 +125,8 @@ class Model(Denoiser):
                 f"{scaling}, got {taken}; build it with {scaling.inputs(channels)} input channels."
             )
         self.network, self.scaling = network, scaling
+        numbers = int(getattr(network, "condition_numbers", 0))
+        self.condition_names = ("condition",) if numbers == 1 else tuple(f"condition {i}" for i in range(numbers))
 
     @classmethod
     def for_data(
@@ -147,7 +150,7 @@ class Model(Denoiser):
         Args:
             data: What it will be trained on, with its domain and shapes.
             network: A constructor, called as network(inputs, outputs, domain=, reference=, num_classes=, condition_channels=),
-                such as `DFU.small`.
+                such as `DFU.small`; of data that numbers condition also with condition_numbers=.
             noise, schedule, scaling: To be used instead of those chosen.
             samples: How many samples the spectrum is measured on.
 
@@ -185,15 +188,17 @@ class Model(Denoiser):
         spectrum = fit_spectrum(x, domain, cell_averages=averages)
         if not averages and x.shape[1] > 1:
             spectrum = fit_spectra(x, domain)
-        conditions = {name: measure_normalization(data, key=name) for name in ("field",) if name in some}
+        conditions = {name: measure_normalization(data, key=name) for name in ("field", "condition") if name in some}
         if noise is None:
-            noise = WhiteNoise(domain, reference) if averages else _rough_noise(domain, spectrum, reference)
+            noise = WhiteNoise(domain, reference) if averages else suited_noise(domain, spectrum, reference)
         if schedule is None:
             schedule = EDM() if averages else EDM(*noise_levels(noise, spectrum, reference))
         scaling = EDMScaling(sigma_data, linear_estimate=True) if scaling is None else scaling
         channels = x.shape[1]
         options = {"domain": domain, "reference": reference, "num_classes": int(data.num_classes)}
         options["condition_channels"] = some["field"].shape[1] if "field" in some else 0
+        if "condition" in some:
+            options["condition_numbers"] = some["condition"].shape[1]
         made = _network(network, scaling.inputs(channels), channels, options)
         sde = FunctionSpaceSDE(noise, schedule)
         if named:
@@ -209,6 +214,7 @@ class Model(Denoiser):
             channels=channels,
         )
         model.training_shapes = tuple(data.native_shapes)
+        model.condition_names = tuple(getattr(data, "condition_names", ())) or model.condition_names
         return model
 
     @property
@@ -264,8 +270,10 @@ class Model(Denoiser):
         Raises:
             ValueError: If a part of the model cannot be described (not a dataclass, no `config`).
         """
-        shapes = [list(shape) for shape in self.training_shapes]
-        return checkpoint.write(Path(folder), self, {"training_shapes": shapes}, dtype)
+        known: dict[str, Any] = {"training_shapes": [list(shape) for shape in self.training_shapes]}
+        if self.condition_names:
+            known["condition_names"] = list(self.condition_names)
+        return checkpoint.write(Path(folder), self, known, dtype)
 
     @classmethod
     def from_pretrained(
@@ -314,6 +322,7 @@ class Model(Denoiser):
                 f"{folder / checkpoint.CONFIG}: expected a list as training_shapes, got {str(shapes)[:80]}; save it again."
             )
         model.training_shapes = tuple(model.sde.domain.check_shape(shape) for shape in shapes)
+        model.condition_names = tuple(map(str, known.get("condition_names", model.condition_names)))
         checkpoint.load_tensors(model, folder / checkpoint.MODEL)
         return model.eval()
 
@@ -324,9 +333,28 @@ class Model(Denoiser):
         return push_to_hub(self, repo, measured, licence=licence, description=description, **options)
 
 
+def _is_neuralops(kind: Any) -> bool:
+    return isinstance(kind, type) and any(base.__module__.startswith("neuralop.models") for base in kind.__mro__)
+
+
+def _with_noise_level(network: Any, sde: FunctionSpaceSDE) -> Any:
+    """The network; of neuralop's models one that reads the noise level at every block."""
+    if not _is_neuralops(type(network)):
+        return network
+    from fnodiff.nn import NeuralOperator  # loads neuralop, which is loaded if one of its models is there
+
+    return NeuralOperator(network, domain=getattr(sde, "domain", None))
+
+
 def _network(network: Callable[..., nn.Module], inputs: int, outputs: int, options: dict[str, Any]) -> nn.Module:
     """A network, by its constructor."""
     wanted = "expected a network's constructor such as DFU.small"
+    kind = network.func if isinstance(network, functools.partial) else network
+    if _is_neuralops(kind):
+        raise ValueError(
+            f"for_data: {wanted}, got neuralop's {kind.__name__}, which takes no noise level; pass "
+            f"fnodiff.nn.NeuralOperator.of({kind.__name__}, ...) with its arguments."
+        )
     if not callable(network) or isinstance(network, nn.Module):
         got = type(network).__name__ if isinstance(network, nn.Module) else repr(network)
         raise ValueError(f"for_data: {wanted}, got {got}; pass DFU.small, or write Model(network, sde, scaling).")
@@ -344,34 +372,3 @@ def _network(network: Callable[..., nn.Module], inputs: int, outputs: int, optio
 def included() -> list[str]:
     """The names of the models that come with fnodiff."""
     return sorted(folder.name for folder in INCLUDED.glob("*") if (folder / checkpoint.CONFIG).is_file())
-
-
-def _rough_noise(domain: Domain, spectrum: Spectrum, reference: Shape) -> Noise:
-    """Noise a little rougher than each channel, which falls as the data's spectrum does: all modes are lost at like levels.
-
-    Modes without energy do not count: data that are band-limited have the smoothest noise.
-    """
-    if isinstance(spectrum, ChannelSpectra):
-        laws = [_rough_law(domain, channel, reference) for channel in spectrum.channels]
-        return (
-            WhiteNoise(domain, reference) if None in laws else GaussianRandomField(domain, ChannelSpectra(tuple(laws)))
-        )
-    law = _rough_law(domain, spectrum, reference)
-    return WhiteNoise(domain, reference) if law is None else GaussianRandomField(domain, law)
-
-
-def _rough_law(domain: Domain, spectrum: DataSpectrum, reference: Shape) -> Matern | None:
-    """The Matern law of a quarter less smoothness than the data's and the best length scale; None if they are rougher."""
-    smoothness = min(3.0, (spectrum.exponent - domain.dim) / 2 - 0.25)
-    if smoothness < 0.1:
-        return None
-    eigenvalues, octave = domain.eigenvalues(reference, dtype=torch.float64), domain.octaves(reference)
-    inside = (eigenvalues > 0) & has_data(spectrum(eigenvalues), eigenvalues, spectrum)
-    weight = 1 / octave.flatten().bincount()[octave][inside]  # octaves alike
-    found = []
-    for length in max(domain.lengths) * 2.0 ** torch.arange(-6, 0.5, 0.5, dtype=torch.float64):
-        law = Matern(smoothness, float(length))
-        ratio = (spectrum(eigenvalues, domain.dim) / law(eigenvalues, domain.dim)).log()[inside]
-        mean = (weight * ratio).sum() / weight.sum()
-        found.append((float((weight * (ratio - mean).square()).sum()), law))
-    return min(found, key=lambda pair: pair[0])[1]

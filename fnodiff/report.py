@@ -35,6 +35,7 @@ from fnodiff import metrics
 from fnodiff.data import Fields
 from fnodiff.domain import Domain, Shape
 from fnodiff.sde import Denoiser, Plan, Solver, sample
+from fnodiff.sde.denoiser import condition_rows
 from fnodiff.sde.pictures import are_pictures
 
 TIMES = (0.2, 0.35, 0.5, 0.65, 0.8)
@@ -140,7 +141,8 @@ def invariance_report(
         inception: Compute FID and KID too.
         device: Where to sample; by default where the model is.
         progress: Show bars.
-        condition: As of `fnodiff.sample`, one row per sample or one for all.
+        condition: As of `fnodiff.sample`, one row per sample or one for all. What is not named is that of the true fields,
+            sample by sample, if they come with it and the model has it.
 
     Raises:
         ValueError: If the shapes are not at least two different ones, the first the coarsest; or there are too few samples
@@ -166,6 +168,7 @@ def invariance_report(
     device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
     denoiser = denoiser.to(device).eval()
     seeds = range(10_000 * seed, 10_000 * seed + samples)
+    condition = {**_own_conditions(denoiser, reference, samples, coarsest), **condition}
     options = {"solver": solver, "plan": plan, "batch": batch, "device": device, "progress": progress, **condition}
     sampled = {shape: sample(denoiser, shape, seeds, **options) for shape in shapes}
     batches = {} if reference is None else {shape: reference.batch(range(2 * samples), shape) for shape in shapes}
@@ -176,7 +179,7 @@ def invariance_report(
 
     first, noisy = sampled[coarsest], (true or sampled)[finest][:samples]
     spread = _units((true or sampled)[coarsest], domain)[1]
-    rest = {name: _rows(value, samples) for name, value in condition.items()}
+    rest = condition_rows(denoiser, condition, samples)
     for shape, error in _denoiser_errors(denoiser, shapes, noisy, batch, device, rest).items():
         x, alike = (domain.resample(fields[shape], coarsest) for fields in (sampled, seen))
         apart, own = (domain.norm(v / spread).square().mean() for v in (x - first, first - first.mean(0)))
@@ -223,11 +226,15 @@ def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
     return channels
 
 
-def _rows(value: Any, count: int) -> Tensor:
-    """A condition with one row for each sample."""
-    rows = torch.as_tensor(value)
-    rows = rows[None] if rows.ndim == 0 else rows
-    return rows.expand(count, *rows.shape[1:])
+def _own_conditions(denoiser: Denoiser, reference: Fields | None, count: int, shape: Shape) -> dict[str, Tensor]:
+    """What the first true fields come with, of the conditions that the model has."""
+    wanted = {"condition"} if denoiser.condition_names else set()
+    network = getattr(denoiser, "network", None)
+    wanted |= {"field"} if getattr(network, "condition_channels", 0) else set()
+    wanted |= {"label"} if getattr(network, "num_classes", 0) else set()
+    if reference is None or not wanted:
+        return {}
+    return {name: value for name, value in reference.batch(range(count), shape).items() if name in wanted}
 
 
 @torch.no_grad()

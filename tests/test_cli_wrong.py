@@ -70,7 +70,7 @@ WRONG = {
     "no label": ("sample {classes} --size 16", "expected --label from 0 to 1, or -1 for no class, got None"),
     "a label too high": ("sample {classes} --size 16 --label 2", "from 0 to 1"),
     "guidance by no class": ("sample {classes} --size 16 --label -1 --guidance 2", "from 0 to 1 with --guidance"),
-    "a model of a field": ("sample {conditioned} --size 16", "without a conditioning field"),
+    "a model of a field": ("sample {conditioned} --size 16", "expected --condition-file with the conditioning field"),
     "pictures of fields": ("sample {fields} --size 16 --format png", "use hdf5"),
     "eta of heun": ("SAMPLE --solver heun --eta 1", "--solver dpm or ddim"),
     "eta of 2": ("SAMPLE --eta 2", "expected eta in [0, 1]"),

@@ -330,7 +330,7 @@ def spoil(value: float) -> Callable[[Tensor], Tensor]:
         (
             lambda b: b if b["x"].shape[-1] == 6 else {**b, "label": b["label"] + 1},
             "uint8",
-            "same labels on every grid",
+            "same label on every grid",
         ),
     ],
 )

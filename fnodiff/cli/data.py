@@ -22,6 +22,8 @@ class ArrayOptions:
     """Which arrays of a file (MATLAB, NumPy, PyTorch, HDF5, netCDF, Zarr) are meant, and how pictures are read."""
 
     x: Words | None = option("Name of the array of samples, of a file with several; several names are channels.")
+    field: str | None = option("Name of the array of fields that the samples are conditioned on.")
+    numbers: Words | None = option("Names of the arrays of numbers that the samples are conditioned on.")
     mask: str | None = option("Name of the array that is 1 where x was measured, or a file that holds it alone.")
     latitude: str | None = option("Name of the latitudes of fields on the globe.")
     longitude: str | None = option("Name of the longitudes.")
@@ -62,6 +64,8 @@ class ArrayOptions:
             raise ValueError(f"expected --domain box, torus or sphere with the arrays of {path}, got none; name it.")
         if "x" in named:
             named["x"] = named["x"][0] if len(named["x"]) == 1 else list(named["x"])
+        if "numbers" in named:
+            named["condition"] = list(named.pop("numbers"))
         if self.channel_axis is not None:
             named["channel_axis"] = int(self.channel_axis)
         return ArrayFields.open(path, domain=domain, **named)
@@ -84,7 +88,6 @@ class ArrayOptions:
 class TrainingData(ArrayOptions):
     """What a model is trained on, with what conditions it."""
 
-    field: str | None = option("Name of the array that the samples are conditioned on.")
     label_name: str | None = option("Name of the array of labels.")
     labels: bool = option("Train on the data's labels, if they have some.", True)
     in_memory: bool | None = option("Keep the samples on the grids in memory. By default pictures of up to 1 GiB.")
@@ -93,10 +96,11 @@ class TrainingData(ArrayOptions):
         """The source at this path, with what conditions it; pictures fill the grid `smallest`."""
         from fnodiff.data import Part
 
-        fields = self.open(path, domain, smallest, field=self.field, label=self.label_name)
+        fields = self.open(path, domain, smallest, label=self.label_name)
         if self.labels:
             return fields
         there = {"field": getattr(fields, "condition_channels", 0), "mask": getattr(fields, "masked", False)}
+        there["condition"] = bool(getattr(fields, "condition_names", ()))
         return Part(fields, range(len(fields)), ["x", *(name for name in there if there[name])])
 
     def keep(self, fields: Fields, shapes: Sequence[Shape], progress: bool) -> Fields:
@@ -162,7 +166,10 @@ def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, lab
     if len(chosen) < count:
         got = f"{len(chosen)} in {path}"
         raise ValueError(f"expected {count} true fields, twice as many as samples, got {got}; take fewer seeds.")
-    return Part(fields, chosen[:count], ["x", "mask"] if getattr(fields, "masked", False) else ["x"])
+    names = ["mask"] * bool(getattr(fields, "masked", False))
+    names += ["field"] * bool(getattr(fields, "condition_channels", 0))
+    names += ["condition"] * bool(getattr(fields, "condition_names", ()))
+    return Part(fields, chosen[:count], ["x", *names])
 
 
 def _labels(fields: Fields) -> list[int]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from fnodiff import Model, checkpoint
 from fnodiff.checkpoint import replace_file
 from fnodiff.cli.arguments import size_name
+from fnodiff.cli.conditions import check_given, needed
 from fnodiff.cli.sample import ModelOptions
 from fnodiff.data import HDF5Fields, write_fields
 from fnodiff.domain import Domain, Shape
@@ -30,14 +31,17 @@ from fnodiff.sde.stages import describe
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as a source of fields: index i is the i-th seed. With `low`, (C, *small) in data units, finer fields of it."""
+    """Samples as a source of fields: index i is the i-th seed. With `low`, (C, *small) in data units, finer fields of it.
+
+    `condition` has a row for each seed, by name.
+    """
 
     denoiser: Denoiser
     seeds: Sequence[int]
     solver: Solver
     plan: Plan | None = None
     low: Tensor | None = None
-    label: int | None = None
+    condition: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -53,8 +57,9 @@ class Samples:
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """Samples of these seeds on one grid, (B, C, *shape) in data units."""
         seeds = [self.seeds[i] for i in indices]
-        label = {} if self.label is None else {"label": self.label}
-        options: dict[str, Any] = {"solver": self.solver, "batch": len(seeds), **label}
+        rows = torch.as_tensor(list(indices))
+        condition = {name: value[rows] for name, value in self.condition.items()}
+        options: dict[str, Any] = {"solver": self.solver, "batch": len(seeds), **condition}
         try:
             if self.low is None:
                 return {"x": sample(self.denoiser, shape, seeds, plan=self.plan, **options)}
@@ -126,7 +131,7 @@ class Drawing:
     def __init__(
         self, name: str, out: Path, reading: ModelOptions, solver: Solver, kind: str | None = None, quiet: bool = False
     ) -> None:
-        self.name, self.quiet, self.batch, self.solver, self.label = name, quiet, reading.batch, solver, reading.label
+        self.name, self.quiet, self.batch, self.solver, self.reading = name, quiet, reading.batch, solver, reading
         self.model, self.state = reading.load(name)
         self.main = self.state.is_main_process  # the one that speaks
         self.denoiser = guided(self.model, reading)
@@ -135,13 +140,26 @@ class Drawing:
             raise ValueError(f"expected 1 or 3 channels in 2D with --format png, got {channels} on {domain}; use hdf5.")
         self.folder = SampleFolder(out, kind or ("png" if are_pictures(self.model) else "hdf5"))
         self.settings = {"model": fingerprint(self.model), "guidance": reading.guidance, "format": self.folder.kind}
-        self.settings |= {"label": -1 if self.label is None else self.label, "solver": repr(solver)}
+        self.settings |= {"label": -1 if reading.label is None else reading.label, "solver": repr(solver)}
 
     def draw(
-        self, shapes: Sequence[Shape], seeds: Sequence[int], plan: Plan | None = None, low: Tensor | None = None
+        self,
+        shapes: Sequence[Shape],
+        seeds: Sequence[int],
+        plan: Plan | None = None,
+        low: Tensor | None = None,
+        condition: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Draw what is missing of these seeds; with `low`, (C, *small), finer fields of it."""
+        """Draw what is missing of these seeds; with `low`, (C, *small), finer fields of it.
+
+        `condition` has rows for the seeds, of what is not named by the options.
+        """
         settings = {**self.settings, "plan": "the library's" if plan is None else repr(plan)}
+        given = {**(condition or {}), **self.reading.conditions(self.model, len(seeds))}
+        check_given(self.model, given)
+        if set(given) - {"label"}:
+            parts = [name.encode() + given[name].contiguous().numpy().tobytes() for name in sorted(given)]
+            settings["condition"] = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
         if low is not None:
             settings["upscaled"] = hashlib.sha256(low.contiguous().numpy().tobytes()).hexdigest()[:16]
         if self.main:
@@ -154,8 +172,10 @@ class Drawing:
         grid = "cell averages" if self.model.cell_averages else "points"
         about = {"source": f"samples of {self.name}", "licence": "the model's", "grid": grid}
         about |= {key: value for key, value in settings.items() if value is not None}
-        with self.state.split_between_processes(list(seeds)) as mine:
-            source = Samples(self.denoiser, mine, self.solver, plan, low, self.label)
+        with self.state.split_between_processes(list(range(len(seeds)))) as rows:
+            mine, own = [seeds[i] for i in rows], torch.as_tensor(rows, dtype=torch.long)
+            here = {name: value[own] for name, value in given.items()}
+            source = Samples(self.denoiser, mine, self.solver, plan, low, here)
             for shape in shapes if mine else ():
                 self.folder.fill(source, shape, batch=self.batch, progress=not self.quiet, attributes=about)
         self.state.wait_for_everyone()
@@ -164,10 +184,13 @@ class Drawing:
 def guided(model: Model, options: ModelOptions) -> Denoiser:
     """The model with its guidance, if the label and it fit."""
     classes, label, guidance = getattr(model.network, "num_classes", 0), options.label, options.guidance
-    if not classes and (label is not None or guidance is not None):
-        raise ValueError("expected no --label and no --guidance, as the model has no classes, got one; leave it out.")
+    if not classes and label is not None:
+        raise ValueError("expected no --label, as the model has no classes, got one; leave it out.")
+    if guidance is not None and not needed(model):
+        raise ValueError("expected no --guidance, as the model has no conditions, got one; leave it out.")
     lowest, also = (-1, ", or -1 for no class") if guidance is None else (0, " with --guidance")
-    if classes and (label is None or not lowest <= label < classes):
+    in_file = label is None and options.condition_file is not None
+    if classes and not in_file and (label is None or not lowest <= label < classes):
         raise ValueError(f"expected --label from 0 to {classes - 1}{also}, got {label}; name one.")
     return model if guidance is None else ClassifierFree(model, guidance)
 

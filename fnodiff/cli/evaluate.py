@@ -17,6 +17,8 @@ from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.sample import ModelOptions, PlanOptions, SolverOptions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fnodiff.cli.drawing import Drawing
     from fnodiff.data import Fields
     from fnodiff.domain import Shape
@@ -77,7 +79,8 @@ def evaluate(
         true.batch([0], shape)  # a grid that the data lack is known before samples are drawn
     largest = max(trained.training_shapes, key=math.prod, default=None)
     above = largest is not None and any(is_finer(shape, largest) for shape in shapes)
-    drawing.draw(shapes + [largest] * (above and largest not in shapes), chosen, plan.make(domain))
+    grids = shapes + [largest] * (above and largest not in shapes)
+    drawing.draw(grids, chosen, plan.make(domain), condition=own_conditions(trained, true, len(chosen), shapes[0]))
     if not drawing.main:
         return
     rows = _distances(drawing, true, shapes, chosen, largest, inception)
@@ -89,6 +92,15 @@ def evaluate(
     (out / "distances.json").write_text(json.dumps(found, indent=2) + "\n")
     _draw(rows, largest, count, out / "distances.png")
     print(f"figure: {out / 'distances.png'}")
+
+
+def own_conditions(model: fnodiff.Model, true: Fields, count: int, shape: Shape) -> dict[str, Tensor]:
+    """What the first true fields come with, of the conditions that the model has."""
+    from fnodiff.cli.conditions import needed
+
+    wanted = [name for name in needed(model) if name != "label"]
+    batch = true.batch(range(count), shape) if wanted else {}
+    return {name: batch[name] for name in wanted if name in batch}
 
 
 def usual_sizes(model: fnodiff.Model, true: Fields) -> list[Shape]:
@@ -180,6 +192,7 @@ def report(
     """
     check_inception(inception)
 
+    from fnodiff.cli.conditions import check_given
     from fnodiff.cli.drawing import guided
     from fnodiff.report import invariance_report
 
@@ -189,7 +202,11 @@ def report(
     grids = beyond(trained) if shapes is None else sizes_of(shapes, domain)
     reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, reading.label)
     run |= {"plan": plan.make(domain), "batch": reading.batch, "progress": not general.quiet}
-    run |= {} if reading.label is None else {"label": reading.label}
+    given = reading.conditions(trained, samples)
+    check_given(
+        trained, given if reference is None else {**own_conditions(trained, reference, samples, grids[0]), **given}
+    )
+    run |= given
     found = invariance_report(denoiser, grids, reference, **run)
     print(found)
     if domain.dim == 2:

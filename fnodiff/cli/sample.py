@@ -18,6 +18,7 @@ from fnodiff.cli.arguments import General, Source, Words, named, option, options
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+    from torch import Tensor
 
     from fnodiff.domain import Domain
     from fnodiff.sde import Plan, Solver
@@ -34,7 +35,14 @@ class ModelOptions:
     device: Literal["cpu", "cuda"] | None = option("By default a GPU, if there is one.")
     batch: int = option("Samples at a time.", 16)
     label: int | None = option("The class, of a model that has classes; -1 for none.")
-    guidance: float | None = option("Classifier-free guidance by the label: 1 is none, more shows more of the class.")
+    condition: Words | None = option(
+        "Numbers, of a model that has some: viscosity=1e-3 lead-time=6; nan for one not given."
+    )
+    condition_file: Path | None = option(
+        "Conditions for each seed, in the order of --seeds, or one for all: an .h5 of fields (field, condition, label), a .csv "
+        "of numbers below their names, or arrays of such names."
+    )
+    guidance: float | None = option("Classifier-free guidance by what the samples are conditioned on: 1 is none.")
 
     def load(self, name: str) -> tuple[fnodiff.Model, PartialState]:
         """The model on its device, and the processes that share the work."""
@@ -51,9 +59,13 @@ class ModelOptions:
         model = read_model(name, self.classes_from).to(state.device)
         if model.channels is None:
             raise ValueError(f"expected a model that knows its channels, got {name}; save it with channels=.")
-        if getattr(model.network, "condition_channels", 0):
-            raise ValueError(f"expected a model without a conditioning field, got {name}; use Python: sample(field=).")
         return model, state
+
+    def conditions(self, model: fnodiff.Model, count: int) -> dict[str, Tensor]:
+        """What was named of the conditions of so many samples, a row for each."""
+        from fnodiff.cli.conditions import conditions_of
+
+        return conditions_of(model, count, self.label, self.condition or (), self.condition_file)
 
 
 @options("Solver", 3)

@@ -109,10 +109,13 @@ class RunOptions:
 
     def done(self, model: fnodiff.Model, shape: Shape) -> str:
         """What to say at the end: where the model is, and how it is sampled on a grid."""
-        if getattr(model.network, "condition_channels", 0):
-            return f"{self.out}: trained. Next, in Python: fnodiff.sample(model, {shape}, seeds, field=...)"
-        label = " --label 0" if getattr(model.network, "num_classes", 0) else ""
-        return f"{self.out}: trained. Next: fnodiff sample {self.out} --size {size_name(shape)}{label} --out samples"
+        extra = " --label 0" if getattr(model.network, "num_classes", 0) else ""
+        extra += " --condition-file FILE" if getattr(model.network, "condition_channels", 0) else ""
+        units = model.condition_normalization.get("condition")
+        if model.condition_names and units is not None:
+            names = (name.replace(" ", "-") for name in model.condition_names)
+            extra += " --condition " + " ".join(f"{n}={m:.3g}" for n, m in zip(names, units.mean, strict=True))
+        return f"{self.out}: trained. Next: fnodiff sample {self.out} --size {size_name(shape)}{extra} --out samples"
 
 
 def train(

@@ -1,7 +1,7 @@
 """Data: sources of samples on many grids, and the loader that trains on several resolutions at once.
 
 A source ("fields") has `channels`, a length and `batch(indices, shape)`, which returns {"x": (B, C, *shape)}, with a
-"label" or a conditioning "field" if there is one.
+"label", a conditioning "field" or numbers, "condition", if there are some.
 """
 
 from fnodiff.data.arrays import ArrayFields
@@ -12,6 +12,7 @@ from fnodiff.data.images import ImageFolder
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import InMemory, MultiResolution, Part, Upsampled
 from fnodiff.data.named import from_xarray
+from fnodiff.data.numbers import WithNumbers
 from fnodiff.data.source import Fields
 from fnodiff.data.terrain import Terrain
 from fnodiff.data.write import write_fields
@@ -28,6 +29,7 @@ __all__ = [
     "Part",
     "Terrain",
     "Upsampled",
+    "WithNumbers",
     "from_xarray",
     "to_xarray",
     "write_fields",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.rows import ArrayRows, Axis, Rows, layout, loses, plain
-from fnodiff.data.source import selected
+from fnodiff.data.source import as_numbers, number_names, selected
 from fnodiff.domain import Domain, Shape
 
 _CHUNK = 64  # samples looked through at a time
@@ -53,7 +53,10 @@ class ArrayFields:
     Args:
         x: The samples: real numbers.
         field: What they are conditioned on, on the same grid or another. It must be finite.
-        label: Integers (N,), or finite floats (N, K).
+        label: Integers (N,), or shares of K classes, finite floats (N, K).
+        condition: Finite numbers that condition a sample, such as a viscosity or a lead time: (N,) or (N, K). They are scaled
+            by the data; of numbers that span decades give the logarithms.
+        condition_names: A name for each of the K; by default "condition", or "condition 0", "condition 1", ...
         domain: What the samples are functions on; with latitudes and longitudes it may be left out.
         latitudes, longitudes: Of a grid on the globe, in degrees; the last two axes of the grid are these, in either order.
         mask: True or 1 where x was measured, False or 0 elsewhere: (*grid) for all samples, or like x, with 1 or C channels.
@@ -89,6 +92,8 @@ class ArrayFields:
         field: Tensor | np.ndarray | None = None,
         label: Tensor | np.ndarray | None = None,
         *,
+        condition: Tensor | np.ndarray | Sequence[float] | None = None,
+        condition_names: Sequence[str] | str | None = None,
         domain: Domain | None = None,
         latitudes: Sequence[float] | Tensor | None = None,
         longitudes: Sequence[float] | Tensor | None = None,
@@ -115,9 +120,11 @@ class ArrayFields:
         self._x = self._rows("x", x)
         self._field = None if field is None else self._rows("field", field)
         self._label = None if label is None else _as_label(label)
+        self._condition = None if condition is None else as_numbers("ArrayFields", condition)
+        self.condition_names = number_names("ArrayFields", self._condition, condition_names)
         if mask is not None:
             self._add_mask(mask)
-        lengths = [len(self._label)] if self._label is not None else []
+        lengths = [len(values) for values in (self._label, self._condition) if values is not None]
         lengths = [rows.shape[0] for rows in (self._x, self._field) if rows is not None] + lengths
         if len(set(lengths)) > 1:
             raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
@@ -140,7 +147,9 @@ class ArrayFields:
     @property
     def num_classes(self) -> int:
         """How many classes the labels name; 0 without."""
-        return 0 if self._label is None or self._label.is_floating_point() else int(self._label.max()) + 1
+        if self._label is None:
+            return 0
+        return self._label.shape[1] if self._label.is_floating_point() else int(self._label.max()) + 1
 
     @classmethod
     def open(
@@ -150,6 +159,7 @@ class ArrayFields:
         field: str | Sequence[str] | None = None,
         label: str | None = None,
         *,
+        condition: str | Sequence[str] | None = None,
         domain: Domain | None = None,
         latitude: str | None = None,
         longitude: str | None = None,
@@ -170,6 +180,7 @@ class ArrayFields:
 
         Args:
             path, x, field, label, domain, channel_axis: As above.
+            condition: Of numbers that condition samples, by whose arrays' names they are called.
             latitude, longitude: Names of these arrays.
             mask: Name of the array that is 1 where x was measured; or a file with one array.
 
@@ -179,7 +190,8 @@ class ArrayFields:
         """
         from fnodiff.data.opened import open_arrays
 
-        names = {"x": x, "field": field, "label": label, "mask": mask, "latitude": latitude, "longitude": longitude}
+        names = {"x": x, "field": field, "label": label, "condition": condition, "mask": mask}
+        names |= {"latitude": latitude, "longitude": longitude}
         return open_arrays(cls, path, names, domain, channel_axis)
 
     def __len__(self) -> int:
@@ -198,7 +210,8 @@ class ArrayFields:
 
         Returns:
             "x", float32 or float64 (B, C, *shape), in the units of the array, and if there are any "mask", float32
-            (B, C, *shape), 1 where x was measured, "field", (B, condition_channels, *shape), and "label".
+            (B, C, *shape), 1 where x was measured, "field", (B, condition_channels, *shape), "label" and "condition", float32
+            (B, K).
 
         Raises:
             ValueError: If the grid is too fine, an index out of range, or the field is not finite.
@@ -221,6 +234,8 @@ class ArrayFields:
             out["field"] = self._regrid("field", field, shape)
         if self._label is not None:
             out["label"] = self._label[torch.tensor(rows, dtype=torch.long)]
+        if self._condition is not None:
+            out["condition"] = self._condition[torch.tensor(rows, dtype=torch.long)]
         return out
 
     def _rows(self, name: str, values: Any) -> Rows:

@@ -5,9 +5,11 @@ The layout, for N samples with C channels on grids of 1 to 3 axes, a group for e
     32x32/x, 48x48/x, ...    (N, C, *shape), float32, float64 or uint8; NaN where it is missing
     32x32/field, ...         (N, K, *shape), likewise: what the samples are conditioned on; optional
     32x32/mask, ...          (N, 1 or C, *shape), uint8: 1 where x was measured, 0 where it is missing; optional
-    label                    (N,) integers, or (N, K) floats; optional
+    label                    (N,) integers, or (N, K) floats, shares of K classes; optional
+    condition                (N, K) floats: numbers that condition a sample; optional
     attributes               source, licence, grid ("cell averages" or "points"), version (of this layout: 2), and
-                             complete: how many of the N samples have been written (all, in a file without it)
+                             complete: how many of the N samples have been written (all, in a file without it);
+                             condition_names: of the K numbers, a line for each
 
     uint8 stands for value / 127.5 - 1 (a mask's for itself), which its attributes scale_factor and add_offset say.
 
@@ -32,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.source import selected
+from fnodiff.data.source import number_names, selected
 
 VERSION = 2
 GRIDS = ("cell averages", "points")
@@ -51,6 +53,7 @@ class HDF5Fields:
     Attributes:
         channels: C.
         condition_channels: K of the conditioning field, 0 without one.
+        condition_names: Of the numbers that condition a sample.
         masked: Whether batches have a mask.
         shapes: The grids, coarsest first.
         attributes: The file's attributes, such as source, licence and grid.
@@ -76,6 +79,9 @@ class HDF5Fields:
             self.shapes, self.channels, self.condition_channels, rows = _check_layout(file, self.path)
             self._labelled, self.masked = "label" in file, any("mask" in name.split("/") for name in datasets(file))
             self.attributes, self._version = dict(file.attrs), layout_version(file)
+            numbers = file["condition"][:1] if "condition" in file else None
+        names = self.attributes.get("condition_names")
+        self.condition_names = number_names("HDF5Fields", numbers, None if names is None else str(names).split("\n"))
         self._length = int(self.attributes.get("complete", rows))
         if self._length < rows and not allow_incomplete:
             raise ValueError(
@@ -97,7 +103,7 @@ class HDF5Fields:
         if not self._labelled:
             return 0
         label = self._file()["label"]
-        return 0 if label.ndim > 1 or label.dtype.kind == "f" else int(label[:].max(initial=-1)) + 1
+        return label.shape[1] if label.ndim > 1 else int(label[:].max(initial=-1)) + 1
 
     def __repr__(self) -> str:
         grids = ", ".join(grid_name(shape) for shape in self.shapes)
@@ -123,7 +129,7 @@ class HDF5Fields:
 
         Returns:
             "x", float32 or float64 (B, C, *shape), and if the file has them "label", int64 (B,) or float32 (B, K), "field",
-            (B, condition_channels, *shape), and "mask", float32 (B, 1 or C, *shape).
+            (B, condition_channels, *shape), "condition", float32 (B, K), and "mask", float32 (B, 1 or C, *shape).
 
         Raises:
             ValueError: If the file lacks this grid, or an index is out of range.
@@ -143,6 +149,8 @@ class HDF5Fields:
         if self._labelled:
             label = file["label"][rows][inverse]
             out["label"] = torch.from_numpy(label.astype(np.int64 if label.ndim == 1 else np.float32))
+        if self.condition_names:
+            out["condition"] = torch.from_numpy(file["condition"][rows][inverse].astype(np.float32))
         if self.condition_channels:
             out["field"] = _decode(file[self._path("field", name)][rows][inverse])
         if self.masked:
@@ -199,12 +207,14 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
 
     sizes: dict[str, dict[tuple[int, ...], tuple[int, int]]] = {key: {} for key in _GROUPS}
     for name, (shape, dtype) in found.items():
-        if name == "label":
+        if name in ("label", "condition"):
             continue
         first, _, second = name.partition("/")
         size, key = (second, first) if version == 1 else (first, second)
         if key not in _GROUPS or re.fullmatch(r"[1-9]\d*(x[1-9]\d*){0,2}", size) is None:
-            raise wrong('datasets named "32x32/x", "32x32/field", "32x32/mask" (any sizes) and "label" only')
+            raise wrong(
+                'datasets named "32x32/x", "32x32/field", "32x32/mask" (any sizes), "label" and "condition" only'
+            )
         grid = tuple(int(n) for n in size.split("x"))
         kinds = ["uint8"] if key == "mask" else ["uint8", "float32", "float64"]
         if shape[2:] != grid or len(shape) != 2 + len(grid) or dtype not in map(np.dtype, kinds):
@@ -226,6 +236,9 @@ def _check_layout(file: h5py.File, path: Path) -> tuple[list[tuple[int, ...]], i
         raise wrong(f"a mask of 1 or {channels} channels")
     if (len(label_shape), label_type.kind) not in ((1, "i"), (1, "u"), (2, "f")):
         raise wrong("labels as integers (N,) or floats (N, K)")
+    number_shape, number_type = found.get("condition", ((rows, 1), np.dtype(np.float32)))
+    if len(number_shape) != 2 or number_shape[0] != rows or number_type.kind != "f":
+        raise wrong("condition as floats (N, K)")
     attributes = file.attrs
     if version not in (1, VERSION) or attributes.get("grid", GRIDS[0]) not in GRIDS:
         raise wrong(f"attributes version 1 or {VERSION} and grid one of {GRIDS}, not {dict(attributes)}")

@@ -344,6 +344,10 @@ class Part(_Source):
     def condition_channels(self) -> int:
         return super().condition_channels if self.names is None or "field" in self.names else 0
 
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        return super().condition_names if self.names is None or "condition" in self.names else ()
+
     def __len__(self) -> int:
         return len(self.selected)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import torch
 from torch import Tensor
 
 from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.labelled import SUFFIXES, is_labelled
 from fnodiff.data.rows import ArrayRows, JoinedRows, Rows, StackedRows, layout
+from fnodiff.data.source import as_numbers
 from fnodiff.domain import Domain, Sphere
 
 if TYPE_CHECKING:
@@ -27,13 +29,19 @@ def open_arrays(
     domain: Domain | None,
     channel_axis: int | None,
 ) -> ArrayFields:
-    """What `cls.open` returns; `names` are those of x, field, label, mask, latitude and longitude, None where left out."""
+    """What `cls.open` returns; `names` are those of x, field, label, condition, mask, latitude and longitude, None where left
+    out."""
     path, names = Path(path), dict(names)
     mask = names.pop("mask")
     apart = mask is not None and Path(mask).suffix != "" and Path(mask).is_file()  # a file of its own
     if not apart:
         names["mask"] = None if mask is None else os.fspath(mask)
     if labelled(path, names["x"]):
+        if names.pop("condition") is not None:
+            raise ValueError(
+                f"ArrayFields: expected no condition= with a labelled file, got one with {path}; read the numbers yourself, "
+                f"and add them: WithNumbers(source, numbers, names)."
+            )
         from fnodiff.data.named import from_xarray
 
         rest = {name: value for name, value in names.items() if name != "x"}
@@ -50,7 +58,15 @@ def open_arrays(
     given: dict[str, Any] = {}
     try:
         for role, matches in asked.items():
-            if role in ("x", "field") and (len(matches) > 1 or len(matches[0]) > 1):
+            if role == "condition":
+                columns = {name: as_numbers("ArrayFields", arrays[name]) for parts in matches for name in parts}
+                given["condition"] = torch.cat(list(columns.values()), dim=1)
+                given["condition_names"] = [
+                    name if column.shape[1] == 1 else f"{name} {i}"
+                    for name, column in columns.items()
+                    for i in range(column.shape[1])
+                ]
+            elif role in ("x", "field") and (len(matches) > 1 or len(matches[0]) > 1):
                 given[role] = _together(role, matches, arrays, domain or Sphere(), channel_axis, known)
             else:
                 given[{"latitude": "latitudes", "longitude": "longitudes"}.get(role, role)] = arrays[matches[0][0]]

@@ -24,18 +24,21 @@ class Fields(Protocol):
         cell_averages: Whether values are averages over the cells of a grid, as an image's, rather than values at points.
         num_classes: How many classes the labels name; 0 without.
         condition_channels: Channels of the conditioning field; 0 without.
+        condition_names: Of the numbers that condition a sample, one name for each; empty without.
     """
 
     channels: int
     cell_averages: bool
     num_classes: int
     condition_channels: int
+    condition_names: tuple[str, ...]
 
     def __len__(self) -> int:
         """Number of samples."""
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
-        """{"x": (B, channels, *shape)} in data units, and what conditions it: "label" (B,), "field" (B, C, *any).
+        """{"x": (B, channels, *shape)} in data units, and what conditions it: "label" (B,) or shares of the classes
+        (B, num_classes), "field" (B, C, *any), "condition" (B, K) numbers.
 
         "mask" (B, 1 or C, *shape), if there is one, is 1 where x was measured and 0 where it is missing.
         """
@@ -66,6 +69,10 @@ class _Source:
     @property
     def condition_channels(self) -> int:
         return int(getattr(self.fields, "condition_channels", 0))
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        return tuple(getattr(self.fields, "condition_names", ()))
 
 
 def check_source(owner: str, fields: Any) -> None:
@@ -175,3 +182,25 @@ def selected(owner: str, indices: Any, count: int) -> list[int]:
             f"-1 is the last."
         )
     return [i if i >= 0 else i + count for i in array.tolist()]
+
+
+def as_numbers(owner: str, values: Any) -> Tensor:
+    """Numbers that condition samples, float32 (N, K), of (N,) or (N, K); ValueError unless they are finite."""
+    numbers = torch.as_tensor(values)
+    if numbers.is_complex() or numbers.ndim not in (1, 2) or not bool(numbers.isfinite().all()):
+        raise ValueError(
+            f"{owner}: expected condition as finite numbers (N,) or (N, K), got {numbers.dtype} {tuple(numbers.shape)}, "
+            f"{int((~numbers.isfinite()).sum())} of them not finite; a field on a grid is field=."
+        )
+    return numbers.float().reshape(len(numbers), -1)
+
+
+def number_names(owner: str, numbers: Any, names: Sequence[str] | str | None) -> tuple[str, ...]:
+    """A name for each of the numbers (N, K) that condition samples; ValueError unless there are K different ones."""
+    count = 0 if numbers is None else numbers.shape[1]
+    if names is None:
+        return ("condition",) if count == 1 else tuple(f"condition {i}" for i in range(count))
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(f"{owner}: expected {count} different condition_names, got {names}; one for each number.")
+    return names

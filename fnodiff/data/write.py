@@ -20,6 +20,9 @@ from fnodiff.domain import Box, Domain, Shape
 
 _DTYPES = ("float32", "float64", "uint8")
 
+_PER_SAMPLE = ("label", "condition")
+"""What a batch has once, whatever the grid."""
+
 
 def write_fields(
     path: str | os.PathLike[str],
@@ -80,6 +83,8 @@ def write_fields(
     if chunk < 1:
         raise ValueError(f"write_fields: expected a chunk of at least one sample, got {chunk}.")
     attributes = _check_attributes(attributes)
+    if names := tuple(getattr(source, "condition_names", ())):
+        attributes["condition_names"] = "\n".join(names)
     if not path.parent.is_dir():
         raise ValueError(f"write_fields: the folder {path.parent} does not exist; make it first.")
     dtype = ("uint8" if getattr(source, "pictures", False) else None) if dtype is None else dtype
@@ -117,17 +122,17 @@ def _read(source: Fields, rows: range, shapes: list[Shape], dtype: str | None) -
     together = getattr(source, "batches", None)
     batches = together(indices, shapes) if together else (source.batch(indices, shape) for shape in shapes)
     for shape, batch in zip(shapes, batches, strict=True):
-        unknown = sorted(set(batch) - {"x", "field", "label", "mask"})
+        unknown = sorted(set(batch) - {"x", "field", *_PER_SAMPLE, "mask"})
         if unknown or "x" not in batch:
             raise ValueError(
-                f'write_fields: expected batches with "x" and perhaps "label", "field" and "mask", got {sorted(batch)}; '
-                f"wrap the source in one that renames or drops the others."
+                f'write_fields: expected batches with "x" and perhaps "label", "condition", "field" and "mask", got '
+                f"{sorted(batch)}; wrap the source in one that renames or drops the others."
             )
         for key in sorted(batch):
-            name = "label" if key == "label" else f"{grid_name(shape)}/{key}"
+            name = key if key in _PER_SAMPLE else f"{grid_name(shape)}/{key}"
             values = batch[key].detach().cpu().numpy()
             channels = source.channels if key == "x" else values.shape[1] if values.ndim > 1 else 0
-            expected = (len(rows), *values.shape[1:]) if key == "label" else (len(rows), channels, *shape)
+            expected = (len(rows), *values.shape[1:]) if key in _PER_SAMPLE else (len(rows), channels, *shape)
             if values.shape != expected:
                 raise ValueError(
                     f"write_fields: expected {name} of shape {expected}, got {values.shape}; mend the source's batch()."
@@ -140,7 +145,7 @@ def _read(source: Fields, rows: range, shapes: list[Shape], dtype: str | None) -
             encoded = _encode(values, name, rows, dtype)
             if not np.array_equal(out.setdefault(name, encoded), encoded):
                 raise ValueError(
-                    f"write_fields: expected the same labels on every grid, got others on {grid_name(shape)}: samples "
+                    f"write_fields: expected the same {name} on every grid, got others on {grid_name(shape)}: samples "
                     f"{rows.start} .. {rows.stop - 1}; mend the source, whose samples may be drawn anew at each call."
                 )
         x, mask = (f"{grid_name(shape)}/{key}" for key in ("x", "mask"))
@@ -150,6 +155,10 @@ def _read(source: Fields, rows: range, shapes: list[Shape], dtype: str | None) -
 
 
 def _encode(values: np.ndarray, name: str, rows: range, dtype: str | None) -> np.ndarray:
+    if name == "condition":
+        if values.ndim == 2 and np.isfinite(values).all():
+            return values.astype(np.float32)
+        raise ValueError(f"write_fields: expected condition as finite numbers (B, K), got shape {values.shape}.")
     if name == "label":
         if values.ndim == 1 and values.dtype.kind in "iu":
             return values.astype(np.int64)
@@ -217,6 +226,7 @@ class _Names:
 
     axes: dict[Shape, dict[str, tuple[np.ndarray | None, dict[str, Any]]]]
     channels: Sequence[str] | None
+    numbers: Sequence[str]
     units: str | None
 
     @classmethod
@@ -230,7 +240,8 @@ class _Names:
         if not known:
             axes = {shape: {name: (None, {}) for name in names} for shape, names in axes.items()}
         units = set(getattr(source, "units", None) or [None])
-        return cls(axes, getattr(source, "channel_names", None), units.pop() if len(units) == 1 else None)
+        numbers = tuple(getattr(source, "condition_names", ()))
+        return cls(axes, getattr(source, "channel_names", None), numbers, units.pop() if len(units) == 1 else None)
 
 
 def _create(path: Path, layout: Mapping[str, tuple], attributes: Mapping[str, Any], names: _Names) -> int:
@@ -250,7 +261,7 @@ def _create(path: Path, layout: Mapping[str, tuple], attributes: Mapping[str, An
             dims = ["sample", *([] if len(shape) == 1 else [_channel_name(key, layout, name)])]
             for axis, dim in enumerate(dims):
                 if dim not in file:
-                    own = names.channels if dim == "channel" else None
+                    own = {"channel": names.channels, "number": names.numbers}.get(dim)
                     _dimension(file, dim, shape[axis], None if own is None else np.array(own, dtype=object))
                 data.dims[axis].attach_scale(file[dim])
             for axis, dim in enumerate(file[group] if group else ()):
@@ -272,7 +283,8 @@ def _channel_name(key: str, layout: Mapping[str, tuple], name: str) -> str:
     """The name of a dataset's second dimension: masks share that of x where they have as many channels."""
     if key == "mask" and layout[name][0][1] == layout[name.replace("mask", "x")][0][1]:
         return "channel"
-    return {"x": "channel", "field": "field_channel", "mask": "mask_channel", "label": "label_component"}[key]
+    names = {"x": "channel", "field": "field_channel", "mask": "mask_channel"}
+    return {**names, "label": "label_component", "condition": "number"}[key]
 
 
 def _dimension(group: h5py.Group, name: str, length: int, values: np.ndarray | None) -> h5py.Dataset:

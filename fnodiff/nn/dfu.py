@@ -23,7 +23,8 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
-from fnodiff.nn.blocks import NoiseEmbedding, ResidualBlock, positions
+from fnodiff.nn.blocks import ResidualBlock, positions
+from fnodiff.nn.conditions import Conditioned
 from fnodiff.nn.cosine import CosineConv
 from fnodiff.nn.dual import DualConv
 from fnodiff.nn.integrals import Attention, GroupNorm
@@ -34,7 +35,7 @@ from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 SMALLEST_GRID = 4
 
 
-class DFU(nn.Module):
+class DFU(Conditioned):
     """The dual Fourier UNet.
 
     Args:
@@ -62,6 +63,7 @@ class DFU(nn.Module):
         dropout: Probability, in every residual block.
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
+        condition_numbers: How many numbers condition a sample, such as a viscosity; 0 for none.
         positional_modes: Tell the network where it is: this many waves per axis (half-waves on Box) as further input
             channels, functions that every grid samples; on Sphere the harmonics up to this degree. Without them a network on
             Box knows a place by its edges alone, and one on Torus or Sphere, which have no place of their own, not at all.
@@ -104,6 +106,7 @@ class DFU(nn.Module):
         dropout: float = 0.13,
         num_classes: int = 0,
         condition_channels: int = 0,
+        condition_numbers: int = 0,
         positional_modes: int = 0,
         zero_init: bool = True,
         spectral: dict[str, Any] | None = None,
@@ -112,7 +115,8 @@ class DFU(nn.Module):
         domain = Box(2) if domain is None else domain
         if boundary is None:
             boundary = "even" if isinstance(domain, Box) else "periodic"
-        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        left_out = () if condition_numbers else ("condition_numbers",)  # as in runs that were begun without it
+        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "left_out", *left_out)}
         n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
@@ -134,6 +138,7 @@ class DFU(nn.Module):
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
         self.spectral_modes = n_modes if spectral_levels else None
         self.num_classes, self.condition_channels = num_classes, condition_channels
+        self.condition_numbers = condition_numbers
         self.positional_modes = positional_modes
         if reference is None and local == "operator":
             raise ValueError(
@@ -157,13 +162,7 @@ class DFU(nn.Module):
                 )
             modes = [None if m is None else (m[0], 2 * m[0]) for m in modes]
         embedding = 4 * hidden_channels
-        self.embed_noise = nn.Sequential(
-            NoiseEmbedding(hidden_channels),
-            nn.Linear(hidden_channels, embedding),
-            nn.SiLU(),
-            nn.Linear(embedding, embedding),
-        )
-        self.embed_label = nn.Embedding(num_classes, embedding) if num_classes else None
+        self._make_embeddings(hidden_channels, embedding)
 
         resize = "pool" if reference is None else "resample"
         conv = partial(DualConv, domain=domain, local=local, resize=resize, boundary=boundary, spectral=spectral)
@@ -212,15 +211,23 @@ class DFU(nn.Module):
         self.head = conv(width, out_channels, **at[0], **last)
 
     def forward(
-        self, x: Tensor, noise_level: Tensor, *, label: Tensor | None = None, field: Tensor | None = None
+        self,
+        x: Tensor,
+        noise_level: Tensor,
+        *,
+        label: Tensor | None = None,
+        field: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """The network's output (B, out_channels, *spatial) on x's own grid.
 
         Args:
             x: (B, in_channels, *spatial), at least 4 points per axis; odd and non-square included.
             noise_level: (B,) or (), such as ln(sigma) / 4.
-            label: Class labels (B,), int64, for a model with classes; -1 for none.
+            label: Class labels (B,), int64, for a model with classes; -1 for none. Or shares of the classes, floats
+                (B, num_classes).
             field: Conditioning field (B, condition_channels, *any grid), brought to x's grid by the domain.
+            condition: Numbers (B, condition_numbers); NaN for one that is not given.
 
         Raises:
             ValueError: If the channels, the grid, the device or the condition are not what the model was made for.
@@ -228,20 +235,12 @@ class DFU(nn.Module):
         shape = self.domain.check_field(x)
         if min(shape) < SMALLEST_GRID:
             raise ValueError(f"DFU: expected a finer grid, got {shape}; take at least {SMALLEST_GRID} points per axis.")
-        if x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"DFU: expected {self.in_channels} channels, got a field of shape {tuple(x.shape)}; check the channel axis."
-            )
-        device = next(self.buffers()).device
-        if device.type != "meta" and x.device != device:  # meta: offloaded, until a layer needs it
-            raise ValueError(
-                f"DFU: expected a field on {device}, as the network is, got one on {x.device}; move either."
-            )
+        self._check_field(x)
         x = self._with_field(x, field)
         if self.positional_modes:
             places = positions(self.domain, self.positional_modes, shape, x.dtype, x.device)
             x = torch.cat([x, places.expand(x.shape[0], *places.shape)], dim=1)
-        emb = self._embedding(x, noise_level, label)
+        emb = self._embedding(x, noise_level, label, condition)
         shapes = self._levels(shape)
         if self.fixed is not None:
             shapes[1:] = self.fixed[1:]
@@ -295,47 +294,6 @@ class DFU(nn.Module):
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
-
-    def _with_field(self, x: Tensor, field: Tensor | None) -> Tensor:
-        if field is not None and not self.condition_channels:
-            raise ValueError(
-                f"DFU: expected no conditioning field, got one of shape {tuple(field.shape)}; leave it out, or build the "
-                f"network with condition_channels={field.shape[1] if field.ndim > 1 else 1}."
-            )
-        if self.condition_channels and (field is None or field.shape[:2] != (len(x), self.condition_channels)):
-            got = "none" if field is None else tuple(field.shape)
-            raise ValueError(
-                f"DFU: expected a conditioning field ({len(x)}, {self.condition_channels}, *grid), got {got}; pass field= with "
-                f"a batch axis and a channel axis."
-            )
-        return x if field is None else torch.cat([x, self.domain.resample(field, x.shape[2:]).to(x.dtype)], dim=1)
-
-    def _embedding(self, x: Tensor, noise_level: Tensor, label: Tensor | None) -> Tensor:
-        if noise_level.ndim > 1 or (noise_level.ndim == 1 and noise_level.shape[0] != x.shape[0]):
-            raise ValueError(
-                f"DFU: expected noise_level () or ({x.shape[0]},), got shape {tuple(noise_level.shape)}; "
-                f"pass one for all samples or one for each."
-            )
-        emb = self.embed_noise(noise_level.to(x.dtype).expand(x.shape[0]))
-        if (label is None) == (self.num_classes > 0):
-            raise ValueError(
-                f"DFU: expected {'a label' if self.num_classes else 'no label'}, as num_classes={self.num_classes}, got "
-                f"{'none' if label is None else tuple(label.shape)}; pass label=(B,) int64 exactly when the model has classes."
-            )
-        if label is not None:
-            if label.shape != x.shape[:1] or label.is_floating_point():
-                raise ValueError(
-                    f"DFU: expected {x.shape[0]} integer labels, one for each sample, got {label.dtype} {tuple(label.shape)}; "
-                    f"pass label=(B,) int64."
-                )
-            # A compiled network has no branch on values; its embedding refuses what is too large.
-            if not torch.compiler.is_compiling() and not bool(((label >= -1) & (label < self.num_classes)).all()):
-                raise ValueError(
-                    f"DFU: expected labels from 0 to {self.num_classes - 1}, or -1 for none, got {int(label.min())} to "
-                    f"{int(label.max())}; relabel, or build the network with more num_classes."
-                )
-            emb = emb + self.embed_label(label.clamp(min=0)) * (label >= 0)[:, None].to(emb.dtype)
-        return silu(emb)
 
     @classmethod
     def tiny(cls, in_channels: int, out_channels: int, **options: Any) -> DFU:

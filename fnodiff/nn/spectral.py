@@ -95,12 +95,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         float32 inside for half-precision input; float64 for float64.
         """
         shape = self.domain.check_field(x)
-        if output_shape is None:
-            scaling = self.resolution_scaling_factor
-            output_shape = (
-                shape if scaling is None else [round(n * r) for n, r in zip(shape, _flat(scaling), strict=True)]
-            )
-        output_shape = self.domain.check_shape(output_shape)
+        output_shape = self._output_shape(shape, output_shape)
         if x.shape[1] != self.in_channels:
             raise ValueError(
                 f"SpectralConv: expected {self.in_channels} channels, got a field of shape {tuple(x.shape)}."
@@ -110,6 +105,19 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             if self.bias is not None:
                 out = out + self.bias
         return out.to(x.dtype)
+
+    def transform(self, x: Tensor, output_shape: Sequence[int] | None = None) -> Tensor:
+        """x on the grid that `forward` would give, by the domain: neuralop's blocks ask for it beside their convolutions."""
+        shape = self._output_shape(tuple(x.shape[2:]), output_shape)
+        return x if shape == tuple(x.shape[2:]) else self.domain.resample(x, shape)
+
+    def _output_shape(self, shape: Shape, output_shape: Sequence[int] | None) -> Shape:
+        if output_shape is None:
+            scaling = self.resolution_scaling_factor
+            output_shape = (
+                shape if scaling is None else [round(n * r) for n, r in zip(shape, _flat(scaling), strict=True)]
+            )
+        return self.domain.check_shape(output_shape)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         return super()._apply(keeping_order(fn), recurse)

@@ -51,6 +51,7 @@ class Denoiser(nn.Module, abc.ABC):
 
     Attributes:
         training_shapes: Spatial shapes that it was trained on; empty if it was not.
+        condition_names: Of the numbers that condition a sample, such as ("viscosity",); empty if there are none.
         sigma_data: Standard deviation of the normalised data, if it is known.
         one_grid: Whether runs should by default stay on the samples' own grid, as those that heed an observation do.
     """
@@ -93,6 +94,7 @@ class Denoiser(nn.Module, abc.ABC):
         self.condition_normalization = given
         self.spectrum, self.cell_averages, self.channels = spectrum, bool(cell_averages), channels
         self.training_shapes: tuple[Shape, ...] = ()
+        self.condition_names: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ class Denoiser(nn.Module, abc.ABC):
     def without(
         self, condition: Mapping[str, Tensor], names: Sequence[str], where: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Conditions with some of them left out: labels become -1, fields and numbers their mean.
+        """Conditions with some of them left out: labels become -1 (shares of classes 0), numbers NaN, fields their mean.
 
         Args:
             condition: By name, each (B, ...).
@@ -115,7 +117,9 @@ class Denoiser(nn.Module, abc.ABC):
         condition = dict(condition)
         for name in names:
             value = condition[name]
-            if value.is_floating_point():
+            if name == "condition":
+                nothing = torch.full_like(value, torch.nan)
+            elif value.is_floating_point():
                 nothing = self.condition_normalization.get(name, Normalization()).inverse(torch.zeros_like(value))
             else:
                 nothing = torch.full_like(value, -1)
@@ -185,6 +189,10 @@ class Wrapper(Denoiser):
         return self.denoiser.training_shapes
 
     @property
+    def condition_names(self) -> tuple[str, ...]:
+        return self.denoiser.condition_names
+
+    @property
     def sigma_data(self) -> float | None:
         return self.denoiser.sigma_data
 
@@ -245,8 +253,14 @@ def channels_of(denoiser: Denoiser) -> int:
     return denoiser.channels
 
 
-def condition_rows(condition: dict[str, Any], count: int) -> dict[str, Tensor]:
-    """Conditions with one row for each seed.
+def condition_rows(denoiser: Denoiser, condition: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+    """Conditions with one row for each of `count` samples.
+
+    Args:
+        denoiser: What they are given to: it knows how many numbers condition a sample, and their names.
+        condition: By name: label, a class or shares of the classes; field; condition, numbers as `number_rows` takes them. One
+            for all samples or one for each.
+        count: Of samples.
 
     Raises:
         ValueError: If a name is none of a condition's, or rows are too few, too many or not finite.
@@ -258,7 +272,7 @@ def condition_rows(condition: dict[str, Any], count: int) -> dict[str, Tensor]:
         )
     out = {}
     for name, value in condition.items():
-        rows = torch.as_tensor(value)
+        rows = number_rows(denoiser, value, count) if name == "condition" else torch.as_tensor(value)
         rows = rows[None] if rows.ndim == 0 else rows
         if len(rows) not in (1, count):
             raise ValueError(
@@ -266,5 +280,52 @@ def condition_rows(condition: dict[str, Any], count: int) -> dict[str, Tensor]:
                 f"or cut it."
             )
         out[name] = rows.expand(count, *rows.shape[1:])
-    check_finite(**out)
+    check_finite(**{name: value for name, value in out.items() if name != "condition"})
+    if "condition" in out and bool(out["condition"].isinf().any()):
+        raise NotFinite(
+            "expected numbers in condition, or NaN for one that is not given, got infinite ones; mend them."
+        )
     return out
+
+
+def number_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
+    """Numbers that condition samples, (1 or count, K).
+
+    Args:
+        denoiser: Of K numbers, if it knows: by its `condition_names`, or the units of its condition.
+        value: A number if K is 1; K numbers for all samples; a row of K for each; or by name, {"viscosity": 1e-3}, each a
+            number for all or one for each sample. NaN is a number that is not given, and so is a name that is left out.
+        count: Of samples.
+
+    Raises:
+        ValueError: If there are other names, or another number of numbers.
+    """
+    names = denoiser.condition_names
+    units = denoiser.condition_normalization.get("condition", Normalization()).mean
+    wanted = len(names) or (len(units) if isinstance(units, tuple) else 0)
+    if isinstance(value, Mapping):
+        if not value or not set(value) <= set(names):
+            raise ValueError(
+                f"expected condition numbers among {list(names) or 'none, as the model knows no names'}, got {sorted(value)}; "
+                f"mend the names."
+            )
+        columns = [torch.as_tensor(value.get(name, torch.nan)).float().flatten() for name in names]
+        if any(len(column) not in (1, count) for column in columns):
+            raise ValueError(
+                f"expected for each of {sorted(value)} one number, or one for each of {count} samples, got "
+                f"{[len(column) for column in columns]}; repeat or cut them."
+            )
+        return torch.stack([column.expand(count) for column in columns], dim=1)
+    rows = torch.as_tensor(value)
+    rows = rows if rows.is_floating_point() else rows.float()
+    if rows.ndim < 2 and wanted == 1:
+        rows = rows.reshape(-1, 1)
+    elif rows.ndim < 2 and (wanted or rows.ndim == 0):
+        rows = rows.reshape(1, -1)
+    if wanted and (rows.ndim != 2 or rows.shape[1] != wanted):
+        named = f" ({', '.join(names)})" if names else ""
+        raise ValueError(
+            f"expected {wanted} numbers{named} as condition=, for all samples or in a row for each, got shape "
+            f"{tuple(torch.as_tensor(value).shape)}; pass such as condition={[0.0] * wanted}."
+        )
+    return rows

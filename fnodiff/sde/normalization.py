@@ -112,7 +112,7 @@ def measure_normalization(data: Batches, std: float = 1.0, *, key: str = "x", ba
     Args:
         data: What is trained on; missing values (those outside a batch's "mask") do not count.
         std: Of the normalised data.
-        key: "x", or "field" for a conditioning field.
+        key: "x", or "field" for a conditioning field, or "condition" for numbers (B, K).
         batches: How many.
 
     Raises:
@@ -137,7 +137,7 @@ def measure_normalization(data: Batches, std: float = 1.0, *, key: str = "x", ba
         if key == "x" and "mask" in batch:
             weight = (batch["mask"] > 0).expand_as(x).double()
             x = torch.where(weight > 0, x, 0.0)
-        if not data.domain.uniform:  # points stand for areas of different size
+        if not data.domain.uniform and x.ndim > 2:  # points stand for areas of different size
             weight = weight * data.domain.weights(x.shape[2:], dtype=x.dtype) * x.shape[2:].numel()
         if not bool(x.isfinite().all()):
             raise ValueError(

@@ -174,7 +174,7 @@ def samples(
     shape = domain.check_shape(shape)
     solver = checked_solver(solver)
     stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
-    bound = Given(denoiser, **condition_rows(condition, len(seeds))) if condition else denoiser
+    bound = Given(denoiser, **condition_rows(denoiser, condition, len(seeds))) if condition else denoiser
     start = (channels_of(denoiser), *shape)
     yield from _batches("sample", bound, solver, stages, start, seeds, batch, device, progress, hold, None)
 
@@ -206,7 +206,8 @@ def sample(
         batch: Samples at a time.
         device: Where to sample; by default where the denoiser's parameters are.
         progress: Show a bar, and say which plan is run.
-        condition: By name, label=, field= or condition=: one row for each seed, or one for all.
+        condition: label=, field= or condition=, the latter numbers such as {"viscosity": 1e-3}: one for each seed, or one
+            for all.
 
     Raises:
         ValueError: If the shape, the plan or a condition does not fit.
@@ -291,7 +292,7 @@ def upscale(
     low = denoiser.normalization(low).expand(len(seeds), *low.shape[1:])
     solver = checked_solver(solver or DPMSolver(36))
     stages = [Stage(shape, solver.times(denoiser.sde.schedule), small)]
-    bound = Given(denoiser, **condition_rows(condition, len(seeds))) if condition else denoiser
+    bound = Given(denoiser, **condition_rows(denoiser, condition, len(seeds))) if condition else denoiser
     start = (low.shape[1], *shape)
     return torch.cat(list(_batches("upscale", bound, solver, stages, start, seeds, batch, device, progress, hold, low)))
 

@@ -56,7 +56,7 @@ def save(
         return
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.replace_file(folder / STATE, lambda new: torch.save(state, new))
-    ema.training_shapes = model.training_shapes
+    ema.training_shapes, ema.condition_names = model.training_shapes, model.condition_names
     ema.save_pretrained(folder)
 
 

@@ -1,0 +1,234 @@
+"""neuralop's models as networks: every block reads the conditions, the weights are neuralop's, the grid is any."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+
+import pytest
+import torch
+from neuralop.layers.coda_layer import CODALayer
+from neuralop.layers.fno_block import FNOBlocks
+from neuralop.models import CODANO, FNO, GINO, SFNO, TFNO, UNO
+
+from fnodiff import (
+    EDM,
+    Box,
+    DenoisingLoss,
+    Direct,
+    DPMSolver,
+    EDMScaling,
+    FunctionSpaceSDE,
+    Model,
+    MultiResolution,
+    Sphere,
+    Torus,
+    WhiteNoise,
+    fit,
+    sample,
+)
+from fnodiff.data import ArrayFields
+from fnodiff.nn import NeuralOperator
+from fnodiff.train import Adam, Logging
+
+MLPS = {"in_gno_channel_mlp_hidden_layers": [8], "out_gno_channel_mlp_hidden_layers": [8]}
+KINDS = {
+    "FNO": (FNO, Torus(2), {"n_modes": (6, 6), "hidden_channels": 8, "n_layers": 3}),
+    "FNO with norms": (FNO, Box(2), {"n_modes": (6, 6), "hidden_channels": 8, "norm": "instance_norm"}),
+    "FNO, padded": (FNO, Box(1), {"n_modes": (6,), "hidden_channels": 8, "domain_padding": 0.25}),
+    "FNO in 3-D": (FNO, Torus(3), {"n_modes": (4, 4, 4), "hidden_channels": 4, "n_layers": 2}),
+    "TFNO": (TFNO, Box(2), {"n_modes": (6, 6), "hidden_channels": 8, "n_layers": 2, "rank": 0.5}),
+    "SFNO": (SFNO, Sphere(), {"n_modes": (4, 8), "hidden_channels": 8, "n_layers": 2}),
+    "UNO": (UNO, Box(2), {"n_modes": (6, 6), "hidden_channels": 8}),
+    "CODANO": (CODANO, Torus(2), {"n_modes": (6, 6), "n_layers": 2, "hidden_variable_codimension": 4}),
+    "GINO": (GINO, Box(2), {"fno_n_modes": (4, 4), "fno_hidden_channels": 8, "fno_n_layers": 2, **MLPS}),
+}
+
+
+def network(name, **options):
+    kind, domain, chosen = KINDS[name]
+    reference = (9, 16) if isinstance(domain, Sphere) else (8,) * domain.dim
+    return NeuralOperator(kind, 1, 1, domain=domain, reference=reference, **chosen, **options)
+
+
+def stirred(net):
+    """The network with modulations that are not zero, as after training."""
+    for modulation in net.modulations:
+        for linear in modulation.maps:
+            torch.nn.init.normal_(linear.weight, std=0.3)
+    return net.eval()
+
+
+def grids(domain):
+    """One that all layers like, and one that has odd sides."""
+    if isinstance(domain, Sphere):
+        return (9, 16), (12, 21)
+    sides = (12, 16, 8), (15, 21, 9)
+    return tuple(side[: domain.dim] for side in sides)
+
+
+def blocks_of(operator):
+    """How many blocks one of neuralop's models has, whatever stands around them."""
+    codas = sum(isinstance(module, CODALayer) for module in operator.modules())
+    return codas or sum(module.n_layers for module in operator.modules() if isinstance(module, FNOBlocks))
+
+
+@pytest.mark.parametrize("name", KINDS)
+class TestEveryOperator:
+    def test_each_block_alone_reads_noise_level_label_and_numbers(self, name):
+        net = stirred(network(name, num_classes=3, condition_numbers=2))
+        maps = [linear for modulation in net.modulations for linear in modulation.maps]
+        assert len(maps) == blocks_of(net.operator) > 0, "a block without a modulation"
+        x = torch.randn(2, 1, *grids(net.domain)[0])
+        given = {"label": torch.tensor([0, 1]), "condition": torch.tensor([[0.3, -1.0], [0.0, 2.0]])}
+        others = [
+            (torch.tensor([-1.0, 0.7]), given),
+            (torch.zeros(2), {**given, "label": torch.tensor([2, 0])}),
+            (torch.zeros(2), {**given, "condition": torch.tensor([[1.3, -1.0], [0.0, torch.nan]])}),
+        ]
+        weights = [linear.weight.detach().clone() for linear in maps]
+        for index, weight in enumerate(weights):
+            with torch.no_grad():
+                for number, linear in enumerate(maps):
+                    linear.weight.copy_(weight if number == index else torch.zeros_like(linear.weight))
+            with torch.no_grad():
+                out = net(x, torch.zeros(2), **given)
+                for level, condition in others:
+                    changed = (net(x, level, **condition) - out).flatten(1).norm(dim=1) / out.flatten(1).norm(dim=1)
+                    assert float(changed.min()) > 1e-4, f"block {index}"
+
+    def test_it_runs_on_any_grid_with_a_field_of_another(self, name):
+        net = network(name, condition_channels=2)
+        for shape in grids(net.domain):
+            x, field = torch.randn(2, 1, *shape), torch.randn(2, 2, *grids(net.domain)[0])
+            one = net(x, torch.zeros(()), field=field)
+            assert one.shape == x.shape and bool(one.isfinite().all())
+            assert float((net(x, torch.zeros(()), field=field.flip(0)) - one).abs().max()) > 1e-5
+
+    def test_a_model_of_it_is_saved_and_read(self, name, tmp_path):
+        net = stirred(network(name, num_classes=2, condition_numbers=1))
+        shape = grids(net.domain)[0]
+        model = Model(net, FunctionSpaceSDE(WhiteNoise(net.domain, shape), EDM()), EDMScaling()).eval()
+        tensors = model.state_dict()
+        assert all(isinstance(value, torch.Tensor) for value in tensors.values()), "neuralop's _metadata"
+        assert not any(value.is_complex() for value in tensors.values())
+        copy.deepcopy(model).load_state_dict(tensors)
+        back = Model.from_pretrained(model.save_pretrained(tmp_path))
+        x, t = torch.randn(2, 1, *shape), torch.tensor([0.3, 0.9])
+        given = {"label": torch.tensor([0, -1]), "condition": torch.tensor([[0.5], [torch.nan]])}
+        assert torch.equal(back(x, t, **given), model(x, t, **given))
+        assert Model.from_pretrained(back.save_pretrained(tmp_path / "again")).network.config == back.network.config
+
+
+@pytest.mark.parametrize("kind", [FNO, TFNO, partial(TFNO, factorization="CP"), partial(FNO, separable=True)], ids=str)
+def test_a_trained_model_keeps_its_weights_and_its_function(kind, tmp_path):
+    given = kind(n_modes=(6, 7), in_channels=2, out_channels=1, hidden_channels=8, n_layers=2)
+    x = torch.randn(3, 2, 12, 16)
+    with torch.no_grad():
+        expected = given(x)
+        net = NeuralOperator(given, domain=Torus(2))
+        torch.testing.assert_close(net(x, torch.zeros(3)), expected, rtol=1e-4, atol=1e-5)
+    sde = FunctionSpaceSDE(WhiteNoise(Torus(2), (12, 16)), EDM())
+    model = Model(net, sde, EDMScaling(), channels=2)
+    back = Model.from_pretrained(model.save_pretrained(tmp_path))
+    torch.testing.assert_close(back.network(x, torch.zeros(3)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_fno_is_the_same_operator_on_every_grid():
+    options = {"n_modes": (6, 6), "hidden_channels": 8, "use_channel_mlp": False, "non_linearity": lambda x: x}
+    net = stirred(NeuralOperator(FNO, 1, 1, domain=Box(2), positional_embedding=None, **options))
+    x = WhiteNoise(Box(2), (9, 9)).sample((2, 1, 15, 12))
+    there = net(Box(2).resample(x, (33, 48)), torch.ones(()))
+    here = net(x, torch.ones(()))
+    assert float((Box(2).resample(there, (15, 12)) - here).norm() / here.norm()) < 0.05
+    torus = stirred(NeuralOperator(FNO, 1, 1, domain=Torus(2), **options))
+    x = WhiteNoise(Torus(2), (9, 9)).sample((2, 1, 15, 13))
+    here, there = torus(x, torch.ones(())), torus(Torus(2).resample(x, (33, 48)), torch.ones(()))
+    assert float((Torus(2).resample(there, (15, 13)) - here).norm() / here.norm()) < 1e-4
+
+
+def test_coordinates_are_those_of_the_domains_points():
+    net = NeuralOperator(FNO, 1, 1, domain=Box(1, (2.0,)), n_modes=(4,), hidden_channels=4)
+    seen = net.operator.positional_embedding(torch.zeros(1, 1, 10))
+    torch.testing.assert_close(seen[0, 1], (torch.arange(10) + 0.5) / 10)
+    assert (
+        NeuralOperator(FNO, 1, 1, domain=Torus(1), n_modes=(4,), hidden_channels=4).operator.positional_embedding
+        is None
+    )
+
+
+WRONG = {
+    "no operator": (lambda: NeuralOperator(torch.nn.Linear, 1, 1), "FNO, TFNO, SFNO, UNO, CODANO, GINO"),
+    "no channels": (lambda: NeuralOperator(FNO, n_modes=(4, 4), hidden_channels=4), r"NeuralOperator.of\(FNO"),
+    "other channels": (
+        lambda: NeuralOperator(FNO((4, 4), 2, 1, 4), 1, 1),
+        r"own channels, 2 .* got \(1, 1\)",
+    ),
+    "modes of another dimension": (lambda: NeuralOperator(FNO, 1, 1, n_modes=(4,), hidden_channels=4), "one number per axis"),
+    "unknown arguments": (lambda: NeuralOperator(FNO, 1, 1, n_modes=(4, 4), width=4), "see neuralop.models.FNO"),
+    "a Fourier operator on a sphere": (
+        lambda: NeuralOperator(FNO, 1, 1, n_modes=(4, 4), hidden_channels=4, domain=Sphere()),
+        "expected SFNO on a Sphere",
+    ),
+    "CODANO in one dimension": (lambda: NeuralOperator(CODANO, 1, 1, n_modes=(4,), domain=Torus(1)), "two dimensions or three"),
+    "a model that forgets": (
+        lambda: NeuralOperator(CODANO(n_modes=[[4, 4]], n_layers=1, n_heads=[1], per_layer_scaling_factors=[[1, 1]],
+                                      attention_scaling_factors=[1])),
+        "pass the class",
+    ),
+    "its class to for_data": (lambda: Model.for_data(waves(8), FNO), r"NeuralOperator.of\(FNO"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_refused_with_the_mend(case):
+    call, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def waves(count, **more):
+    """Square waves of random phase and height: far from Gaussian, and their phase is all that there is to know."""
+    phase, height = torch.rand(2, count, 1, 1, generator=torch.Generator().manual_seed(0))
+    x = (0.5 + height) * torch.tanh(8 * torch.sin(2 * math.pi * (torch.arange(48) / 48 + phase)))
+    source = ArrayFields(x, domain=Torus(1), **more)
+    return MultiResolution(source, Torus(1), [24, 48], batch_size=32)
+
+
+def test_it_is_trained_until_it_beats_the_linear_estimate_and_sampled_on_two_grids(tmp_path):
+    data = waves(1024)
+    fno = NeuralOperator.of(FNO, n_modes=(24,), hidden_channels=24, n_layers=3)
+    model = Model.for_data(data, fno, noise=WhiteNoise(Torus(1), (48,)), schedule=EDM())
+    loss = DenoisingLoss(model)
+    fit(
+        model,
+        data,
+        190,
+        loss=loss,
+        optimizer=Adam(2e-3, ema_halflife=1000),
+        logging=Logging(progress=False),
+        folder=tmp_path,
+    )
+    fit(model, data, 200, loss=loss, logging=Logging(progress=False), folder=tmp_path, resume=True)
+    x = data.samples(512, (48,))["x"]
+    with torch.no_grad():
+        found = float(loss(x, generator=torch.Generator().manual_seed(0)).mean())
+    assert found < 0.7 * loss.linear((48,)), (found, loss.linear((48,)))
+    read = Model.from_pretrained(tmp_path)
+    for shape in ((48,), (63,)):
+        made = sample(read, shape, range(16), solver=DPMSolver(12), plan=Direct())
+        assert made.shape == (16, 1, *shape)
+        heights = made.square().mean((1, 2)).sqrt()
+        assert 0.3 < float(heights.min()) and float(heights.median()) < 1.4, "from 0.5 to 1.5"
+
+
+def test_a_model_takes_one_of_neuralops_as_it_is():
+    sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
+    model = Model(FNO(n_modes=(8, 8), in_channels=1, out_channels=1, hidden_channels=16), sde, EDMScaling())
+    data = MultiResolution(ArrayFields(torch.randn(8, 16, 16), domain=Box(2)), Box(2), [12, 16], batch_size=4)
+    before = model.network.modulations[0].maps[0].weight.detach().clone()
+    fit(model, data, 5, logging=Logging(progress=False))
+    assert float((model.network.modulations[0].maps[0].weight - before).abs().max()) > 0
+    for shape in ((16, 16), (24, 20)):
+        assert sample(model, shape, [0, 1], solver=DPMSolver(2)).shape == (2, 1, *shape)
