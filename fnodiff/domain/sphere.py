@@ -56,6 +56,7 @@ class Sphere(Domain):
     dim: ClassVar[int] = 2
     lengths: ClassVar[tuple[float, ...]] = (math.pi, 2 * math.pi)
     uniform: ClassVar[bool] = False
+    edges: ClassVar[tuple[str, ...]] = ("pole", "periodic")
 
     def __post_init__(self) -> None:
         if self.grid not in GRIDS:
