@@ -128,7 +128,7 @@ class Drawing:
         domain, channels = self.model.sde.domain, self.model.channels
         if kind == "png" and (domain.dim != 2 or channels not in (1, 3)):
             raise ValueError(f"expected 1 or 3 channels in 2D with --format png, got {channels} on {domain}; use hdf5.")
-        pictures = domain.dim == 2 and domain.averages_cells and self.model.cell_averages and channels == 3
+        pictures = domain.pictures and self.model.cell_averages and channels == 3
         self.folder = SampleFolder(out, kind or ("png" if pictures else "hdf5"))
         self.settings = {"model": fingerprint(self.model), "guidance": reading.guidance, "format": self.folder.kind}
         self.settings |= {"label": -1 if self.label is None else self.label, "solver": repr(solver)}
@@ -170,7 +170,7 @@ def guided(model: Model, options: ModelOptions) -> Denoiser:
 
 def upsampled(x: Tensor, shape: Shape, domain: Domain) -> Tensor:
     """Fields (B, C, *small) on a finer grid without new detail: bicubic on a box of two dimensions, else the domain's way."""
-    if domain.dim == 2 and domain.averages_cells:
+    if domain.pictures:
         return interpolate(x, size=shape, mode="bicubic")
     return domain.upsample(x, shape)
 
