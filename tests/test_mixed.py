@@ -9,9 +9,28 @@ from functools import partial
 import pytest
 import torch
 
-from fnodiff import DFU, Box, GaussianRandomField, Matern, Product, Sphere, Torus
+from fnodiff import (
+    DFU,
+    Box,
+    GaussianRandomField,
+    Matern,
+    Model,
+    MultiResolution,
+    Product,
+    Sphere,
+    Torus,
+    WhiteNoise,
+    fit,
+    sample,
+    upscale,
+)
+from fnodiff.data import ArrayFields, Augmented, Part, Upsampled
+from fnodiff.inverse import MomentMatching, PointObservation, Restriction, twisted
 from fnodiff.metrics import discretization_error
 from fnodiff.nn import LocalConv, MixedConv
+from fnodiff.report import invariance_report
+from fnodiff.sde import Direct, DPMSolver
+from fnodiff.train import Logging
 
 CHANNEL, TURNED = Product([Torus(1), Box(1)]), Product([Box(1), Torus(1)])
 LAYER, PIPE = Product([Torus(2), Box(1)]), Product([Box(1), Torus(1), Box(1)])
@@ -137,6 +156,73 @@ def test_a_network_of_operators_hardly_sees_the_grid_where_a_periodic_one_does()
             shapes = [(32, 32), (64, 64)]
             error[boundary] = discretization_error(net, partial(CHANNEL.resample, smooth), shapes, CHANNEL)[0]
     assert 1e-6 < error["even"] < 0.004 < 0.006 < error["periodic"]
+
+
+def channel_fields(count=24):
+    """Cell averages of smooth functions on a channel."""
+    x = GaussianRandomField(CHANNEL, Matern(2.0, 0.3)).sample(
+        (count, 1, 48, 36), generator=torch.Generator().manual_seed(1)
+    )
+    return ArrayFields(CHANNEL.average(x, (24, 18)), domain=CHANNEL)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Five steps on grids of both kinds of proportions, shifted along the channel, saved and loaded."""
+    torch.manual_seed(0)
+    fields = Augmented(channel_fields(), [lambda x, k=k: x.roll(k * x.shape[1] // 4, 1) for k in range(4)])
+    data = MultiResolution(fields, CHANNEL, [(12, 9), (16, 16), (24, 18)], batch_size=4)
+    network = partial(DFU.tiny, channel_mult=(1,), hidden_channels=8, num_blocks=0, spectral_levels=1)
+    model = Model.for_data(data, network)
+    fit(model, data, steps=5, logging=Logging(progress=False))
+    folder = model.save_pretrained(tmp_path_factory.mktemp("channel"))
+    return model, Model.from_pretrained(folder)
+
+
+SOLVER = DPMSolver(3)
+
+
+class TestEverywhere:
+    def test_a_model_is_trained_saved_loaded_and_sampled_on_two_grids(self, trained):
+        model, loaded = trained
+        assert model.cell_averages and model.sde.noise == WhiteNoise(CHANNEL, (24, 18))
+        assert loaded.sde.domain == loaded.network.domain == CHANNEL
+        coarse, fine = (sample(model, shape, range(2), solver=SOLVER) for shape in ((24, 18), (40, 30)))
+        torch.testing.assert_close(sample(loaded, (24, 18), range(2), solver=SOLVER), coarse)
+        assert float(CHANNEL.norm(CHANNEL.resample(fine, (24, 18)) - coarse).max()) < 0.5 * float(
+            CHANNEL.norm(coarse).min()
+        )
+
+    def test_given_cells_are_upscaled_and_observed(self, trained):
+        low = channel_fields(2).batch([0, 1], (12, 9))["x"]
+        high = upscale(trained[0], low, (24, 18), range(2), solver=SOLVER)
+        assert float((CHANNEL.average(high, (12, 9)) - low).std()) < 0.1 * float(low.std())
+        points, values = torch.tensor([[0.0, 0.99, 0.5], [0.1, 0.9, 0.5]]), torch.tensor([[2.0, -1.0, 1.0]])
+        for seen in (PointObservation(points, values, 0.1), Restriction((12, 9), low[0], 0.1)):
+            posterior = MomentMatching(trained[0], seen, iterations=40)
+            x, free = (sample(d, (24, 18), range(2), solver=SOLVER, plan=Direct()) for d in (posterior, trained[0]))
+            far, near = ((seen(v, CHANNEL) - seen.values).square().mean() for v in (free, x))
+            assert float(near) < 0.25 * float(far)
+        particles = twisted(trained[0], seen, (12, 9), [0], particles=4, steps=4)
+        assert particles.shape == (1, 1, 12, 9) and bool(particles.isfinite().all())
+
+    def test_a_report_is_made(self, trained):
+        found = invariance_report(trained[0], [(16, 12), (32, 24)], samples=4, solver=SOLVER)
+        assert list(found.rows) == [(16, 12), (32, 24)] and found.rows[32, 24]["samples"] < 1
+
+    def test_missing_values_are_left_out_of_the_cells_around_a_point(self):
+        x = torch.ones(1, 8, 8)
+        x[0, 0, 0] = torch.nan  # in the cells around x = 0 and, by half, in no other
+        x[0, 7, :] = 3.0
+        batch = ArrayFields(x, domain=CHANNEL).batch([0], (4, 4))
+        # A cell of four: half of point 7, all of point 0, half of point 1; measured are three quarters.
+        assert float(batch["mask"].min()) == 1
+        torch.testing.assert_close(batch["x"][0, 0, 0, 0], torch.tensor((3 * 0.25 + 0.25 + 0.25) / 0.75))
+        torch.testing.assert_close(batch["x"][0, 0, 0, 1], torch.tensor(3 * 0.25 + 0.75))
+
+    def test_upsampled_fields_are_mixed_with_native_ones(self):
+        mixed = Upsampled(Part(channel_fields(4), range(3)), (12, 9), CHANNEL)
+        assert mixed.batch([2], (24, 18))["x"].shape == (1, 1, 24, 18) and not mixed.holds((24, 18))
 
 
 @pytest.mark.parametrize(
