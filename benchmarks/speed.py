@@ -86,7 +86,7 @@ def way_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
                 continue
             low = count // 2
             bands = ((low, count - low - 1), (0, low))
-            modes = Modes((n, n), (n, n), bands, "forward", centred=True).held()
+            modes = Modes((n, n), (n, n), bands, "forward", centred=(True, True)).held()
             x = torch.randn(batch, 32, n, n, device=device, requires_grad=True)
 
             def there_and_back(way: str, modes: Modes = modes, x: Tensor = x) -> None:

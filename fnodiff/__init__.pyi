@@ -1,6 +1,7 @@
 from . import metrics as metrics
 from .data import MultiResolution as MultiResolution
 from .domain import Box as Box
+from .domain import Product as Product
 from .domain import Sphere as Sphere
 from .domain import Torus as Torus
 from .inverse import MomentMatching as MomentMatching

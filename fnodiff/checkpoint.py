@@ -29,6 +29,7 @@ FORMAT = 3
 _CLASSES: tuple[type, ...] = (
     domain.Torus,
     domain.Box,
+    domain.Product,
     domain.Sphere,
     sde.Matern,
     sde.RBF,

@@ -160,7 +160,7 @@ def invariance_report(
             f"{'none' if reference is None else len(reference)}; draw fewer."
         )
     channels = _channels(denoiser, reference)
-    if inception and (reference is None or channels != 3 or not _has_pictures(domain)):
+    if inception and (reference is None or channels != 3 or not domain.pictures):
         raise ValueError(
             f"invariance_report: expected images of 3 channels on Box(2) and true ones for FID and KID, got {channels} "
             f"channels on {domain} and {'no' if reference is None else 'some'} true fields; leave inception out."
@@ -291,7 +291,7 @@ def distances(
         inception: FID and KID too.
     """
     found, shape = {"spectrum": metrics.spectrum_error(x, y, domain)}, tuple(x.shape[2:])
-    if not _has_pictures(domain):
+    if not domain.pictures:
         return found
     found["global"], found["patches"] = metrics.global_coherence(x, y, domain), metrics.patch_distance(x, y)
     largest = max(trained, key=math.prod, default=None)
@@ -300,11 +300,6 @@ def distances(
     if inception:
         found["FID"], found["KID"] = metrics.inception_distances(x, y)
     return found
-
-
-def _has_pictures(domain: Domain) -> bool:
-    """Whether fields on it are pictures: averages over cells in two dimensions."""
-    return domain.dim == 2 and domain.averages_cells
 
 
 def table(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> str:

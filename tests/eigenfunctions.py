@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Sphere, Torus
+from fnodiff.domain import Domain, Sphere
 
 
 def eigenfunctions(domain: Domain, shape: tuple[int, ...], points: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,9 +17,9 @@ def eigenfunctions(domain: Domain, shape: tuple[int, ...], points: Tensor) -> tu
     if isinstance(domain, Sphere):
         return harmonics(domain, shape, points)
     per_axis = []
-    for n, length, x in zip(shape, domain.lengths, points, strict=True):
+    for n, edge, length, x in zip(shape, domain.edges, domain.lengths, points, strict=True):
         axis = [(torch.ones_like(x), 0.0)]
-        if isinstance(domain, Torus):
+        if edge == "periodic":
             for k in range(1, (n + 1) // 2):
                 w = 2 * math.pi * k / length
                 axis += [(math.sqrt(2) * (w * x).cos(), w * w), (math.sqrt(2) * (w * x).sin(), w * w)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Box, Domain, Sphere, Torus
+from fnodiff.domain import Box, Domain, Product, Sphere, Torus
 from fnodiff.inverse import DPS, Linear, Masked, MomentMatching, PiGDM, PointObservation, Restriction
 from fnodiff.sde import (
     DDIM,
@@ -65,7 +65,15 @@ def pairwise(*axes: list) -> list[Any]:
 
 DOMAINS = [Torus(1), Torus(2), Torus(2, (1.0, 2.5)), Torus(3), Box(1), Box(2), Box(2, (1.0, 2.5)), Box(3)]
 DOMAINS += [Sphere(), Sphere("equiangular")]
-FLAT = [Torus(1), Torus(2), Box(1), Box(2), Sphere(), Sphere("equiangular")]
+MIXED = [  # periodic along some axes, walls along others, in every order
+    Product([Torus(1), Box(1)]),
+    Product([Box(1, (2.5,)), Torus(1, (1.5,))]),
+    Product([Torus(2), Box(1)]),
+    Product([Box(1), Torus(1, (2.0,)), Box(1)]),
+    Product([Torus(1), Box(1), Torus(1, (1.5,))]),
+]
+DOMAINS += MIXED
+FLAT = [Torus(1), Torus(2), Box(1), Box(2), *MIXED[:2], Sphere(), Sphere("equiangular")]
 NOISES = [
     lambda domain: GaussianRandomField(domain, Matern(smoothness=1.0, length_scale=0.3)),
     lambda domain: GaussianRandomField(domain, RBF(length_scale=0.1)),

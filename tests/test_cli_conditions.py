@@ -1,4 +1,4 @@
-"""Conditions on the command line: numbers by name, files of fields, numbers and labels; trained, sampled, measured, reported."""
+"""Conditions on the command line: numbers by name, files of fields, numbers and labels; in each of the commands."""
 
 from __future__ import annotations
 

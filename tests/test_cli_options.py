@@ -21,6 +21,7 @@ from fnodiff import (
     Model,
     MultiResolution,
     PixelNoise,
+    Product,
     Progressive,
     Sphere,
     Torus,
@@ -116,6 +117,8 @@ def test_the_options_of_sampling(options, solver, plan):
     [
         ("cell averages", [], Box(2)),
         ("points", ["--domain", "torus", "--lengths", 1, 2], Torus(2, (1.0, 2.0))),
+        ("points", ["--domain", "torus-box", "--lengths", 1, 2], Product([Torus(1), Box(1, (2.0,))])),
+        ("cell averages", ["--domain", "box-torus"], Product([Box(1), Torus(1)])),
         ("points", ["--domain", "sphere-equiangular"], Sphere("equiangular")),
     ],
 )

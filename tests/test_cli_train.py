@@ -12,7 +12,7 @@ import pytest
 import torch
 from command import run, same_weights, state
 
-from fnodiff import Box, EDMScaling, Model, Torus, WhiteNoise
+from fnodiff import Box, EDMScaling, Model, Product, Torus, WhiteNoise
 from fnodiff.train import MovingAverage
 
 
@@ -69,14 +69,15 @@ class TestTrain:
         assert re.search(r"24x24=\d\.\d+ \(linear 0\.\d+\), left=0\d:\d\d", said.err)
         assert f"fnodiff sample {tmp_path / 'run'} --size 24x24 --out samples" in said.out
 
-    def test_arrays_with_labels_on_a_torus(self, tmp_path):
+    @pytest.mark.parametrize(("name", "domain"), [("torus", Torus(2)), ("torus-box", Product([Torus(1), Box(1)]))])
+    def test_arrays_with_labels_on_a_named_domain(self, tmp_path, name, domain):
         file, small = tmp_path / "arrays.npz", ["--network", "tiny", "--num-blocks", 0, "--hidden-channels", 8]
         np.savez(file, u=np.random.default_rng(0).normal(size=(12, 2, 16, 16)), kind=np.arange(12) % 3)
-        options = ["--x", "u", "--label-name", "kind", "--domain", "torus", "--shapes", 8, 16, "--batch", 4, "--quiet"]
+        options = ["--x", "u", "--label-name", "kind", "--domain", name, "--shapes", 8, 16, "--batch", 4, "--quiet"]
         options += ["--steps", 1, *small]
         assert run("train", file, *options, "--out", tmp_path / "a", "--drop-condition", 0.1) == 0
         model = Model.from_pretrained(tmp_path / "a")
-        assert model.sde.domain == Torus(2) and model.channels == 2 and model.network.num_classes == 3
+        assert model.sde.domain == domain and model.channels == 2 and model.network.num_classes == 3
         assert run("train", file, *options, "--out", tmp_path / "b", "--no-labels", "--levels", "moving") == 0
         model = Model.from_pretrained(tmp_path / "b")
         assert model.network.num_classes == 0 and model.network.fixed is None

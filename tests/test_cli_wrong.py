@@ -48,6 +48,11 @@ WRONG = {
     ),
     "an array of pictures": ("train {pictures} --x u --steps 1", "which holds pictures"),
     "no such array": ("train {arrays} --x v --domain box --shapes 8 --steps 1", "which has u (4, 1, 8, 8)"),
+    "no such domain": ("train {arrays} --x u --domain channel --shapes 8 --steps 1", "an axis each such as torus-box"),
+    "a domain of other axes": (
+        "train {arrays} --x u --domain torus-box --dim 3 --shapes 8 --steps 1",
+        "expected 2 axes",
+    ),
     "arrays without a domain": ("train {arrays} --x u --shapes 8 --steps 1", "expected --domain"),
     "no file of options": ("train {pictures} --config nowhere.toml", "which is no file"),
     "no TOML": ("train {pictures} --config {file}", "expected a TOML file"),

@@ -10,7 +10,7 @@ from parts import NOISES, SCALINGS
 from torch import nn
 
 from fnodiff import Model
-from fnodiff.domain import Box, Sphere, Torus
+from fnodiff.domain import Box, Product, Sphere, Torus
 from fnodiff.sde import (
     EDM,
     VP,
@@ -29,7 +29,7 @@ from fnodiff.sde import (
 @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=str)
 @pytest.mark.parametrize("noise", [NOISES[0], NOISES[3]])
 @pytest.mark.parametrize("make", SCALINGS)
-@pytest.mark.parametrize("domain", [Torus(1), Box(2), Sphere()], ids=str)
+@pytest.mark.parametrize("domain", [Torus(1), Box(2), Product([Torus(1), Box(1)]), Sphere()], ids=str)
 class TestScaling:
     def setup(self, domain, make, noise, schedule) -> tuple[Scaling, tuple[int, ...], Matern, FunctionSpaceSDE]:
         shape = (10, 19) if isinstance(domain, Sphere) else (9, 8)[: domain.dim]
@@ -89,7 +89,9 @@ LINEAR = [
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("make", [NOISES[0], NOISES[3], PixelNoise])
 @pytest.mark.parametrize("model", LINEAR)
-@pytest.mark.parametrize(("domain", "shape"), [(Torus(1), (15,)), (Box(2), (5, 8))], ids=str)
+@pytest.mark.parametrize(
+    ("domain", "shape"), [(Torus(1), (15,)), (Box(2), (5, 8)), (Product([Torus(1), Box(1)]), (5, 8))], ids=str
+)
 def test_the_linear_loss_is_that_of_the_exact_linear_estimator(domain, shape, model, make):
     data, count = GaussianRandomField(domain, Matern(1.0, 0.3)), 8000
     network, scaling = model(shape)

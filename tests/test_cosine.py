@@ -161,7 +161,7 @@ def test_parts_of_the_network_are_named():
         (lambda: CosineConv(1, 1, (4,), domain=Box(1), kernels="odd"), "name one of these"),
         (lambda: CosineConv(1, 1, (4,), domain=Box(1), factorization="SVD"), "name one of these"),
         (lambda: CosineConv(2, 1, (4,), domain=Box(1))(torch.zeros(1, 1, 8)), "2 channels"),
-        (lambda: DualConv(1, 1, domain=Torus(1), n_modes=(4,), boundary="even"), "on a Box"),
+        (lambda: DualConv(1, 1, domain=Torus(1), n_modes=(4,), boundary="even"), "where there are walls"),
         (lambda: DFU.tiny(1, 1, boundary="reflect"), 'boundary="periodic"'),
     ],
 )

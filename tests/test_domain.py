@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fnodiff.domain import Box, Sphere, Torus, normals
+from fnodiff.domain import Box, Product, Sphere, Torus, normals
 from fnodiff.sde import GaussianRandomField, Matern
 
 
@@ -17,6 +17,20 @@ def test_grids_are_points_on_the_torus_and_cell_centres_on_the_box():
     y, x = Box(2, (1.0, 3.0)).points((2, 3))
     torch.testing.assert_close(y, torch.tensor([[0.25] * 3, [0.75] * 3]))
     torch.testing.assert_close(x, torch.tensor([[0.5, 1.5, 2.5]] * 2))
+    x, y = Product([Torus(1, (3.0,)), Box(1)]).points((3, 2))
+    torch.testing.assert_close(x, torch.tensor([[0.0] * 2, [1.0] * 2, [2.0] * 2]))
+    torch.testing.assert_close(y, torch.tensor([[0.25, 0.75]] * 3))
+
+
+def test_a_product_is_its_axes_however_they_are_grouped():
+    plates = Product([Torus(2, (2.0, 1.0)), Box(1)])
+    assert (
+        plates
+        == Product([Torus(1, (2.0,)), Torus(1), Box(1)])
+        == Product([Torus(1, (2.0,)), Product([Torus(1), Box(1)])])
+    )
+    assert (plates.dim, plates.lengths, plates.edges) == (3, (2.0, 1.0, 1.0), ("periodic", "periodic", "wall"))
+    assert plates != Product([Torus(2), Box(1)]) and hash(plates) == hash(Product([Torus(2, (2.0, 1.0)), Box(1)]))
 
 
 @pytest.mark.parametrize(("domain", "frequency"), [(Torus(1, (2.0,)), math.pi), (Box(1, (2.0,)), math.pi / 2)])
@@ -28,6 +42,9 @@ def test_an_even_torus_grid_drops_its_nyquist_mode():
     x = torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 1, 4)
     torch.testing.assert_close(Torus(1).filter(x, torch.ones_like), torch.zeros_like(x))
     torch.testing.assert_close(Box(1).filter(x, torch.ones_like), x)
+
+
+MIXED = Product([Torus(1, (2.0,)), Box(1, (5.0,))])
 
 
 class TestAverage:
@@ -44,6 +61,36 @@ class TestAverage:
         c = Box(1).analyze(Box(1).average(x, (coarse,)))[0, 0, k] / Box(1).analyze(x)[0, 0, k]
         assert float(c) == pytest.approx(math.sin(math.pi * k / (2 * coarse)) / (math.pi * k / (2 * coarse)), rel=1e-4)
 
+    @pytest.mark.parametrize(("fine", "coarse"), [(40, 8), (40, 9), (9, 12), (12, 24)])
+    def test_cells_of_a_periodic_axis_lie_around_its_points(self, fine, coarse):
+        # A cosine that is constant on fine cells, integrated over each coarse one by a fine sum.
+        x = torch.rand(1, 1, fine, 2, dtype=torch.float64)
+        channel, parts = Product([Torus(1), Box(1)]), 2 * 3 * 5 * 8 * 9
+        places = (torch.arange(parts, dtype=torch.float64) + 0.5) / parts
+        steps = x[0, 0, :, 0][((places * fine + 0.5).floor().long()) % fine]
+        cell = (places * coarse + 0.5).floor().long() % coarse
+        expected = torch.zeros(coarse, dtype=torch.float64).index_add(0, cell, steps) / (parts / coarse)
+        found = channel.average(x, (coarse, 2))
+        torch.testing.assert_close(found[0, 0, :, 0], expected)
+        torch.testing.assert_close(found.mean(2), x.mean(2))
+
+    def test_of_a_smooth_field_is_what_the_attenuation_says(self):
+        channel = Product([Torus(1), Box(1)])
+        c = channel.white((1, 1), (9, 8), dtype=torch.float64)
+        finest, shape = (512, 512), (16, 16)
+        cells = channel.average(channel.synthesize(c, finest), shape)
+        expected = channel.synthesize(c * channel.attenuation((9, 8), shape, dtype=torch.float64), shape)
+        torch.testing.assert_close(cells, expected, atol=2e-3, rtol=2e-3)
+        assert float((channel.synthesize(c, shape) - expected).abs().max()) > 0.05
+
+    def test_upsampling_along_a_channel_is_linear_and_crosses_the_seam(self):
+        channel = Product([Torus(1), Box(1)])
+        x = torch.tensor([1.0, 3.0, 5.0, 9.0])[None, None, :, None].expand(1, 1, 4, 2)
+        found = channel.upsample(x, (8, 4))
+        torch.testing.assert_close(found[0, 0, :, 0], torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 9.0, 5.0]))
+        y = torch.tensor([1.0, 3.0]).expand(1, 1, 4, 2)
+        torch.testing.assert_close(channel.upsample(y, (8, 4))[0, 0, 0], torch.tensor([1.0, 1.5, 2.5, 3.0]))
+
     def test_survives_inference_mode(self):
         with torch.inference_mode():
             Box(1).average(torch.randn(1, 1, 11), (7,))
@@ -56,14 +103,14 @@ class TestDerivative:
     """Central differences along an axis, in the units of its length."""
 
     @pytest.mark.parametrize("axis", [0, 1])
-    @pytest.mark.parametrize("domain", [Torus(2, (2.0, 5.0)), Box(2, (2.0, 5.0))], ids=str)
+    @pytest.mark.parametrize("domain", [Torus(2, (2.0, 5.0)), Box(2, (2.0, 5.0)), MIXED], ids=str)
     def test_of_waves_is_theirs_of_the_chord(self, domain, axis):
         shape, length = (24, 40), domain.lengths[axis]
         places = domain.points(shape, dtype=torch.float64)[axis]
         k, h = 2 * math.pi * 3 / length, length / shape[axis]
         found = domain.derivative((k * places).sin().expand(2, 1, *shape), axis).movedim(axis + 2, -1)
         expected = (k * places).cos().movedim(axis, -1) * math.sin(k * h) / h
-        inside = slice(1, -1) if domain.averages_cells else slice(None)  # a box has one-sided ends
+        inside = slice(1, -1) if domain.edges[axis] == "wall" else slice(None)  # one-sided at walls
         torch.testing.assert_close(found[..., inside], expected[..., inside].expand_as(found[..., inside]))
 
     def test_of_a_plane_is_its_slope_up_to_the_edges(self):
@@ -80,6 +127,7 @@ class TestWhatDomainsAnswer:
         [
             (Torus(2), (8, 9), (8, 9)),
             (Box(1), (7,), (7,)),
+            (MIXED, (8, 9), (8, 9)),
             (Sphere(), (8, 16), (8, 16)),
             (Sphere("equiangular"), (9, 17), (5, 10)),
         ],
@@ -88,14 +136,16 @@ class TestWhatDomainsAnswer:
     def test_modes_that_a_grid_holds(self, domain, shape, modes):
         assert domain.modes(shape) == modes
 
-    @pytest.mark.parametrize(("domain", "averages"), [(Box(2), True), (Torus(2), False), (Sphere(), False)], ids=str)
+    @pytest.mark.parametrize(
+        ("domain", "averages"), [(Box(2), True), (MIXED, True), (Torus(2), False), (Sphere(), False)], ids=str
+    )
     def test_measured_fields_are_coarsened_by_averages_where_cells_are_averaged(self, domain, averages):
         x = torch.randn(2, 1, 12, 24)
-        expected = Box(2).average(x, (6, 12)) if averages else domain.resample(x, (6, 12))
+        expected = domain.average(x, (6, 12)) if averages else domain.resample(x, (6, 12))
         torch.testing.assert_close(domain.coarsen(x, (6, 12)), expected)
         assert domain.averages_cells == averages
 
-    @pytest.mark.parametrize("domain", [Torus(2), Box(2), Sphere()], ids=str)
+    @pytest.mark.parametrize("domain", [Torus(2), Box(2), MIXED, Sphere()], ids=str)
     def test_usual_grids(self, domain):
         assert domain.is_usual(domain.shape_of(8))
         assert not domain.is_usual((8, 12))
@@ -105,6 +155,7 @@ class TestWhatDomainsAnswer:
         [
             (Torus(1), torch.tensor([[-3.0, 7.5]])),  # periodic: every number
             (Box(1, (2.0,)), torch.tensor([[0.0, 2.0]])),
+            (MIXED, torch.tensor([[-9.0, 9.0], [0.0, 5.0]])),
             (Sphere(), torch.tensor([[0.0, math.pi], [-9.0, 9.0]])),
         ],
         ids=str,

@@ -20,6 +20,7 @@ from fnodiff import (
     FunctionSpaceSDE,
     GaussianRandomField,
     Matern,
+    Product,
     Torus,
     WhiteNoise,
     sample,
@@ -62,7 +63,7 @@ def process(noise):
     return FunctionSpaceSDE(field, EDM())
 
 
-@pytest.mark.parametrize("domain", [Box(1), Torus(1), Box(2)])
+@pytest.mark.parametrize("domain", [Box(1), Torus(1), Box(2), Product([Torus(1), Box(1)])])
 def test_the_oracle_of_a_stationary_law_is_the_denoiser_of_its_spectrum(domain):
     shape, field = (9,) * domain.dim, GaussianRandomField(domain, Matern(1.0, 0.2))
     sde = FunctionSpaceSDE(WhiteNoise(domain, shape), EDM())

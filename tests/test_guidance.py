@@ -12,7 +12,7 @@ from parts import pairwise
 from torch import Tensor, nn
 
 from benchmarks.posterior import METHODS, ensemble, problem, scores
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Product, Torus
 from fnodiff.inverse import (
     DPS,
     Linear,
@@ -54,7 +54,13 @@ from fnodiff.sde import (
 )
 
 F64 = {"dtype": torch.float64}
-CASES = [(Torus(1), (9,)), (Box(1), (8,)), (Torus(2), (5, 7)), (Box(2, (1.0, 2.0)), (6, 5))]
+CASES = [
+    (Torus(1), (9,)),
+    (Box(1), (8,)),
+    (Torus(2), (5, 7)),
+    (Box(2, (1.0, 2.0)), (6, 5)),
+    (Product([Torus(1), Box(1)]), (5, 6)),
+]
 
 
 def gaussian(domain, schedule=None, kind=GaussianDenoiser, **known):
@@ -402,7 +408,15 @@ class TestAroundGuidance:
         torch.testing.assert_close(draw(batch=2), draw(batch=3))
 
 
-POSTERIORS = [(Torus(1), 17), (Torus(1), 33), (Box(1), 16), (Box(1), 32), (Torus(2), 5), (Box(2), 5)]
+POSTERIORS = [
+    (Torus(1), 17),
+    (Torus(1), 33),
+    (Box(1), 16),
+    (Box(1), 32),
+    (Torus(2), 5),
+    (Box(2), 5),
+    (Product([Torus(1), Box(1)]), 5),
+]
 
 
 @pytest.mark.parametrize(

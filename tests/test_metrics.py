@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from fnodiff import metrics
-from fnodiff.domain import Box, Sphere, Torus
+from fnodiff.domain import Box, Product, Sphere, Torus
 from fnodiff.nn import DFU, SpectralConv
 from fnodiff.sde import GaussianRandomField, Matern, WhiteNoise
+
+CHANNEL = Product([Torus(1), Box(1)])
 
 
 @pytest.mark.usefixtures("float64")
@@ -36,7 +38,7 @@ class TestFrechet:
 
 @pytest.mark.usefixtures("float64")
 class TestSpectrum:
-    @pytest.mark.parametrize("domain", [Torus(1), Box(1), Torus(2), Box(2), Torus(2, (1.0, 2.0))], ids=str)
+    @pytest.mark.parametrize("domain", [Torus(1), Box(1), Torus(2), Box(2), Torus(2, (1.0, 2.0)), CHANNEL], ids=str)
     def test_is_the_spectrum_of_the_field(self, domain):
         noise = GaussianRandomField(domain, Matern(1.0, 0.3))
         wavenumber, power = metrics.radial_spectrum(noise.sample((400, 2, *(24, 40)[: domain.dim])), domain)

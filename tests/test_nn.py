@@ -15,9 +15,9 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from fnodiff.cost import measure
-from fnodiff.domain import Box, Sphere, Torus
+from fnodiff.domain import Box, Product, Sphere, Torus
 from fnodiff.metrics import discretization_error
-from fnodiff.nn import DFU, CosineConv, DualConv, LocalConv, SpectralConv
+from fnodiff.nn import DFU, CosineConv, DualConv, LocalConv, MixedConv, SpectralConv
 from fnodiff.nn.blocks import positions
 from fnodiff.nn.factors import ModeMajorDense, by_factors
 from fnodiff.nn.integrals import Attention, GroupNorm
@@ -29,7 +29,7 @@ def periodic(domain, coefficients, shape):
     x = coefficients
     for axis in reversed(range(domain.dim)):
         n, k = shape[axis], (x.shape[2 + axis] - 1) // 2
-        points = (torch.arange(n, dtype=torch.float64) + (0.5 if isinstance(domain, Box) else 0.0)) / n
+        points = (torch.arange(n, dtype=torch.float64) + (0.5 if domain.edges[axis] == "wall" else 0.0)) / n
         waves = torch.exp(2j * math.pi * torch.arange(-k, k + 1, dtype=torch.float64)[:, None] * points)
         x = torch.movedim(torch.movedim(x, 2 + axis, -1) @ waves, -1, 2 + axis)
     return x.real
@@ -59,11 +59,17 @@ SIZES = {
     3: [((8, 9, 10), (8, 9, 10)), ((7, 8, 9), (12, 7, 8))],
 }
 CASES = [(dim, a, b) for dim, pairs in SIZES.items() for a, b in pairs]
+CHANNEL, PIPE = Product([Torus(1), Box(1)]), Product([Box(1), Torus(1), Box(1)])
+
+
+def mixed(dim):
+    """A wall along the first axis; one dimension has no two kinds."""
+    return Product([Box(1), Torus(dim - 1)]) if dim > 1 else Box(1)
 
 
 class TestSpectralConv:
     @pytest.mark.parametrize("factorization", ["ComplexDense", "ComplexTucker"])
-    @pytest.mark.parametrize("domain_class", [Torus, Box])
+    @pytest.mark.parametrize("domain_class", [Torus, Box, mixed])
     @pytest.mark.parametrize(("dim", "shape", "output_shape"), CASES)
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
     def test_is_exact_at_every_pair_of_sizes(
@@ -141,7 +147,7 @@ class TestSpectralConv:
 norms = pytest.mark.parametrize("norm", ["forward", "ortho", "backward"])
 
 
-@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("centred", [(False,) * 3, (True,) * 3, (True, False, True)], ids=str)
 @pytest.mark.parametrize(
     ("shape", "output_shape", "bands"),
     [
@@ -155,7 +161,7 @@ class TestModes:
     @norms
     @pytest.mark.parametrize("way", ["product", "axes"])
     def test_every_way_gives_the_same(self, shape, output_shape, bands, centred, norm, way):
-        modes = Modes(shape, output_shape, bands, norm, centred)
+        modes = Modes(shape, output_shape, bands, norm, centred[: len(shape)])
         x = torch.randn(2, 3, *shape, dtype=torch.float64)
         c = torch.randn(2, 2, math.prod(modes.counts), 3, dtype=torch.float64)
         torch.testing.assert_close(modes.analyze(x, way), modes.analyze(x, "fft"))
@@ -164,7 +170,7 @@ class TestModes:
     @pytest.mark.parametrize("way", ["product", "axes", "fft"])
     @pytest.mark.parametrize("name", ["analyze", "synthesize"])
     def test_gradients_of_all_orders(self, shape, output_shape, bands, centred, name, way):
-        modes = Modes(shape, output_shape, bands, "forward", centred)
+        modes = Modes(shape, output_shape, bands, "forward", centred[: len(shape)])
         sizes = {"analyze": (1, 2, *shape), "synthesize": (1, 2, math.prod(modes.counts), 2)}
         argument = torch.randn(sizes[name], dtype=torch.float64, requires_grad=True)
         f = partial(getattr(modes, name), way=way)
@@ -173,8 +179,8 @@ class TestModes:
 
     @norms
     def test_modes_that_a_grid_cannot_hold_are_zero(self, shape, output_shape, bands, centred, norm):
-        held = Modes(shape, output_shape, bands, norm, centred)
-        wide = Modes(shape, output_shape, tuple((low + 4 * (low > 0), high + 4) for low, high in bands), norm, centred)
+        centred, more = centred[: len(shape)], tuple((low + 4 * (low > 0), high + 4) for low, high in bands)
+        held, wide = (Modes(shape, output_shape, kept, norm, centred) for kept in (bands, more))
         assert wide.held().held() == wide.held()
         x = torch.randn(2, 3, *shape, dtype=torch.float64)
         c = wide.analyze(x, "axes").unflatten(2, wide.counts)
@@ -189,9 +195,9 @@ class TestModes:
 
 
 def test_the_cheapest_way():
-    assert Modes((8, 8), (8, 8), ((4, 3), (0, 2)), "forward", True).way((8, 8)) == "product"
-    assert Modes((64, 64), (64, 64), ((16, 15), (0, 8)), "forward", True).way((64, 64)) == "axes"
-    assert Modes((256, 256), (256, 256), ((128, 127), (0, 127)), "forward", True).way((256, 256)) == "fft"
+    assert Modes((8, 8), (8, 8), ((4, 3), (0, 2)), "forward", (True, True)).way((8, 8)) == "product"
+    assert Modes((64, 64), (64, 64), ((16, 15), (0, 8)), "forward", (True, True)).way((64, 64)) == "axes"
+    assert Modes((256, 256), (256, 256), ((128, 127), (0, 127)), "forward", (True, True)).way((256, 256)) == "fft"
 
 
 class TestOperatorTaps:
@@ -208,7 +214,7 @@ class TestOperatorTaps:
         [((16, 20), 1e-12), ((32, 40), 1e-12), ((24, 20), 0.03), ((44, 53), 0.003), ((12, 15), 0.3), ((88, 106), 2e-4)],
         ids=str,
     )
-    @pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
+    @pytest.mark.parametrize("domain", [Torus(2), Box(2), CHANNEL], ids=str)
     def test_sums_the_function_at_fixed_offsets(self, domain, shape, tolerance):
         layer = LocalConv(2, 3, domain=domain, reference=(16, 20)).double()
         coarse = torch.randn(1, 2, 5, 5, dtype=torch.float64)  # Torus: 2 cycles, Box: 4 half-waves
@@ -220,10 +226,12 @@ class TestOperatorTaps:
         expected = torch.einsum("ock,bckp->bop", taps, values.unflatten(2, (9, -1))) + layer.conv.bias[:, None]
         out = layer(domain.resample(coarse, shape)).flatten(2)
         assert float((out - expected).detach().norm() / expected.detach().norm()) < tolerance
-        pixels = layer.conv(domain.resample(coarse, shape)).flatten(2)
+        plain = LocalConv(2, 3, domain=domain).double()
+        plain.load_state_dict(layer.state_dict())
+        pixels = plain(domain.resample(coarse, shape)).flatten(2)
         assert shape == (16, 20) or float((pixels - expected).detach().norm() / expected.detach().norm()) > 0.02
 
-    @pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
+    @pytest.mark.parametrize("domain", [Torus(2), Box(2), CHANNEL], ids=str)
     def test_point_commutes_with_a_change_of_grid(self, domain):
         layer = DualConv(2, 5, domain=domain, n_modes=None, local="point", resize="resample").double()
         x = torch.randn(1, 2, 9, 11, dtype=torch.float64)
@@ -327,7 +335,7 @@ class TestDFU:
         assert float(out.detach().std()) > 1e-2
         assert float((net(x, torch.tensor([0.1, 0.4])) - out)[1].abs().max()) > 1e-3, "it reads the noise level"
 
-    @pytest.mark.parametrize("domain", [Torus(1), Box(1), Torus(3), Box(3)], ids=str)
+    @pytest.mark.parametrize("domain", [Torus(1), Box(1), Torus(3), Box(3), PIPE], ids=str)
     def test_one_and_three_dimensions(self, domain):
         net = DFU.tiny(1, 1, domain=domain, zero_init=False)
         x = torch.randn(2, 1, *(8, 9, 11)[: domain.dim])
@@ -344,16 +352,17 @@ class TestDFU:
         assert float(centre(positional_modes=0).std()) < 1e-4
         assert float(centre().std()) > 1e-2
 
-    @pytest.mark.parametrize(("domain", "waves"), [(Box(2), 4), (Torus(2), 8), (Sphere(), 8)], ids=str)
+    @pytest.mark.parametrize(("domain", "waves"), [(Box(2), 4), (Torus(2), 8), (CHANNEL, 6), (Sphere(), 8)], ids=str)
     def test_positions_are_further_input_channels(self, domain, waves):
         net = DFU.tiny(1, 1, domain=domain, positional_modes=2, channel_mult=(1,), num_blocks=0, spectral_levels=1)
         assert net.stem.spectral.in_channels == 1 + waves
-        assert len(positions(domain, 2, (8, 8), torch.float32, torch.device("cpu"))) == waves
+        assert len(positions(domain, net.positional_modes, (8, 8), torch.float32, torch.device("cpu"))) == waves
 
-    @pytest.mark.parametrize("domain", [Box(2, (1.0, 2.0)), Torus(1, (3.0,))], ids=str)
+    @pytest.mark.parametrize("domain", [Box(2, (1.0, 2.0)), Torus(1, (3.0,)), CHANNEL], ids=str)
     def test_positions_are_the_same_functions_on_every_grid(self, domain):
         coarse, fine = (
-            positions(domain, 3, (n, 2 * n)[: domain.dim], torch.float64, torch.device("cpu")) for n in (9, 20)
+            positions(domain, (3,) * domain.dim, (n, 2 * n)[: domain.dim], torch.float64, torch.device("cpu"))
+            for n in (9, 20)
         )
         torch.testing.assert_close(domain.resample(coarse[None], fine.shape[1:])[0], fine)
         torch.testing.assert_close(coarse.square().flatten(1).mean(1), torch.ones(len(coarse), dtype=torch.float64))
@@ -371,13 +380,16 @@ class TestDFU:
             (DFU.small, {"domain": Box(1)}, "even"),
             (DFU.tiny, {"boundary": "periodic"}, "periodic"),
             (DFU.tiny, {"domain": Torus(2)}, "periodic"),
+            (DFU.tiny, {"domain": CHANNEL}, "even"),
+            (DFU.paper, {"hidden_channels": 4, "n_modes": (4, 4), "domain": CHANNEL}, "periodic"),
             (DFU.paper, {"hidden_channels": 4, "n_modes": (4, 4)}, "periodic"),
         ],
     )
     def test_the_boundary_is_even_on_a_box_and_periodic_in_the_paper(self, make, options, boundary):
         net = make(1, 1, **options)
-        kinds = {type(m) for m in net.modules() if isinstance(m, CosineConv | SpectralConv)}
-        assert net.config["boundary"] == boundary and kinds == {CosineConv if boundary == "even" else SpectralConv}
+        kinds = {type(m) for m in net.modules() if isinstance(m, CosineConv | MixedConv | SpectralConv)}
+        even = MixedConv if isinstance(net.domain, Product) else CosineConv
+        assert net.config["boundary"] == boundary and kinds == {even if boundary == "even" else SpectralConv}
 
     def test_without_spectral_levels_it_is_a_plain_unet(self):
         unet, dfu = DFU.small(3, 3, spectral_levels=0), DFU.small(3, 3)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fnodiff import DFU
-from fnodiff.domain import Box, Torus
+from fnodiff.domain import Box, Product, Torus
 from fnodiff.model import Model
 from fnodiff.sde import (
     EDM,
@@ -98,7 +98,7 @@ class TestPlans:
 
 @pytest.mark.usefixtures("float64")
 class TestUpscale:
-    @pytest.mark.parametrize("domain", [Box(1), Box(2), Torus(2)], ids=str)
+    @pytest.mark.parametrize("domain", [Box(1), Box(2), Torus(2), Product([Torus(1), Box(1)])], ids=str)
     def test_low_modes_are_kept_and_the_rest_has_its_law(self, domain):
         denoiser = oracle(domain)
         small, shape = (5, 6)[: domain.dim], (12, 13)[: domain.dim]

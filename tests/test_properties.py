@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 
 from fnodiff import Model, metrics, sample
 from fnodiff.checkpoint import describe
-from fnodiff.domain import Box, Sphere, Torus
+from fnodiff.domain import Box, Product, Sphere, Torus
 from fnodiff.nn import DFU, SpectralConv
 from fnodiff.sde import (
     DDIM,
@@ -57,7 +57,8 @@ def holds(*strategies, often=40):
 
 
 TORI = [Torus(1), Torus(2), Torus(3)]
-EVERY = (*TORI, Box(1), Box(2), Box(3), Sphere(), Sphere("equiangular"))
+CHANNEL = Product([Torus(1), Box(1)])
+EVERY = (*TORI, Box(1), Box(2), Box(3), CHANNEL, Product([Box(1), Torus(2)]), Sphere(), Sphere("equiangular"))
 DTYPES = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
@@ -209,7 +210,7 @@ def test_the_score_of_what_is_known_points_back_along_the_noise(case, schedule, 
 @st.composite
 def networks(draw, inputs):
     """A network of random make and its conditions, on a small grid: `inputs` channels to two."""
-    domain = draw(st.sampled_from([Torus(1), Torus(2), Box(1), Box(2), Sphere()]))
+    domain = draw(st.sampled_from([Torus(1), Torus(2), Box(1), Box(2), CHANNEL, Sphere()]))
     shape = (12,) * domain.dim if not isinstance(domain, Sphere) else (12, 24)
     factorization = draw(st.sampled_from(["ComplexDense", "ComplexTucker", "ComplexCP"]))
     options = {
@@ -295,7 +296,12 @@ def test_measures_do_not_hang_on_units_and_places(case, factor, shift):
 PLANS = [lambda grid: Direct(), lambda grid: Progressive([grid], 100.0), lambda grid: Cascade([grid], through=())]
 
 
-@holds(grids([Torus(1), Box(2), Sphere()], smallest=8, largest=12), st.sampled_from(list(DTYPES)), st.data(), often=8)
+@holds(
+    grids([Torus(1), Box(2), CHANNEL, Sphere()], smallest=8, largest=12),
+    st.sampled_from(list(DTYPES)),
+    st.data(),
+    often=8,
+)
 def test_networks_keep_shape_and_type_and_samples_do_not_depend_on_their_company(case, dtype, data):
     domain, shape = case
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ from fnodiff import (
     Matern,
     Model,
     PixelNoise,
+    Product,
     Sphere,
     Torus,
     WhiteNoise,
@@ -47,7 +48,7 @@ class Draws:
 DATA = GaussianRandomField(Torus(2), Matern(1.0, 0.2))
 
 
-@pytest.mark.parametrize("domain", [Torus(2), Box(2)], ids=str)
+@pytest.mark.parametrize("domain", [Torus(2), Box(2), Product([Torus(1), Box(1)])], ids=str)
 def test_an_operator_makes_the_same_functions_on_every_grid_and_pixel_noise_does_not(domain):
     errors, data = {}, GaussianRandomField(domain, Matern(1.0, 0.2))
     for noise in (GaussianRandomField(domain, Matern(0.5, 0.2)), PixelNoise(domain)):

@@ -297,7 +297,7 @@ class TestNetwork:
         domain, shape = Sphere(), (16, 32)
         net = DFU.tiny(1, 1, domain=domain, positional_modes=2)
         assert net.stem.local.weight.shape[1] == 1 + 8
-        places = positions(domain, 2, shape, torch.float64, torch.device("cpu"))
+        places = positions(domain, (2,), shape, torch.float64, torch.device("cpu"))
         weights = domain.weights(shape, dtype=torch.float64)
         torch.testing.assert_close(torch.einsum("ahw,bhw,hw->ab", places, places, weights), torch.eye(8).double())
         e = torch.tensor([2.0] * 3 + [6.0] * 5).double()[:, None, None]

@@ -116,13 +116,14 @@ class TrainingData(ArrayOptions):
 class DomainOptions:
     """What the samples are functions on."""
 
-    domain: Literal["box", "torus", "sphere", "sphere-equiangular"] | None = option(
-        "With edges, periodic, or the globe. By default a box for pictures and for other cell averages."
+    domain: str | None = option(
+        "box (with edges), torus (periodic), one of them for each axis as torus-box, sphere or sphere-equiangular. By default "
+        "a box for pictures and for other cell averages."
     )
     dim: Literal["1", "2", "3"] | None = option(
         "Dimensions of box and torus. By default those of an .h5; of other arrays 2, or 1 if they have two axes."
     )
-    lengths: Reals | None = option("Of the sides of box and torus. By default 1 each.")
+    lengths: Reals | None = option("Of the sides. By default 1 each.")
 
     def make(self, path: str, arrays: ArrayOptions) -> Domain | None:
         """The domain of the data at this path; None if only their latitudes will say."""
@@ -133,9 +134,15 @@ class DomainOptions:
             if self.lengths is not None or self.dim is not None:
                 raise ValueError("expected no --lengths and no --dim with a sphere, got one; leave them out.")
             return fnodiff.Sphere() if self.domain == "sphere" else fnodiff.Sphere("equiangular")
+        factors = (self.domain or "box").split("-")
+        if set(factors) - {"box", "torus"} or len(factors) > 3:
+            raise ValueError(
+                f"expected --domain box, torus, an axis each such as torus-box or torus-torus-box, sphere or "
+                f"sphere-equiangular, got {self.domain}; name one of these."
+            )
         kind = arrays.kind(path)
-        if kind == "pictures" and self.domain == "torus":
-            raise ValueError(f"expected --domain box with the pictures of {path}, got torus; leave it out.")
+        if kind == "pictures" and set(factors) != {"box"}:
+            raise ValueError(f"expected --domain box with the pictures of {path}, got {self.domain}; leave it out.")
         if kind == "arrays" and self.domain is None:
             return None
         dim = 2
@@ -147,9 +154,22 @@ class DomainOptions:
         elif kind == "arrays":
             found = list_arrays(path)
             dim = 1 if len(found.get(next(iter(arrays.x or found), ""), ())) == 2 else 2
+        if len(factors) > 1:
+            return self._by_axis(factors)
         dim = int(self.dim) if self.dim is not None else len(self.lengths or ()) or dim
         made = fnodiff.Torus if self.domain == "torus" else fnodiff.Box
         return made(dim) if self.lengths is None else made(dim, self.lengths)
+
+    def _by_axis(self, factors: Sequence[str]) -> Domain:
+        """The domain of one word for each axis."""
+        lengths = self.lengths or (1.0,) * len(factors)
+        if len(lengths) != len(factors) or self.dim not in (None, str(len(factors))):
+            got = f"--lengths {self.lengths} and --dim {self.dim}"
+            raise ValueError(f"expected {len(factors)} axes and lengths with --domain {self.domain}, got {got}; agree.")
+        kinds = [fnodiff.Torus if name == "torus" else fnodiff.Box for name in factors]
+        if len(set(kinds)) == 1:
+            return kinds[0](len(kinds), lengths)
+        return fnodiff.Product([kind(1, (length,)) for kind, length in zip(kinds, lengths, strict=True)])
 
 
 def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, label: int | None) -> Fields:

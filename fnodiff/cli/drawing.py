@@ -197,7 +197,7 @@ def guided(model: Model, options: ModelOptions) -> Denoiser:
 
 def upsampled(x: Tensor, shape: Shape, domain: Domain) -> Tensor:
     """Fields (B, C, *small) on a finer grid without new detail: bicubic on a box of two dimensions, else the domain's way."""
-    if domain.dim == 2 and domain.averages_cells:
+    if domain.pictures:
         return interpolate(x, size=shape, mode="bicubic")
     return domain.upsample(x, shape)
 

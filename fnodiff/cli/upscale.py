@@ -84,7 +84,7 @@ def _read_picture(
 
     from fnodiff.data import ImageFolder
 
-    if domain.dim != 2 or not domain.averages_cells:
+    if not domain.pictures:
         raise ValueError(f"expected an .h5 of fields on {domain}, as the model's, got {path}; use write_fields.")
     try:
         with Image.open(path) as image:

@@ -17,12 +17,15 @@ Torus  i / n                exp(2 pi i k x)                                     
 Box    (i + 1/2) / n        1, sqrt(2) cos(pi k x) (zero slope at the edges)      k = 0 .. n - 1
 Sphere latitude, longitude  real spherical harmonics                              degrees l < L(grid)
 ====== ==================== ===================================================== ==========================
+
+`Product` has axes of both kinds, those of a Torus and those of a Box.
 """
 
 from fnodiff.domain.base import Domain, Shape
 from fnodiff.domain.box import Box
 from fnodiff.domain.draws import Generators, normals, seeds, uniforms
+from fnodiff.domain.product import Product
 from fnodiff.domain.sphere import Sphere
 from fnodiff.domain.torus import Torus
 
-__all__ = ["Box", "Domain", "Generators", "Shape", "Sphere", "Torus", "normals", "seeds", "uniforms"]
+__all__ = ["Box", "Domain", "Generators", "Product", "Shape", "Sphere", "Torus", "normals", "seeds", "uniforms"]

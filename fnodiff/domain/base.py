@@ -28,12 +28,14 @@ class Domain(abc.ABC):
         lengths: Extent of each coordinate, in the units of `points`.
         uniform: Whether all points of a grid have the same weight.
         averages_cells: Whether coarser grids of measured fields are made by averages over cells (`Box.average`), as an image's.
+        pictures: Whether fields on it can be pictures, as on Box(2).
     """
 
     dim: int
     lengths: tuple[float, ...] | None
     uniform: ClassVar[bool] = True
-    averages_cells: ClassVar[bool] = False
+    averages_cells: bool = False
+    pictures: bool = False
 
     # ---- what a domain defines ------------------------------------------------------------------------------------
 
@@ -116,6 +118,11 @@ class Domain(abc.ABC):
 
     # ---- what follows from it -------------------------------------------------------------------------------------
 
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """What each coordinate ends in: "periodic", "wall" (zero slope), "pole", or "other"."""
+        return ("other",) * self.dim
+
     def weights(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
         """Quadrature weights (*shape), which sum to 1."""
         shape = self.check_shape(shape)
@@ -124,7 +131,7 @@ class Domain(abc.ABC):
     @property
     def periodic(self) -> tuple[bool, ...]:
         """Whether each axis closes on itself."""
-        return (False,) * self.dim
+        return tuple(edge == "periodic" for edge in self.edges)
 
     def cells(self, shape: Sequence[int]) -> list[Tensor]:
         """The bounds of the cells that a grid's points stand for, for each axis (n + 1,), in shares of it by area; float64.
@@ -211,15 +218,15 @@ class Domain(abc.ABC):
         return self.synthesize(self.analyze(x), shape).to(x.dtype)
 
     def pool(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """The change of grid for a network's local branches: cell averages on Box, `resample` elsewhere."""
+        """The change of grid for a network's local branches: cell averages where there are walls, `resample` elsewhere."""
         return self.resample(x, shape)
 
     def coarsen(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Measured fields on a grid no finer than theirs: averages over its cells on Box, else the modes that it holds."""
+        """Measured fields on a grid no finer than theirs: averages over its cells where there are walls, else its modes."""
         return self.resample(x, shape)
 
     def upsample(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        """Fields on a finer grid, without new detail: linearly along each axis on Box, else the same modes."""
+        """Fields on a finer grid, without new detail: linearly along each axis where there are walls, else the same modes."""
         return self.resample(x, shape)
 
     def is_usual(self, shape: Sequence[int]) -> bool:

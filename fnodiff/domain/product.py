@@ -1,100 +1,67 @@
-"""Products of intervals: what the domains with straight axes share."""
+"""Domains with mixed edges: periodic along some axes, between walls along others."""
 
 from __future__ import annotations
 
-import abc
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
-import torch
-from torch import Tensor
-
-from fnodiff.domain.base import Domain, Shape
+from fnodiff.domain.box import Box
+from fnodiff.domain.intervals import Intervals
+from fnodiff.domain.torus import Torus
 
 
 @dataclass(frozen=True)
-class Product(Domain):
-    """A product of intervals, whose eigenfunctions are products of waves along the axes.
+class Product(Intervals):
+    """A product of periodic axes and walled ones: a channel, a zonal belt, a layer between two plates, a duct.
+
+    Along the axes of a `Torus` it has points i / n and Fourier modes, along those of a `Box` cell centres and cosines. Fields
+    count as averages over cells, those of a periodic axis around its points, as the walls' do.
 
     Args:
-        dim: Number of spatial dimensions, 1 to 3.
-        lengths: Side lengths, in the units of `points`; one per dimension, 1 by default. Square pixels on a
-            non-square grid need lengths in the ratio of the grid's sides.
+        factors: Toruses and boxes, in the order of a field's axes; kept one for each axis. They bring their lengths.
 
     Raises:
-        ValueError: If `dim` is not 1, 2 or 3, or the lengths are not `dim` positive numbers.
+        ValueError: If they are something else, have more than three axes, or all axes are periodic, or none.
+
+    Examples:
+        >>> from fnodiff import Box, Product, Torus
+        >>> channel = Product([Torus(1, (2.0,)), Box(1)])  # periodic along x, 2 long; walls at y = 0 and y = 1
+        >>> channel.edges, channel.lengths
+        (('periodic', 'wall'), (2.0, 1.0))
+        >>> channel.points((4, 2))[:, :, 0]
+        tensor([[0.0000, 0.5000, 1.0000, 1.5000],
+                [0.2500, 0.2500, 0.2500, 0.2500]])
+        >>> Product([Torus(2), Box(1)]).dim  # between two plates
+        3
     """
 
-    dim: int
-    lengths: tuple[float, ...] | None = None
+    factors: tuple[Intervals, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dim, Integral) or self.dim not in (1, 2, 3):
+        given = self.factors
+        if not isinstance(given, Sequence) or not all(isinstance(f, Intervals) for f in given):
             raise ValueError(
-                f"{self._name}: expected dim 1, 2 or 3, got {self.dim!r}; pass the number of spatial axes."
+                f"Product: expected a list of toruses and boxes, got {given!r}; write such as Product([Torus(1), Box(1)])."
             )
-        lengths = (1.0,) * self.dim if self.lengths is None else tuple(float(v) for v in self.lengths)
-        if len(lengths) != self.dim or not all(math.isfinite(v) and v > 0 for v in lengths):
+        edges = [edge for factor in given for edge in factor.edges]
+        lengths = [length for factor in given for length in factor.lengths]
+        if not 2 <= len(edges) <= 3 or len(set(edges)) == 1:
+            pure = {("wall",): "Box", ("periodic",): "Torus"}.get(tuple(set(edges)))
+            mend = (
+                "have two or three" if pure is None or len(edges) > 3 else f"write {pure}({len(edges)}, {(*lengths,)})"
+            )
             raise ValueError(
-                f"{self._name}: expected {self.dim} positive side lengths, got {self.lengths!r}; "
-                f"pass one per dimension, such as lengths={(1.0,) * self.dim}."
+                f"Product: expected two or three axes, some periodic and some walled, got {tuple(edges)}; {mend}."
             )
-        object.__setattr__(self, "lengths", lengths)
-
-    @abc.abstractmethod
-    def wavenumbers(self, shape: Sequence[int]) -> list[Tensor]:
-        """Integer mode indices along each axis of the coefficients, float64, shaped to broadcast."""
-
-    @abc.abstractmethod
-    def basis(self, x: Tensor, shape: Sequence[int]) -> list[Tensor]:
-        """Eigenfunctions at points `x` (dim, P), one factor (modes, P) per axis, as `evaluate` contracts them."""
+        self._set_axes(edges, lengths)
+        ones = tuple((Torus if e == "periodic" else Box)(1, (v,)) for e, v in zip(edges, lengths, strict=True))
+        object.__setattr__(self, "factors", ones)
 
     @property
-    @abc.abstractmethod
-    def _steps(self) -> tuple[float, ...]:
-        """Spacing of the frequencies along each axis: eigenvalues are sum (k_i * step_i)^2."""
+    def dim(self) -> int:
+        """Number of spatial dimensions."""
+        return len(self.edges)
 
-    def eigenvalues(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
-        """Eigenvalues of -Laplacian, in 1 / length^2, one per coefficient of a grid of this shape."""
-        total = sum((k * step) ** 2 for k, step in zip(self.wavenumbers(shape), self._steps, strict=True))
-        return total.to(device=device, dtype=dtype or torch.get_default_dtype())
-
-    def attenuation(
-        self, shape: Sequence[int], cells: Sequence[int] | None = None, *, device=None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        """What averaging over the cells of a grid leaves of each mode, (*coefficient_shape): sinc(kappa h) per axis.
-
-        kappa is in cycles per unit length and h a cell's width: sinc(k / 2n) on Box, sinc(k / n) on Torus.
-
-        Args:
-            shape: The grid whose modes are meant.
-            cells: The grid whose cells average; by default the same.
-        """
-        factor = torch.ones((), dtype=torch.float64)
-        cells = self.check_shape(shape if cells is None else cells)
-        for k, step, length, n in zip(self.wavenumbers(shape), self._steps, self.lengths, cells, strict=True):
-            factor = factor * torch.sinc(k * (step * length / (2 * math.pi * n)))
-        return factor.to(device=device, dtype=dtype or torch.get_default_dtype())
-
-    def shells(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Modes of nearly equal wavenumber, gathered: for averages over directions.
-
-        Returns:
-            (shell, wavenumber). The shell of each coefficient (*coefficient_shape), 0 for the mean; and sqrt(lambda) of the
-            shells that the grid holds in full, (shells,), from 0 for the mean, equally spaced by the largest of the axes'
-            first modes. Coefficients in the corners lie in shells beyond these.
-        """
-        k = self.eigenvalues(shape, dtype=torch.float64).sqrt()
-        axes = [k[tuple(slice(None) if i == axis else 0 for i in range(k.ndim))] for axis in range(k.ndim)]
-        width = max(float(axis[1:].min()) for axis in axes if axis.numel() > 1)
-        count = int(min(float(axis.max()) for axis in axes) / width + 1e-9)
-        return (k / width).round().long(), width * torch.arange(count + 1, dtype=torch.float64)
-
-    def values(self, c: Tensor, points: Tensor, shape: Shape) -> Tensor:
-        *first, last = self.basis(points, shape)
-        values = c @ last  # (B, C, k_1, .., k_{d-1}, P)
-        for factor in reversed(first):
-            values = (values * factor).sum(-2)
-        return values.real if values.is_complex() else values
+    def __str__(self) -> str:
+        names = (f"{type(f).__name__}(1, {f.lengths})" for f in self.factors)
+        return f"Product([{', '.join(names)}])"

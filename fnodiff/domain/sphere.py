@@ -56,6 +56,7 @@ class Sphere(Domain):
     dim: ClassVar[int] = 2
     lengths: ClassVar[tuple[float, ...]] = (math.pi, 2 * math.pi)
     uniform: ClassVar[bool] = False
+    edges: ClassVar[tuple[str, ...]] = ("pole", "periodic")
 
     def __post_init__(self) -> None:
         if self.grid not in GRIDS:
@@ -92,10 +93,6 @@ class Sphere(Domain):
     def coarsen(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """The degrees that a grid holds; on the stored grid too: what no degree holds, no noise would reach."""
         return self.synthesize(self.analyze(x), shape)
-
-    @property
-    def periodic(self) -> tuple[bool, ...]:
-        return (False, True)
 
     def cells(self, shape: Sequence[int]) -> list[Tensor]:
         """Belts of latitude as large as the rows' weights, in shares of the sphere's area from the north; longitudes."""

@@ -1,8 +1,9 @@
 """Equations: solvers whose solutions are data and tests. Each is a source of fields on many grids."""
 
+from fnodiff.equations.cahn_hilliard import CahnHilliard
 from fnodiff.equations.darcy import Darcy
 from fnodiff.equations.navier_stokes import NavierStokes
 from fnodiff.equations.shallow_water import ShallowWater
 from fnodiff.equations.solved import Solved
 
-__all__ = ["Darcy", "NavierStokes", "ShallowWater", "Solved"]
+__all__ = ["CahnHilliard", "Darcy", "NavierStokes", "ShallowWater", "Solved"]

@@ -69,9 +69,9 @@ class Solved(abc.ABC):
         shapes = [self.domain.check_shape(shape) for shape in shapes]
         for shape in shapes:
             if any(n > m for n, m in zip(shape, finest, strict=True)):
+                sides = " x ".join(map(str, finest))
                 raise ValueError(
-                    f"{name}: expected a grid no finer than the solver's {finest[0]} x {finest[1]}, got {shape}; pass a "
-                    f"larger `fine`."
+                    f"{name}: expected a grid no finer than the solver's {sides}, got {shape}; pass a larger `fine`."
                 )
         indices = selected(name, indices, self.count)
         if not indices:

@@ -5,7 +5,18 @@ from fnodiff.nn.dfu import DFU
 from fnodiff.nn.dual import DualConv
 from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.local import LocalConv
+from fnodiff.nn.mixed import MixedConv
 from fnodiff.nn.neural_operator import NeuralOperator
 from fnodiff.nn.spectral import SpectralConv
 
-__all__ = ["DFU", "Attention", "CosineConv", "DualConv", "GroupNorm", "LocalConv", "NeuralOperator", "SpectralConv"]
+__all__ = [
+    "DFU",
+    "Attention",
+    "CosineConv",
+    "DualConv",
+    "GroupNorm",
+    "LocalConv",
+    "MixedConv",
+    "NeuralOperator",
+    "SpectralConv",
+]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from fnodiff.domain import Box, Domain, Shape, Sphere
+from fnodiff.domain import Domain, Shape, Sphere
 from fnodiff.domain.base import cached
 from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.local import LocalConv
@@ -74,9 +74,12 @@ class NoiseEmbedding(nn.Module):
 
 
 @cached
-def positions(domain: Domain, count: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The first waves along each axis, or harmonics, of mean square one: (channels, *shape)."""
+def positions(
+    domain: Domain, counts: tuple[int, ...], shape: Shape, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The first waves along each axis, so many, or harmonics, of mean square one: (channels, *shape)."""
     if isinstance(domain, Sphere):
+        (count,) = counts
         harmonics = torch.eye((count + 1) ** 2, dtype=torch.float64).unflatten(1, (count + 1, count + 1))
         degree = torch.arange(count + 1)
         order = (
@@ -84,10 +87,18 @@ def positions(domain: Domain, count: int, shape: Shape, dtype: torch.dtype, devi
         )  # by degree; the first is constant
         return domain.synthesize(harmonics[order[1:], None], shape)[:, 0].to(device, dtype)
     waves = []
-    for points, length in zip(domain.points(shape, dtype=torch.float64), domain.lengths, strict=True):
+    coordinates = domain.points(shape, dtype=torch.float64)
+    for points, length, edge, count in zip(coordinates, domain.lengths, domain.edges, counts, strict=True):
         for k in range(1, count + 1):
-            if isinstance(domain, Box):
+            if edge == "wall":
                 waves.append((math.pi * k * points / length).cos())
             else:
                 waves += [(2 * math.pi * k * points / length).cos(), (2 * math.pi * k * points / length).sin()]
     return (math.sqrt(2) * torch.stack(waves)).to(device, dtype)
+
+
+def position_channels(domain: Domain, counts: tuple[int, ...]) -> int:
+    """How many channels `positions` gives."""
+    if isinstance(domain, Sphere):
+        return (counts[0] + 1) ** 2 - 1
+    return sum(count if edge == "wall" else 2 * count for count, edge in zip(counts, domain.edges, strict=True))

@@ -80,7 +80,7 @@ class CosineConv(nn.Module):
         if not isinstance(domain, Box) or len(n_modes) != domain.dim or not all(n > 0 for n in n_modes):
             raise ValueError(
                 f"CosineConv: expected a Box and a positive number of modes for each of its axes, got {domain!r} and "
-                f"{n_modes}; on a Torus use SpectralConv."
+                f"{n_modes}; on a Torus use SpectralConv, on a Product MixedConv."
             )
         kind = None if factorization is None else factorization.removeprefix("Complex")
         if kernels not in KERNELS or kind not in FACTORIZATIONS:
@@ -125,9 +125,11 @@ class CosineConv(nn.Module):
         weight = (self.weight if torch.is_tensor(self.weight) else self.weight.to_tensor()).to(x.dtype)
         if held != self.n_modes:
             weight = weight[tuple(slice(0, k) for k in held)]
-        analysis = tuple(_analysis(k, n, x.dtype, x.device) for k, (_, n, _) in zip(held, sizes, strict=True))
+        analysis = tuple(analysis_matrix(k, n, x.dtype, x.device) for k, (_, n, _) in zip(held, sizes, strict=True))
         sines = self.kernels == "all"
-        synthesis = tuple(_synthesis(k, m, sines, x.dtype, x.device) for k, (*_, m) in zip(held, sizes, strict=True))
+        synthesis = tuple(
+            synthesis_matrix(k, m, sines, x.dtype, x.device) for k, (*_, m) in zip(held, sizes, strict=True)
+        )
         weight = weight.flatten(0, len(held) - 1)
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return _from_modes(torch.bmm(_down(x, analysis).transpose(0, 1), weight), synthesis, held, sines)
@@ -223,13 +225,13 @@ def _by_mode(c: Tensor, held: Shape, sines: bool) -> Tensor:
 
 
 @cached
-def _analysis(k: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def analysis_matrix(k: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(k, n): from values at cell centres to the coefficients of 1 and sqrt(2) cos(pi k x)."""
     return (_waves(k, n, torch.cos) / n).to(device, dtype)
 
 
 @cached
-def _synthesis(k: int, n: int, sines: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+def synthesis_matrix(k: int, n: int, sines: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(k or 2 k, n): the values of the cosines, and of the sines, at cell centres."""
     waves = _waves(k, n, torch.cos)
     return (torch.cat([waves, _waves(k, n, torch.sin)]) if sines else waves).to(device, dtype)

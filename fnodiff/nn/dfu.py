@@ -23,12 +23,13 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
-from fnodiff.nn.blocks import ResidualBlock, positions
+from fnodiff.nn.blocks import ResidualBlock, position_channels, positions
 from fnodiff.nn.conditions import Conditioned
 from fnodiff.nn.cosine import CosineConv
 from fnodiff.nn.dual import DualConv
 from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.local import LocalConv
+from fnodiff.nn.mixed import MixedConv
 from fnodiff.nn.spectral import SpectralConv
 from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 
@@ -50,24 +51,24 @@ class DFU(Conditioned):
         spectral_levels: How many levels, from the finest, have spectral branches. 0, with the
             other arguments as they are, is exactly the baseline UNet: pixel convolutions alone.
         attention_levels: Levels with self-attention, 0 the finest; the bottleneck always has it.
-        domain: Box (images and fields with edges), Torus (periodic fields) or Sphere.
+        domain: Box (images and fields with edges), Torus (periodic fields), Product (some of both) or Sphere.
         reference: Spatial shape of the largest grid trained on, which fixes the grids of the coarser levels: the first level
             lives on the input's own grid and level l on reference / 2^l points, whatever the input's, reached by
             `domain.resample`. None, the paper's way: level l has half as many points as the level above, ceil(n / 2^l).
         local: "conv", 3 x 3 pixels; "operator", nine taps that keep the reference grid's spacing; "point", 1 x 1 as in a
             Fourier neural operator, for smooth fields; or None for spectral branches alone (then every level needs one). On
             Sphere "conv" reaches two rows of the grid at hand, "operator" as far as two rows of the reference.
-        boundary: Of the spectral branches on Box. "even", the default there, or "all": a field is taken as reflected at its
-            edges, and the branch is an operator, with even kernels or with any (`CosineConv`). "periodic", the paper's: a field
-            is taken as periodic. Elsewhere leave it out.
+        boundary: Of the spectral branches where there are walls. "even", the default there, or "all": a field is taken as
+            reflected at its walls, and the branch is an operator, with even kernels or with any (`CosineConv`, `MixedConv`).
+            "periodic", the paper's: a field is taken as periodic. Elsewhere leave it out.
         dropout: Probability, in every residual block.
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
         condition_numbers: How many numbers condition a sample, such as a viscosity; 0 for none.
-        positional_modes: Tell the network where it is: this many waves per axis (half-waves on Box) as further input
-            channels, functions that every grid samples; on Sphere the harmonics up to this degree. Without them a network on
-            Box knows a place by its edges alone, and one on Torus or Sphere, which have no place of their own, not at all.
-            `tiny` and `small` have 4 on Box and 2 on Sphere.
+        positional_modes: Tell the network where it is: this many waves per axis (half-waves between walls) as further input
+            channels, functions that every grid samples; or a number for each axis; on Sphere the harmonics up to this degree.
+            Without them a network knows a place by its walls alone, and one on Torus or Sphere, which have no place of their
+            own, not at all. `tiny` and `small` have 4 along axes with walls and 2 on Sphere.
         zero_init: Start each block's last convolution, the network's, and attention near zero, as for training.
         spectral: Options for the spectral layers, such as dict(factorization="ComplexTucker", rank=0.1).
 
@@ -107,14 +108,14 @@ class DFU(Conditioned):
         num_classes: int = 0,
         condition_channels: int = 0,
         condition_numbers: int = 0,
-        positional_modes: int = 0,
+        positional_modes: int | Sequence[int] = 0,
         zero_init: bool = True,
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         domain = Box(2) if domain is None else domain
         if boundary is None:
-            boundary = "even" if isinstance(domain, Box) else "periodic"
+            boundary = "even" if "wall" in domain.edges else "periodic"
         left_out = () if condition_numbers else ("condition_numbers",)  # as in runs that were begun without it
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "left_out", *left_out)}
         n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
@@ -126,7 +127,14 @@ class DFU(Conditioned):
             )
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
-        if positional_modes < 0 or hidden_channels % 4 or not all(isinstance(m, int) and m > 0 for m in channel_mult):
+        places = (positional_modes,) if isinstance(positional_modes, Integral) else tuple(positional_modes)
+        if len(places) == 1 and not isinstance(domain, Sphere):
+            places *= domain.dim
+        if len(places) != (1 if isinstance(domain, Sphere) else domain.dim):
+            raise ValueError(
+                f"DFU: expected positional_modes as one number, or one per axis of {domain}, got {positional_modes!r}."
+            )
+        if min(places) < 0 or hidden_channels % 4 or not all(isinstance(m, int) and m > 0 for m in channel_mult):
             raise ValueError(
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
                 f"got {hidden_channels}, {channel_mult} and {positional_modes}; round them up."
@@ -139,7 +147,7 @@ class DFU(Conditioned):
         self.spectral_modes = n_modes if spectral_levels else None
         self.num_classes, self.condition_channels = num_classes, condition_channels
         self.condition_numbers = condition_numbers
-        self.positional_modes = positional_modes
+        self.positional_modes = places
         if reference is None and local == "operator":
             raise ValueError(
                 f'DFU: expected a reference with local="operator", whose taps keep its spacing, got {reference!r}; pass the '
@@ -179,10 +187,7 @@ class DFU(Conditioned):
         )
 
         width = widths[0]
-        positions = self.positional_modes * domain.dim * (1 if isinstance(domain, Box) else 2)
-        if isinstance(domain, Sphere):
-            positions = (self.positional_modes + 1) ** 2 - 1
-        self.stem = conv(in_channels + condition_channels + positions, width, **at[0])
+        self.stem = conv(in_channels + condition_channels + position_channels(domain, places), width, **at[0])
         skips = [width]
         self.down = nn.ModuleList()
         for level in range(count):
@@ -237,7 +242,7 @@ class DFU(Conditioned):
             raise ValueError(f"DFU: expected a finer grid, got {shape}; take at least {SMALLEST_GRID} points per axis.")
         self._check_field(x)
         x = self._with_field(x, field)
-        if self.positional_modes:
+        if any(self.positional_modes):
             places = positions(self.domain, self.positional_modes, shape, x.dtype, x.device)
             x = torch.cat([x, places.expand(x.shape[0], *places.shape)], dim=1)
         emb = self._embedding(x, noise_level, label, condition)
@@ -272,7 +277,7 @@ class DFU(Conditioned):
         Parts are "spectral", "local", "norm", "attention" and "embedding". The stem and the head belong to level 0, the
         bottleneck to the last. See `fnodiff.train.freeze`.
         """
-        kinds = dict.fromkeys((SpectralConv, CosineConv, SphericalConv), "spectral")
+        kinds = dict.fromkeys((SpectralConv, CosineConv, MixedConv, SphericalConv), "spectral")
         kinds |= {GroupNorm: "norm", Attention: "attention"}
         kinds |= {LocalConv: "local", SphericalLocalConv: "local"}
         parts = {
@@ -341,6 +346,8 @@ class DFU(Conditioned):
         return cls(in_channels, out_channels, **{"n_modes": n_modes, **preset, **options})
 
 
-def _places(options: dict[str, Any]) -> int:
-    """positional_modes of the small presets: a torus has no place of its own; the earth turns about an axis."""
-    return {Box: 4, Sphere: 2}.get(type(options.get("domain") or Box(2)), 0)
+def _places(options: dict[str, Any]) -> int | tuple[int, ...]:
+    """positional_modes of the small presets: a periodic axis has no place of its own; the earth turns about an axis."""
+    domain = options.get("domain") or Box(2)
+    counts = tuple(4 if edge == "wall" else 0 for edge in domain.edges)
+    return 2 if isinstance(domain, Sphere) else counts[0] if len(set(counts)) == 1 else counts

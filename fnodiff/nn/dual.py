@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fnodiff.domain import Box, Domain, Sphere
+from fnodiff.domain import Domain, Product, Sphere
 from fnodiff.nn.cosine import KERNELS, CosineConv
 from fnodiff.nn.local import LocalConv
+from fnodiff.nn.mixed import MixedConv
 from fnodiff.nn.spectral import SpectralConv
 from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 
@@ -21,14 +22,14 @@ class DualConv(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        domain: Torus, Box or Sphere.
+        domain: Torus, Box, Product or Sphere.
         n_modes: Of the spectral branch (neuralop's convention); None: no such branch.
         local: "conv", 3 x 3 pixels; "operator", taps at the spacing of `reference`; "point", one by one, as in a Fourier
             neural operator; or None: no such branch.
         reference: Spatial shape of the grid whose spacing the operator's taps keep.
         resize: How the local branch reaches another grid: "pool" or "resample".
-        boundary: Of the spectral branch on Box: "even", the default there, or "all", the kernels of `CosineConv`, or
-            "periodic", as the paper's `SpectralConv`.
+        boundary: Of the spectral branch where there are walls: "even", the default there, or "all", the kernels of
+            `CosineConv` and `MixedConv`, or "periodic", as the paper's `SpectralConv`.
         init_scale: The initial weights' factor; 0 starts the layer at zero.
         spectral: Options for the spectral layer, such as dict(factorization="ComplexTucker", rank=0.1).
 
@@ -61,12 +62,13 @@ class DualConv(nn.Module):
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        walls = "wall" in domain.edges
         if boundary is None:
-            boundary = "even" if isinstance(domain, Box) else "periodic"
-        if boundary not in ("periodic", *KERNELS) or (boundary != "periodic" and not isinstance(domain, Box)):
+            boundary = "even" if walls else "periodic"
+        if boundary not in ("periodic", *KERNELS) or (boundary != "periodic" and not walls):
             raise ValueError(
-                f'DualConv: expected boundary="periodic", or "even" or "all" on a Box, got {boundary!r} on {domain}; leave it '
-                f"out on other domains."
+                f'DualConv: expected boundary="periodic", or "even" or "all" where there are walls, got {boundary!r} on '
+                f"{domain}; leave it out on other domains."
             )
         if local not in ("conv", "operator", "point", None) or (local is None and n_modes is None):
             raise ValueError(
@@ -87,9 +89,10 @@ class DualConv(nn.Module):
             options = {"bias": local is None, **(spectral or {})}
             if boundary != "periodic":
                 options["kernels"] = boundary
-            kind = (
-                SphericalConv if isinstance(domain, Sphere) else SpectralConv if boundary == "periodic" else CosineConv
-            )
+            if boundary == "periodic":
+                kind = SphericalConv if isinstance(domain, Sphere) else SpectralConv
+            else:
+                kind = MixedConv if isinstance(domain, Product) else CosineConv
             self.spectral = kind(in_channels, out_channels, n_modes, domain=domain, **options)
         if init_scale != 1:
             with torch.no_grad():

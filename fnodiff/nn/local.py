@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fnodiff.domain import Domain, Torus
+from fnodiff.domain import Domain
 from fnodiff.domain.base import cached
 
 SMALL = 12
@@ -33,7 +33,7 @@ class LocalConv(nn.Module):
     by dilation where a grid is a whole multiple of the reference, else by cubic interpolation; on the reference grid itself
     it is the plain convolution. Without, the taps are neighbouring grid points, and shrink with the grid.
 
-    Periodic on Torus; on Box the field is reflected with its edge repeated.
+    The field goes on by its period along periodic axes; at walls it is reflected with its edge repeated.
 
     Args:
         in_channels: Channels of the input.
@@ -41,7 +41,8 @@ class LocalConv(nn.Module):
         domain: Its dimension and its edges.
         kernel_size: 1 or 3.
         reference: Spatial shape n_ref of the grid whose spacing the taps keep; None for the grid at hand.
-        resize: How the input is brought to another grid: "pool" (cell averages on Box) or "resample" (exact on functions).
+        resize: How the input is brought to another grid: "pool" (cell averages where there are walls) or "resample" (exact on
+            functions).
 
     Examples:
         >>> import torch
@@ -66,9 +67,9 @@ class LocalConv(nn.Module):
         super().__init__()
         if kernel_size not in (1, 3):
             raise ValueError(f"LocalConv: expected kernel_size 1 or 3, got {kernel_size!r}.")
-        # Reflection with the edge repeated, one point wide, is what torch calls "replicate".
-        padding_mode = "circular" if isinstance(domain, Torus) else "replicate"
-        self.domain = domain
+        # Reflection with the edge repeated, one point wide, is what torch calls "replicate"; it has no mode for mixed edges.
+        self.domain, self.walled = domain, set(domain.edges) == {"wall"}
+        padding_mode = "circular" if set(domain.edges) == {"periodic"} else "replicate"
         self.reference = None if reference is None or kernel_size == 1 else domain.check_shape(reference)
         self.resize = getattr(domain, resize)
         self.conv = _CONVS[domain.dim](
@@ -100,7 +101,7 @@ class LocalConv(nn.Module):
     def _one_more(self, x: Tensor) -> Tensor:
         """Continue the field by one point at every edge."""
         # The compiler's gradient of replicated edges is wrong about strides (torch 2.14): there by hand.
-        if isinstance(self.domain, Torus) or torch.compiler.is_compiling():
+        if not self.walled or torch.compiler.is_compiling():
             return self._extend(x, (1,) * self.domain.dim)
         if min(x.shape[2:]) < SMALL or not torch.is_grad_enabled():
             return functional.pad(x, (1, 1) * self.domain.dim, mode="replicate")
@@ -116,7 +117,8 @@ class LocalConv(nn.Module):
                     f"keep the spacing of a grid of {self.reference}; take a finer reference."
                 )
             low, high = x.narrow(axis, 0, r), x.narrow(axis, n - r, r)
-            low, high = (high, low) if isinstance(self.domain, Torus) else (low.flip(axis), high.flip(axis))
+            periodic = self.domain.edges[axis - 2] == "periodic"
+            low, high = (high, low) if periodic else (low.flip(axis), high.flip(axis))
             x = torch.cat([low, x, high], dim=axis)
         return x
 

@@ -49,14 +49,14 @@ class Modes:
         bands: Modes -low .. high per axis, (low, high); those of the last axis, 0 .. high, stand for both signs. Modes that one
             of the grids cannot hold are zero; only "fft" needs bands without such modes.
         norm: torch.fft's normalisation of both transforms.
-        centred: Grid points are cell centres, (i + 1/2) / n, rather than i / n.
+        centred: Of each axis: grid points are cell centres, (i + 1/2) / n, rather than i / n.
     """
 
     shape: Shape
     output_shape: Shape
     bands: tuple[tuple[int, int], ...]
     norm: str
-    centred: bool
+    centred: tuple[bool, ...]
 
     @property
     def counts(self) -> Shape:
@@ -119,8 +119,8 @@ class Modes:
         for axis, (low, high) in enumerate(self.bands[:-1], start=2):
             c = torch.fft.fft(c, dim=axis, norm=self.norm)
             c = torch.cat([c.narrow(axis, c.shape[axis] - low, low), c.narrow(axis, 0, high + 1)], dim=axis)
-        if self.centred:
-            for axis, (low, high) in enumerate(self.bands):
+        for axis, (low, high) in enumerate(self.bands):
+            if self.centred[axis]:
                 k = torch.arange(-low, high + 1, device=x.device, dtype=x.dtype)
                 shift = -math.pi / self.shape[axis]
                 c = c * along(torch.polar(torch.ones_like(k), k * shift), axis, len(self.bands))
@@ -129,7 +129,7 @@ class Modes:
     def _synthesize_by_fft(self, c: Tensor) -> Tensor:
         c = torch.view_as_complex(c.permute(0, 3, 2, 1).contiguous()).unflatten(2, self.counts)
         for axis, (low, high) in enumerate(self.bands):
-            if self.centred:
+            if self.centred[axis]:
                 k = torch.arange(-low, high + 1, device=c.device, dtype=c.real.dtype)
                 shift = math.pi / self.output_shape[axis]
                 c = c * along(torch.polar(torch.ones_like(k), k * shift), axis, len(self.bands))
@@ -201,7 +201,7 @@ def _matrices(
     shape: Shape,
     bands: tuple[tuple[int, int], ...],
     nyquist: Shape,
-    centred: bool,
+    centred: tuple[bool, ...],
     axes: bool,
     scale: float,
     twice: bool,
@@ -213,7 +213,7 @@ def _matrices(
     Re(exp(i p) c) = cos(p) re c - sin(p) im c is the transpose of exp(-i p), so one set of matrices serves both ways. On the
     way up (`twice`) modes of the last axis above 0 count twice, for both signs.
     """
-    waves = [_waves(n, *rest, centred) for n, *rest in zip(shape, bands, nyquist, strict=True)]
+    waves = [_waves(*axis) for axis in zip(shape, bands, nyquist, centred, strict=True)]
     if not axes:
         waves = [reduce(_outer, waves)]
     *others, last = map(_on_parts, waves)

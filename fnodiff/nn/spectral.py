@@ -20,7 +20,8 @@ import torch
 from tltorch.factorized_tensors.complex_factorized_tensors import ComplexDenseTensor
 from torch import Tensor, nn
 
-from fnodiff.domain import Box, Domain, Shape, Torus
+from fnodiff.domain import Domain, Shape, Torus
+from fnodiff.domain.intervals import Intervals
 from fnodiff.nn.factors import ModeMajorDense, by_factors, keeping_order, multiply_factors, rows, scale_modes, unrows
 from fnodiff.nn.modes import Modes, down, up
 
@@ -36,9 +37,9 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         n_modes: neuralop's convention: per axis, counting both signs (rows -n//2 .. n//2 - 1; of the last axis 0 .. n//2).
-        domain: `Torus` (points i / n) or `Box` (cell centres, whose half-sample offset turns into a phase when the size
-            changes). Box fields are treated as periodic: where their edges do not match, two grids of n and 2 n points get
-            results that differ by an error of order 1 / n^2; see `CosineConv`.
+        domain: `Torus` (points i / n), `Box` (cell centres, whose half-sample offset turns into a phase when the size
+            changes) or `Product`. Fields with walls are treated as periodic: where their edges do not match, two grids of n and
+            2 n points get results that differ by an error of order 1 / n^2; see `CosineConv` and `MixedConv`.
         factorization: "ComplexDense" or "ComplexTucker" (and CP, TT) store real tensors, which optimisers, GradScaler and
             safetensors handle; neuralop's complex-stored ones are accepted too.
         complex_data: neuralop's; False here.
@@ -82,7 +83,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
                 "SpectralConv: expected real data in full precision, got complex_data or fno_block_precision; leave them "
                 "out (under autocast the layer computes in float32 by itself)."
             )
-        if not isinstance(domain, Box | Torus):
+        if not isinstance(domain, Intervals):
             raise ValueError(f"SpectralConv: expected a Torus or a Box, got {domain!r}; those have Fourier modes.")
         super().__init__(in_channels, out_channels, n_modes, factorization=factorization, **options)
         if type(self.weight) is ComplexDenseTensor and not self.separable:
@@ -124,7 +125,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
 
     def _spectral(self, x: Tensor, shape: Shape, output_shape: Shape) -> Tensor:
         plan = _plan.__wrapped__ if torch.compiler.is_compiling() else _plan
-        centred = isinstance(self.domain, Box)
+        centred = tuple(edge == "wall" for edge in self.domain.edges)
         modes, corner, ways = plan(
             tuple(self.n_modes), tuple(self.max_n_modes), shape, output_shape, self.fft_norm, centred
         )
@@ -146,7 +147,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
 
 @lru_cache(maxsize=256)
 def _plan(
-    n_modes: Shape, max_n_modes: Shape, shape: Shape, output_shape: Shape, norm: str, centred: bool
+    n_modes: Shape, max_n_modes: Shape, shape: Shape, output_shape: Shape, norm: str, centred: tuple[bool, ...]
 ) -> tuple[Modes, tuple[slice, ...], tuple[str, str]]:
     """The modes that a layer carries between two grids, the corner of its weight that holds them, and both ways."""
     bands = [(n // 2, n - n // 2 - 1) for n in n_modes[:-1]] + [(0, n_modes[-1] - 1)]

@@ -12,7 +12,7 @@ def are_pictures(denoiser: Denoiser) -> bool:
     its mean m and standard deviation s are such as values in [-1, 1] have, m^2 + s^2 <= 0.95, and s is at least 0.05.
     """
     domain, channels = denoiser.sde.domain, denoiser.channels
-    if not (domain.dim == 2 and domain.averages_cells and denoiser.cell_averages and channels in (1, 3)):
+    if not (domain.pictures and denoiser.cell_averages and channels in (1, 3)):
         return False
     if channels == 3:
         return True
