@@ -150,7 +150,8 @@ class Model(Denoiser):
         Args:
             data: What it will be trained on, with its domain and shapes.
             network: A constructor, called as network(inputs, outputs, domain=, reference=, num_classes=, condition_channels=),
-                such as `DFU.small`; of data that numbers condition also with condition_numbers=.
+                such as `DFU.small`; of data that numbers condition also with condition_numbers=, of augmented ones with
+                augmentation_numbers=.
             noise, schedule, scaling: To be used instead of those chosen.
             samples: How many samples the spectrum is measured on.
 
@@ -199,6 +200,8 @@ class Model(Denoiser):
         options["condition_channels"] = some["field"].shape[1] if "field" in some else 0
         if "condition" in some:
             options["condition_numbers"] = some["condition"].shape[1]
+        if (augmentation := getattr(data, "augmentation", None)) is not None:
+            options["augmentation_numbers"] = augmentation.count(domain)
         made = _network(network, scaling.inputs(channels), channels, options)
         sde = FunctionSpaceSDE(noise, schedule)
         if named:

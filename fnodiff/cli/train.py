@@ -235,6 +235,7 @@ def _batches(
     data: str, grids: GridOptions, arrays: TrainingData, options: DomainOptions, seed: int
 ) -> fnodiff.MultiResolution:
     """The data on the grids of training."""
+    from fnodiff.data import Augmentation
     from fnodiff.data.source import own_domain
 
     domain = options.make(data, arrays)
@@ -246,7 +247,9 @@ def _batches(
     if grids.shapes is None and not own:
         raise ValueError("expected --shapes, such as --shapes 16 24 32, got none; name the grids to train on.")
     shapes = list(own) if grids.shapes is None else sizes_of(grids.shapes, domain)
-    return fnodiff.MultiResolution(fields, domain, shapes, grids.weights, grids.batch, warmup=grids.warmup, seed=seed)
+    augmentation = Augmentation(arrays.augment) if arrays.augment else None
+    options = {"warmup": grids.warmup, "seed": seed, "augmentation": augmentation}
+    return fnodiff.MultiResolution(fields, domain, shapes, grids.weights, grids.batch, **options)
 
 
 def _describe(model: fnodiff.Model, data: fnodiff.MultiResolution, path: str) -> None:

@@ -5,6 +5,7 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 """
 
 from fnodiff.data.arrays import ArrayFields
+from fnodiff.data.augmentation import Augmentation
 from fnodiff.data.augmented import Augmented
 from fnodiff.data.exported import to_xarray
 from fnodiff.data.hdf5 import HDF5Fields
@@ -19,6 +20,7 @@ from fnodiff.data.write import write_fields
 
 __all__ = [
     "ArrayFields",
+    "Augmentation",
     "Augmented",
     "Fields",
     "HDF5Fields",

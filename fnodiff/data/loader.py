@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
+from fnodiff.data.augmentation import Augmentation
 from fnodiff.data.source import Fields, _Source, check_ends, checked, own_domain, same_places, selected
 from fnodiff.domain import Domain, Shape
 
@@ -40,6 +41,8 @@ class MultiResolution(_Source, Dataset):
             the next epoch.
         warmup: Over this many steps, shapes join from the smallest to the largest, at equal intervals.
         seed: Fixes the order of samples and shapes.
+        augmentation: Random maps under which samples are seen; their numbers are the batch's "augmentation", which a model of
+            these data gives to its network.
 
     Raises:
         ValueError: If shapes, weights or sizes do not fit each other or the domain, or the source is none, is of another domain
@@ -65,6 +68,7 @@ class MultiResolution(_Source, Dataset):
         *,
         warmup: int = 0,
         seed: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__(fields)
         if not isinstance(domain, Domain):
@@ -97,7 +101,9 @@ class MultiResolution(_Source, Dataset):
                 f"MultiResolution: expected at least {SMALLEST_GRID} points on each side, got {min(self.shapes)}; take a finer "
                 f"grid."
             )
-        self.batch_size, self.warmup, self.seed = batch_size, warmup, seed
+        if augmentation is not None and not isinstance(augmentation, Augmentation):
+            raise ValueError(f"MultiResolution: expected an Augmentation, got {augmentation!r}; pass Augmentation().")
+        self.batch_size, self.warmup, self.seed, self.augmentation = batch_size, warmup, seed, augmentation
         self._epoch: tuple[int, np.ndarray] | None = None
         for shape in self.shapes:  # what the source lacks is known before training
             # of one sample, a mask for all would look like one for each
@@ -142,7 +148,27 @@ class MultiResolution(_Source, Dataset):
         return tuple(s for s in self.shapes if not isinstance(self.fields, Upsampled) or self.fields.holds(s))
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        return self.take(self.indices(step), self.shape(step))
+        batch = self.take(self.indices(step), self.shape(step))
+        return batch if self.augmentation is None else self._augmented(batch, step)
+
+    def _augmented(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """The batch under random maps, with their numbers as "augmentation" (B, K)."""
+        others = [name for name in ("field", "mask") if name in batch]
+        if "mask" in batch and not self.augmentation.mirrors_only:
+            raise ValueError(
+                "MultiResolution: expected samples without a mask, or maps that mirror alone, as missing values would be mixed "
+                "with their neighbours; pass Augmentation(shift=0, turn=0, scale=0)."
+            )
+        rows = [
+            self.augmentation(
+                x, self.domain, self._rng(3, step * self.batch_size + i), tuple(batch[name][i] for name in others)
+            )
+            for i, x in enumerate(batch["x"])
+        ]
+        return batch | {
+            name: torch.stack(part)
+            for name, part in zip(("x", "augmentation", *others), zip(*rows, strict=True), strict=True)
+        }
 
     def shape(self, step: int) -> Shape:
         """The shape of the batch at this step."""

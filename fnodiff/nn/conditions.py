@@ -41,6 +41,7 @@ class Conditioned(nn.Module):
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
         condition_numbers: How many numbers condition a sample; 0 for none.
+        augmentation_numbers: How many numbers say how a sample was augmented in training; 0 for none.
     """
 
     domain: Domain
@@ -49,6 +50,7 @@ class Conditioned(nn.Module):
     num_classes: int
     condition_channels: int
     condition_numbers: int
+    augmentation_numbers: int = 0
 
     def _make_embeddings(self, waves: int, channels: int) -> None:
         """The maps from noise level (by so many waves), label and numbers to an embedding of so many channels."""
@@ -57,6 +59,8 @@ class Conditioned(nn.Module):
         )
         self.embed_label = nn.Embedding(self.num_classes, channels) if self.num_classes else None
         self.embed_numbers = NumbersEmbedding(self.condition_numbers, channels) if self.condition_numbers else None
+        if self.augmentation_numbers:  # without a bias: zeros, or none, stand for a sample as it is
+            self.embed_augmentation = nn.Linear(self.augmentation_numbers, channels, bias=False)
 
     @property
     def _name(self) -> str:
@@ -90,7 +94,14 @@ class Conditioned(nn.Module):
             )
         return x if field is None else torch.cat([x, self.domain.resample(field, x.shape[2:]).to(x.dtype)], dim=1)
 
-    def _embedding(self, x: Tensor, noise_level: Tensor, label: Tensor | None, condition: Tensor | None) -> Tensor:
+    def _embedding(
+        self,
+        x: Tensor,
+        noise_level: Tensor,
+        label: Tensor | None,
+        condition: Tensor | None,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
         """e, (B, channels)."""
         if noise_level.ndim > 1 or (noise_level.ndim == 1 and noise_level.shape[0] != x.shape[0]):
             raise ValueError(
@@ -118,6 +129,13 @@ class Conditioned(nn.Module):
             )
         if condition is not None:
             emb = emb + self.embed_numbers(condition.to(emb.dtype))
+        if augmentation is not None:
+            if augmentation.shape != (x.shape[0], self.augmentation_numbers) or not self.augmentation_numbers:
+                raise ValueError(
+                    f"{self._name}: expected augmentation= of ({x.shape[0]}, {self.augmentation_numbers}) numbers, got "
+                    f"{tuple(augmentation.shape)}; build the network with augmentation_numbers= as the data have them."
+                )
+            emb = emb + self.embed_augmentation(augmentation.to(emb.dtype))
         return silu(emb)
 
     def _labelled(self, x: Tensor, label: Tensor) -> Tensor:

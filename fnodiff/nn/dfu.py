@@ -65,6 +65,7 @@ class DFU(Conditioned):
         num_classes: Number of class labels; 0 for none.
         condition_channels: Channels of a conditioning field; 0 for none.
         condition_numbers: How many numbers condition a sample, such as a viscosity; 0 for none.
+        augmentation_numbers: How many numbers say how a sample was augmented (`fnodiff.data.Augmentation`); 0 for none.
         positional_modes: Tell the network where it is: this many waves per axis (half-waves between walls) as further input
             channels, functions that every grid samples; or a number for each axis; on Sphere the harmonics up to this degree.
             Without them a network knows a place by its walls alone, and one on Torus or Sphere, which have no place of their
@@ -108,6 +109,7 @@ class DFU(Conditioned):
         num_classes: int = 0,
         condition_channels: int = 0,
         condition_numbers: int = 0,
+        augmentation_numbers: int = 0,
         positional_modes: int | Sequence[int] = 0,
         zero_init: bool = True,
         spectral: dict[str, Any] | None = None,
@@ -116,8 +118,10 @@ class DFU(Conditioned):
         domain = Box(2) if domain is None else domain
         if boundary is None:
             boundary = "even" if "wall" in domain.edges else "periodic"
-        left_out = () if condition_numbers else ("condition_numbers",)  # as in runs that were begun without it
-        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "left_out", *left_out)}
+        self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        for name in ("condition_numbers", "augmentation_numbers"):  # as in runs that were begun without them
+            if not self.config[name]:
+                del self.config[name]
         n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
@@ -146,7 +150,7 @@ class DFU(Conditioned):
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
         self.spectral_modes = n_modes if spectral_levels else None
         self.num_classes, self.condition_channels = num_classes, condition_channels
-        self.condition_numbers = condition_numbers
+        self.condition_numbers, self.augmentation_numbers = condition_numbers, augmentation_numbers
         self.positional_modes = places
         if reference is None and local == "operator":
             raise ValueError(
@@ -223,6 +227,7 @@ class DFU(Conditioned):
         label: Tensor | None = None,
         field: Tensor | None = None,
         condition: Tensor | None = None,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
         """The network's output (B, out_channels, *spatial) on x's own grid.
 
@@ -233,6 +238,7 @@ class DFU(Conditioned):
                 (B, num_classes).
             field: Conditioning field (B, condition_channels, *any grid), brought to x's grid by the domain.
             condition: Numbers (B, condition_numbers); NaN for one that is not given.
+            augmentation: Numbers (B, augmentation_numbers) of the maps that the samples were seen under; none for as they are.
 
         Raises:
             ValueError: If the channels, the grid, the device or the condition are not what the model was made for.
@@ -245,7 +251,7 @@ class DFU(Conditioned):
         if any(self.positional_modes):
             places = positions(self.domain, self.positional_modes, shape, x.dtype, x.device)
             x = torch.cat([x, places.expand(x.shape[0], *places.shape)], dim=1)
-        emb = self._embedding(x, noise_level, label, condition)
+        emb = self._embedding(x, noise_level, label, condition, augmentation)
         shapes = self._levels(shape)
         if self.fixed is not None:
             shapes[1:] = self.fixed[1:]

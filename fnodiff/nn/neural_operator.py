@@ -48,7 +48,7 @@ class NeuralOperator(Conditioned):
         out_channels: Channels of the result.
         domain: What fields are functions on; Box(2) by default.
         reference: The largest grid trained on, on which only GINO's latent grid depends.
-        num_classes, condition_channels, condition_numbers: As for `DFU`.
+        num_classes, condition_channels, condition_numbers, augmentation_numbers: As for `DFU`.
         embedding_channels: Of the embedding e.
         options: The arguments of neuralop's class, such as n_modes and hidden_channels.
 
@@ -76,13 +76,14 @@ class NeuralOperator(Conditioned):
         num_classes: int = 0,
         condition_channels: int = 0,
         condition_numbers: int = 0,
+        augmentation_numbers: int = 0,
         embedding_channels: int = 128,
         **options: Any,
     ) -> None:
         super().__init__()
         self.domain = domain = Box(2) if domain is None else domain
         self.num_classes, self.condition_channels = num_classes, condition_channels
-        self.condition_numbers = condition_numbers
+        self.condition_numbers, self.augmentation_numbers = condition_numbers, augmentation_numbers
         self.reference = None if reference is None else domain.check_shape(reference)
         made, kind = isinstance(operator, nn.Module), operator if isinstance(operator, type) else type(operator)
         family = family_of(kind)
@@ -135,7 +136,8 @@ class NeuralOperator(Conditioned):
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         names = ("in_channels", "out_channels", "domain", "reference", "num_classes", "condition_channels")
-        return {**{name: getattr(self, name) for name in (*names, "condition_numbers")}, **self._options}
+        names += ("condition_numbers", "augmentation_numbers")
+        return {**{name: getattr(self, name) for name in names}, **self._options}
 
     @property
     def modulations(self) -> list[Modulation]:
@@ -157,11 +159,12 @@ class NeuralOperator(Conditioned):
         label: Tensor | None = None,
         field: Tensor | None = None,
         condition: Tensor | None = None,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
         """The network's output (B, out_channels, *spatial) on x's own grid; arguments and errors as of `DFU`."""
         self.domain.check_field(x)
         self._check_field(x)
-        emb = self._embedding(x, noise_level, label, condition)
+        emb = self._embedding(x, noise_level, label, condition, augmentation)
         x = self._with_field(x, field)
         modulations = self.modulations
         for modulation in modulations:

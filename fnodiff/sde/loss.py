@@ -126,7 +126,7 @@ class DenoisingLoss(nn.Module):
             )
         t = self.times(x.shape[0], generator=generator, device=x.device)
         x_t, _ = sde.perturb(x, t, generator=generator)
-        if self.drop_condition and condition:
+        if self.drop_condition and set(condition) - {"augmentation"}:
             condition = self._drop(condition, x.shape[0], generator)
         error = self.model(x_t, t, **condition) - x
         if mask is not None:
@@ -163,7 +163,7 @@ class DenoisingLoss(nn.Module):
     def _drop(self, condition: dict[str, Tensor], batch: int, generator: Generators) -> dict[str, Tensor]:
         """The conditions, some of them left out of some samples."""
         every = uniforms(batch, generator=generator) < self.drop_condition
-        for name in sorted(condition):
+        for name in sorted(set(condition) - {"augmentation"}):
             alone = uniforms(batch, generator=generator) < self.drop_condition
             left_out = (every | alone).to(condition[name].device)
             condition = self.model.without(condition, [name], left_out)
