@@ -8,10 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from fnodiff import DFU, Box, DenoisingLoss, Model, MultiResolution, Sphere, Torus, sample
+from fnodiff import (
+    DFU,
+    EDM,
+    Box,
+    DenoisingLoss,
+    DPMSolver,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Matern,
+    Model,
+    MultiResolution,
+    Sphere,
+    Torus,
+    sample,
+)
 from fnodiff.data import ArrayFields, Augmented, InMemory, Part, Terrain
 from fnodiff.equations import Darcy
-from fnodiff.sde import Normalization, measure_normalization
+from fnodiff.report import filled, invariance_report
+from fnodiff.sde import GaussianDenoiser, Normalization, measure_normalization
+from fnodiff.sde.pictures import are_pictures
+from fnodiff.train.preview import montage
 
 COUNTING = np.arange(4 * 6 * 8).reshape(4, 6, 8)
 
@@ -227,6 +244,40 @@ def test_what_is_missing_does_not_reach_the_loss(domain: object) -> None:
         losses.append(DenoisingLoss(models[-1])(**data[0], generator=torch.Generator().manual_seed(0)).mean())
     assert models[0].normalization == models[1].normalization
     assert losses[0] == losses[1]
+
+
+def test_samples_are_compared_with_what_was_measured() -> None:
+    true = {
+        "x": torch.tensor([[[1.0, 0.0, 3.0]], [[5.0, 7.0, 0.0]]]),
+        "mask": torch.tensor([[[1.0, 0, 1]], [[1, 1, 0]]]),
+    }
+    assert filled(true["x"], true).tolist() == [[[1, 4, 3]], [[5, 7, 4]]]  # the mean of what was measured
+    assert filled(torch.full((1, 1, 3), 9.0), true).tolist() == [[[9, 4, 9]]]
+    assert filled(true["x"], {"x": true["x"]}) is true["x"]
+
+
+def test_a_report_leaves_out_what_was_not_measured() -> None:
+    field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+    model = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM()), channels=1)
+    x = field.sample((16, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    spectra = []
+    for missing in (0.0, -1e4):  # what stands where nothing was measured
+        holes = torch.where(torch.arange(16) < 4, missing, x)
+        reference = ArrayFields(holes, domain=Box(2), mask=(torch.arange(16) >= 4).expand(16, 16))
+        found = invariance_report(model, [8, 16], reference, samples=4, solver=DPMSolver(4), seed=1)
+        spectra.append([row["spectrum"] for row in found.rows.values()])
+    assert spectra[0] == spectra[1]
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "grey"), [(0.0, 0.5, True), (0.0, 1.0, False), (0.01, 0.004, False), (9, 3, False)]
+)
+def test_one_channel_is_a_grey_picture_if_its_values_can_be(mean: float, spread: float, grey: bool) -> None:
+    x = mean + spread * torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = Model.for_data(MultiResolution(ArrayFields(x, domain=Box(2)), Box(2), [16]), DFU.tiny)
+    assert are_pictures(model) == grey
+    picture = montage(torch.tensor([[[[-2.0, -1.0], [0.0, 1.0]]]]), grey=True)
+    assert picture[..., 0].tolist() == picture[..., 2].tolist() == [[0, 0], [128, 255]]
 
 
 # ---- end points ---------------------------------------------------------------------------------------------------
