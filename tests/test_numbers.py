@@ -74,6 +74,11 @@ def test_an_array_in_memory_may_lie_in_any_way(kind: str, strict: None) -> None:
     assert x[:, 0].tolist() == COUNTING[[3, 0, 3]].tolist()
 
 
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected x as an array, got list that is none.*the same grid"):
+        ArrayFields([[1.0, 2.0], [3.0]], domain=Box(1))
+
+
 @pytest.mark.parametrize("values", [["a", "b"], [[1, None]], np.array(["2020-01-01"], "M8[D]"), COUNTING + 1j])
 def test_what_is_no_array_of_numbers_is_refused(values: object) -> None:
     with pytest.raises(ValueError, match="expected x as real numbers"):
@@ -297,6 +302,13 @@ def test_a_period_that_is_closed_is_served_once() -> None:
     assert batch["field"].shape == (1, 1, 16)
     with pytest.raises(ValueError, match="no finer than"):
         fields.batch([0], (17,))
+
+
+def test_waves_that_are_zero_at_both_ends_are_closed_too() -> None:
+    x = np.linspace(0, 1, 33)
+    x = np.sin(2 * np.pi * x * np.arange(1, 5)[:, None])  # 1e-16 to 1e-15 at the ends
+    with pytest.warns(UserWarning, match="the grid is \\(32,\\)"):
+        ArrayFields(x, domain=Torus(1))
 
 
 def test_one_of_two_axes_is_closed() -> None:
