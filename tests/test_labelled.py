@@ -14,7 +14,7 @@ from scipy.io import netcdf_file
 from torch.utils.data import DataLoader
 
 from fnodiff import Box, MultiResolution, Sphere, Torus
-from fnodiff.data import ArrayFields, from_xarray
+from fnodiff.data import ArrayFields, from_xarray, to_xarray
 from fnodiff.data.files import list_arrays, read_arrays
 
 xarray = pytest.importorskip("xarray")
@@ -272,6 +272,14 @@ def test_a_part_of_the_globe_is_a_box_whose_coordinates_increase() -> None:
 def test_longitudes_that_pass_zero_are_one_part() -> None:
     part = xarray.DataArray(T2M[:, :3, :4], {"lat": [0, 1, 2], "lon": [359, 0, 1, 2]}, ("time", "lat", "lon"), "t")
     assert from_xarray(part, domain=Box(2)).axes[1].origin == 358.5
+
+
+def test_a_period_with_its_end_point_twice_keeps_its_length() -> None:
+    x = np.linspace(0, 2, 17)
+    array = xarray.DataArray(np.sin(np.pi * (x + np.arange(3)[:, None])), {"x": x}, ("time", "x"), "u")
+    with pytest.warns(UserWarning, match="twice"):
+        fields = from_xarray(array, domain=Torus(1))
+    assert to_xarray(fields.batch([0], (4,)), fields).x.values.tolist() == [0, 0.5, 1, 1.5]
 
 
 def test_unequal_steps_are_refused() -> None:

@@ -8,10 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from fnodiff import DFU, Box, DenoisingLoss, Model, MultiResolution, Sphere, Torus, sample
+from fnodiff import (
+    DFU,
+    EDM,
+    Box,
+    DenoisingLoss,
+    DPMSolver,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Matern,
+    Model,
+    MultiResolution,
+    Sphere,
+    Torus,
+    sample,
+)
 from fnodiff.data import ArrayFields, Augmented, InMemory, Part, Terrain
 from fnodiff.equations import Darcy
-from fnodiff.sde import Normalization, measure_normalization
+from fnodiff.report import filled, invariance_report
+from fnodiff.sde import GaussianDenoiser, Normalization, measure_normalization
+from fnodiff.sde.pictures import are_pictures
+from fnodiff.train.preview import montage
 
 COUNTING = np.arange(4 * 6 * 8).reshape(4, 6, 8)
 
@@ -55,6 +72,11 @@ def test_an_array_in_memory_may_lie_in_any_way(kind: str, strict: None) -> None:
     x = fields.batch([3, 0, 3], (6, 8))["x"]
     assert x.dtype == torch.float32
     assert x[:, 0].tolist() == COUNTING[[3, 0, 3]].tolist()
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected x as an array, got list that is none.*the same grid"):
+        ArrayFields([[1.0, 2.0], [3.0]], domain=Box(1))
 
 
 @pytest.mark.parametrize("values", [["a", "b"], [[1, None]], np.array(["2020-01-01"], "M8[D]"), COUNTING + 1j])
@@ -229,6 +251,40 @@ def test_what_is_missing_does_not_reach_the_loss(domain: object) -> None:
     assert losses[0] == losses[1]
 
 
+def test_samples_are_compared_with_what_was_measured() -> None:
+    true = {
+        "x": torch.tensor([[[1.0, 0.0, 3.0]], [[5.0, 7.0, 0.0]]]),
+        "mask": torch.tensor([[[1.0, 0, 1]], [[1, 1, 0]]]),
+    }
+    assert filled(true["x"], true).tolist() == [[[1, 4, 3]], [[5, 7, 4]]]  # the mean of what was measured
+    assert filled(torch.full((1, 1, 3), 9.0), true).tolist() == [[[9, 4, 9]]]
+    assert filled(true["x"], {"x": true["x"]}) is true["x"]
+
+
+def test_a_report_leaves_out_what_was_not_measured() -> None:
+    field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+    model = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM()), channels=1)
+    x = field.sample((16, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    spectra = []
+    for missing in (0.0, -1e4):  # what stands where nothing was measured
+        holes = torch.where(torch.arange(16) < 4, missing, x)
+        reference = ArrayFields(holes, domain=Box(2), mask=(torch.arange(16) >= 4).expand(16, 16))
+        found = invariance_report(model, [8, 16], reference, samples=4, solver=DPMSolver(4), seed=1)
+        spectra.append([row["spectrum"] for row in found.rows.values()])
+    assert spectra[0] == spectra[1]
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "grey"), [(0.0, 0.5, True), (0.0, 1.0, False), (0.01, 0.004, False), (9, 3, False)]
+)
+def test_one_channel_is_a_grey_picture_if_its_values_can_be(mean: float, spread: float, grey: bool) -> None:
+    x = mean + spread * torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = Model.for_data(MultiResolution(ArrayFields(x, domain=Box(2)), Box(2), [16]), DFU.tiny)
+    assert are_pictures(model) == grey
+    picture = montage(torch.tensor([[[[-2.0, -1.0], [0.0, 1.0]]]]), grey=True)
+    assert picture[..., 0].tolist() == picture[..., 2].tolist() == [[0, 0], [128, 255]]
+
+
 # ---- end points ---------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +302,13 @@ def test_a_period_that_is_closed_is_served_once() -> None:
     assert batch["field"].shape == (1, 1, 16)
     with pytest.raises(ValueError, match="no finer than"):
         fields.batch([0], (17,))
+
+
+def test_waves_that_are_zero_at_both_ends_are_closed_too() -> None:
+    x = np.linspace(0, 1, 33)
+    x = np.sin(2 * np.pi * x * np.arange(1, 5)[:, None])  # 1e-16 to 1e-15 at the ends
+    with pytest.warns(UserWarning, match="the grid is \\(32,\\)"):
+        ArrayFields(x, domain=Torus(1))
 
 
 def test_one_of_two_axes_is_closed() -> None:

@@ -115,19 +115,29 @@ def test_a_grid_may_be_an_int(shapes: list, tmp_path: Path) -> None:
     assert back.shapes == [(8, 8), (16, 16)]
 
 
+@pytest.mark.parametrize("shapes", [None, "16", [8.5], [(8, "a")], [True], [(0, 8)]], ids=str)
+def test_what_is_no_grid_is_refused(shapes: object, tmp_path: Path) -> None:
+    for source in (fields_on(Box(2), (16, 16)), Unknown()):
+        with pytest.raises(ValueError, match=r"expected (shapes|a grid)"):
+            written(tmp_path / "a.h5", source, shapes)
+
+
+class Unknown:
+    """A source that does not know its domain."""
+
+    channels, cell_averages = 1, False
+
+    def __len__(self):
+        return 2
+
+    def batch(self, indices, shape):
+        return {"x": torch.ones(len(indices), 1, *shape)}
+
+
 def test_an_int_is_refused_where_nobody_knows_the_domain(tmp_path: Path) -> None:
-    class Ones:
-        channels, cell_averages = 1, False
-
-        def __len__(self):
-            return 2
-
-        def batch(self, indices, shape):
-            return {"x": torch.ones(len(indices), 1, *shape)}
-
     with pytest.raises(ValueError, match=r"expected shapes as tuples, got \[16, 24\], .*does not know its domain"):
-        written(tmp_path / "a.h5", Ones(), [16, 24])
-    assert HDF5Fields(written(tmp_path / "b.h5", Ones(), [(8, 8)])).shapes == [(8, 8)]
+        written(tmp_path / "a.h5", Unknown(), [16, 24])
+    assert HDF5Fields(written(tmp_path / "b.h5", Unknown(), [(8, 8)])).shapes == [(8, 8)]
 
 
 def test_files_of_the_first_version_are_read(tmp_path: Path) -> None:
@@ -215,5 +225,7 @@ def test_what_does_not_fit_is_refused(options: dict, message: str) -> None:
     pytest.importorskip("xarray")
     with pytest.raises(ValueError, match=message):
         to_xarray(torch.zeros(3, 2, 8, 8), Box(2), **options)
+    with pytest.raises(ValueError, match="expected a tensor, an array, or a batch with x, got list"):
+        to_xarray([1.0], Box(2))
     with pytest.raises(ValueError, match="expected a domain, or a source"):
         to_xarray(torch.zeros(3, 2, 8, 8), "box")

@@ -8,10 +8,10 @@ Missing values are left out of an average: with m = 1 where x was measured and 0
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -288,6 +288,9 @@ class ArrayFields:
         stored = self._x.shape[2:]
         self._ends = tuple(slice(n - (axis in axes)) for axis, n in enumerate(stored))
         kept = tuple(n - (axis in axes) for axis, n in enumerate(stored))
+        if self.axes is not None:
+            sizes = zip(self.axes, stored, kept, strict=True)
+            self.axes = tuple(replace(one, length=one.length * m / n) for one, n, m in sizes)
         warnings.warn(
             f"ArrayFields: the grid {stored} of {self.domain} has its end point twice: along axis {axes} first and last "
             f"values are equal in all samples; the last is left out, and the grid is {kept}.",
@@ -335,12 +338,13 @@ class _Look:
         if x.is_floating_point() and bool((x.isinf() & there).any()):
             raise ValueError("ArrayFields: expected x finite, or NaN where missing, got infinite values; mend them.")
         self.missing |= not bool(there.all())
+        scale = _spread(x, there) if self._closed else 0.0
         for axis in list(self._closed):
             ends = [v.select(axis + 2, i) for v in (x, there) for i in (0, -1, -2)]
-            if x.shape[axis + 2] < 3 or not _same(ends[0], ends[1], ends[3], ends[4]):
+            if x.shape[axis + 2] < 3 or not _same(ends[0], ends[1], ends[3], ends[4], scale):
                 del self._closed[axis]
             else:
-                self._closed[axis] |= not _same(ends[1], ends[2], ends[4], ends[5])
+                self._closed[axis] |= not _same(ends[1], ends[2], ends[4], ends[5], scale)
         if x.dtype.itemsize > 4 or x.dtype in (torch.int32, torch.uint32):
             self._measure(x.double(), there)
 
@@ -357,13 +361,16 @@ class _Look:
         self.loses = loses(most, (second / count - (first / count).square()).clamp(min=0).sqrt())
 
 
-def _same(one: Tensor, other: Tensor, there: Tensor, too: Tensor) -> bool:
-    """Whether values are equal to rounding of a solver's, where both were measured."""
-    if not one.is_floating_point():
-        return bool(torch.equal(one, other) and torch.equal(there, too))
-    one, other = (torch.where(there & too, v, 0.0).double() for v in (one, other))
-    spread = float(one.max() - one.min()) if one.numel() > 1 else float(one.abs().max())
-    return bool(torch.equal(there, too)) and bool(((one - other).abs() <= max(1e-6 * spread, math.ulp(0.0))).all())
+def _spread(x: Tensor, there: Tensor) -> float:
+    """The largest measured value less the smallest."""
+    x = torch.where(there, x, x[there][:1].squeeze() if bool(there.any()) else 0).double()
+    return float(x.max() - x.min())
+
+
+def _same(one: Tensor, other: Tensor, there: Tensor, too: Tensor, scale: float) -> bool:
+    """Whether values are equal to a solver's rounding, a millionth of their spread, and measured at the same points."""
+    one, other = (torch.where(there & too, v, 0).double() for v in (one, other))
+    return bool(torch.equal(there, too)) and bool(((one - other).abs() <= 1e-6 * scale).all())
 
 
 def _as_label(values: Any) -> Tensor:

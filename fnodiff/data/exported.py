@@ -77,6 +77,11 @@ def to_xarray(
         axes = getattr(source, "axes", None)
         names = getattr(source, "channel_names", None) if names is None else names
         units = getattr(source, "units", None) if units is None else units
+    if not isinstance(samples, Tensor | np.ndarray):
+        raise ValueError(
+            f"to_xarray: expected a tensor, an array, or a batch with x, got {type(samples).__name__}; pass what sample "
+            f"returns."
+        )
     x = torch.as_tensor(samples).detach().cpu()
     shape, channels = domain.check_field(x), x.shape[1]
     names = [names] if isinstance(names, str) else names

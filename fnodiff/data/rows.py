@@ -167,7 +167,14 @@ def plain(name: str, values: Any) -> tuple[Tensor | np.ndarray, np.ndarray | Non
         array, there = values.detach(), None
         real = not array.is_complex() and array.layout == torch.strided
     else:
-        array, there = np.asanyarray(values), None
+        there = None
+        try:
+            array = np.asanyarray(values)
+        except ValueError as error:  # lists of different lengths
+            raise ValueError(
+                f"ArrayFields: expected {name} as an array, got {type(values).__name__} that is none: {error}; give all "
+                f"samples the same grid."
+            ) from error
         if isinstance(array, np.ma.MaskedArray):
             if np.ma.is_masked(array):
                 there = ~np.ma.getmaskarray(array)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -187,6 +187,8 @@ def _encode(values: np.ndarray, name: str, rows: range, dtype: str | None) -> np
 
 
 def _check_shapes(shapes: Sequence[Sequence[int] | int] | int, domain: Domain | None) -> list[Shape]:
+    if not isinstance(shapes, Integral | Iterable) or isinstance(shapes, str):
+        raise ValueError(f"write_fields: expected shapes such as [16, (24, 24)], got {shapes!r}; name the grids.")
     listed = [shapes] if isinstance(shapes, Integral) else list(shapes)
     if domain is None and any(isinstance(shape, Integral) for shape in listed):
         raise ValueError(
@@ -196,7 +198,10 @@ def _check_shapes(shapes: Sequence[Sequence[int] | int] | int, domain: Domain | 
     if domain is not None:
         out = [domain.check_shape(shape) for shape in listed]
     else:
-        out = [tuple(int(n) if isinstance(n, Integral) else n for n in shape) for shape in listed]
+        out = [
+            tuple(int(n) if isinstance(n, Integral) else n for n in s) if isinstance(s, Iterable) else (s,)
+            for s in listed
+        ]
     right = all(1 <= len(shape) <= 3 and all(isinstance(n, int) and n > 0 for n in shape) for shape in out)
     if not out or not right or len({len(shape) for shape in out}) > 1 or len(set(out)) < len(out):
         raise ValueError(
