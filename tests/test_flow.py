@@ -91,7 +91,7 @@ class TestRectifiedFlow:
         fit(
             model,
             data,
-            120,
+            60,
             loss=loss,
             optimizer=Adam(2e-3, ema_halflife=600),
             logging=Logging(progress=False),
@@ -152,10 +152,12 @@ class TestLogLikelihood:
         more = {} if known else {"spectrum": None}
         exact = GaussianDenoiser(data, FunctionSpaceSDE(noise, schedule), **more)
         x = data.sample((3, 1, *(24,) * domain.dim), generator=seeds(0), dtype=torch.float64)
+        lowest = schedule.ratio(torch.tensor(0.0, dtype=torch.float64))
+        x = x + lowest * noise.sample(x.shape, generator=seeds(1), dtype=torch.float64)
         expected = gaussian_log_ratio(exact, x)
-        found = log_likelihood(exact, x, probes=1 if known else 16)
+        found = log_likelihood(exact, x, noisy=True, probes=1 if known else 8)
         assert float(expected.abs().min()) > 1
-        torch.testing.assert_close(found, expected, rtol=0.002 if known else 0.01, atol=0.05 if known else 0.5)
+        torch.testing.assert_close(found, expected, rtol=0.002 if known else 0.01, atol=0.05 if known else 2.0)
 
     def test_it_is_the_same_on_two_grids_where_data_and_noise_are_equivalent(self):
         # S ~ k^-2.8 and C ~ k^0 in two dimensions: apart by more than 1
@@ -163,7 +165,7 @@ class TestLogLikelihood:
         exact = GaussianDenoiser(data, FunctionSpaceSDE(WhiteNoise(Torus(2), (16, 16)), EDM(0.3, 300.0)))
         fine = data.sample((4, 1, 48, 48), generator=seeds(1), dtype=torch.float64)
         on = {n: log_likelihood(exact, Torus(2).resample(fine, (n, n)), steps=32).mean() for n in (24, 48)}
-        assert float(on[24]) == pytest.approx(float(on[48]), rel=0.01)
+        assert float(on[24]) == pytest.approx(float(on[48]), rel=0.01), "a density per pixel would be a quarter"
 
     def test_it_warns_where_it_grows_with_the_grid(self):
         white = GaussianDenoiser(
@@ -188,7 +190,7 @@ class TestLogLikelihood:
         variance = 0.6**2 * sde.noise.mode_variance
         at = x[:, 0, 0]
         expected = torch.log(torch.cosh(at / variance)) - 0.5 / variance  # of half the sum of N(+-1) over N(0)
-        found = log_likelihood(exact, x, probes=200, steps=64)
+        found = log_likelihood(exact, x, noisy=True, probes=100, steps=64)
         torch.testing.assert_close(found, expected, rtol=0.02, atol=0.1)
 
     def test_conditions_and_batches(self):

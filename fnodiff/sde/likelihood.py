@@ -37,21 +37,24 @@ def log_likelihood(
     *,
     steps: int = 64,
     probes: int = 1,
+    noisy: bool = False,
     seed: int = 0,
     batch: int = 32,
     **condition: Any,
 ) -> Tensor:
-    """log p(x) / r(x): p the model's law at its lowest noise level s_0, r = N(0, s_0^2 C) that of the noise there; in total.
+    """log p(y) / r(y) of y = x + s_0 z: p the model's law at its lowest noise level s_0, r = N(0, s_0^2 C); in total.
 
     It is a number of the function, not of its pixels: on finer grids it converges, where data and noise are equivalent, and a
-    density per pixel grows. Differences between x are differences of log densities relative to any measure.
+    density per pixel grows. It is positive, on the average, for what the model samples, and negative for noise alone.
 
     Args:
         denoiser: A model, or an exact denoiser.
-        x: Fields (B, C, *spatial), in data units: states at the lowest noise level, as samples and clean data are to within it.
+        x: Fields (B, C, *spatial), in data units.
+        noisy: Whether x has the noise of the lowest level in it already; by default it is added, by the seed: one seed is one
+            function on every grid, and without it l would be that of a field which the law at s_0 never draws.
         steps: Of the probability flow, evenly in ln s, each of two estimates and `probes` gradients.
         probes: Draws of the stochastic trace. Its error falls as one over their root.
-        seed: Of the draws.
+        seed: Of the noise and the trace's draws.
         batch: Fields at a time.
         condition: As of `sample`: one for all fields, or one for each.
 
@@ -71,9 +74,8 @@ def log_likelihood(
         >>> field = GaussianRandomField(Torus(1), Matern(1.0, 0.3))
         >>> exact = GaussianDenoiser(field, FunctionSpaceSDE(WhiteNoise(Torus(1), (16,)), EDM(sigma_min=0.1)))
         >>> x = field.sample((1, 1, 32), generator=torch.Generator().manual_seed(0))
-        >>> rough = WhiteNoise(Torus(1), (16,)).sample((1, 1, 32), generator=torch.Generator().manual_seed(0))
-        >>> bool((log_likelihood(exact, x) > log_likelihood(exact, rough)).all())  # to look like the data is likelier
-        True
+        >>> bool(log_likelihood(exact, x) > 0), bool(log_likelihood(exact, 0 * x) > 0)  # data, and noise alone
+        (True, False)
     """
     sde, domain = denoiser.sde, denoiser.sde.domain
     shape = domain.check_field(x)
@@ -104,6 +106,9 @@ def log_likelihood(
             inner = Given(rows, **{name: value[part] for name, value in given.items()}) if given else rows
             y = denoiser.normalization(x[part].to(device))
             generators = [torch.Generator().manual_seed(seed + 1000003 * i) for i in range(first, first + len(y))]
+            if not noisy:
+                lowest = sde.schedule.ratio(torch.zeros((), dtype=torch.float64)).to(y)
+                y = y + lowest * sde.noise.sample(y.shape, generator=generators, device=device, dtype=y.dtype)
             out.append(_along(inner, y, steps, probes, generators).cpu())
     return torch.cat(out)
 
