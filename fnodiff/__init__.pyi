@@ -22,6 +22,7 @@ from .sde import Direct as Direct
 from .sde import DPMSolver as DPMSolver
 from .sde import EDMScaling as EDMScaling
 from .sde import EulerMaruyama as EulerMaruyama
+from .sde import FlowScaling as FlowScaling
 from .sde import FunctionSpaceSDE as FunctionSpaceSDE
 from .sde import GaussianRandomField as GaussianRandomField
 from .sde import Heun as Heun
@@ -29,9 +30,11 @@ from .sde import Matern as Matern
 from .sde import PixelNoise as PixelNoise
 from .sde import PredictorCorrector as PredictorCorrector
 from .sde import Progressive as Progressive
+from .sde import RectifiedFlow as RectifiedFlow
 from .sde import SpectralScaling as SpectralScaling
 from .sde import SubVP as SubVP
 from .sde import WhiteNoise as WhiteNoise
+from .sde import log_likelihood as log_likelihood
 from .sde import sample as sample
 from .sde import samples as samples
 from .sde import upscale as upscale

@@ -41,10 +41,12 @@ _CLASSES: tuple[type, ...] = (
     sde.VP,
     sde.SubVP,
     sde.Cosine,
+    sde.RectifiedFlow,
     sde.FunctionSpaceSDE,
     sde.Normalization,
     sde.EDMScaling,
     sde.SpectralScaling,
+    sde.FlowScaling,
     sde.ChannelSpectra,
     sde.DataSpectrum,
 )

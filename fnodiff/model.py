@@ -231,6 +231,11 @@ class Model(Denoiser):
         return self.scaling.sigma_data
 
     @property
+    def uniform_time(self) -> bool:
+        """Whether it is trained at times even in [0, 1]: the scaling's."""
+        return self.scaling.uniform_time
+
+    @property
     def noise_law(self) -> tuple[float, float]:
         """Mean and standard deviation of ln(sigma / alpha) to train at: the scaling's."""
         return self.scaling.noise_law(self.sde, self.spectrum)

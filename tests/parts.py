@@ -29,6 +29,7 @@ from fnodiff.sde import (
     DPMSolver,
     EDMScaling,
     EulerMaruyama,
+    FlowScaling,
     FunctionSpaceSDE,
     GaussianDenoiser,
     GaussianRandomField,
@@ -37,6 +38,7 @@ from fnodiff.sde import (
     Matern,
     PredictorCorrector,
     Progressive,
+    RectifiedFlow,
     ReplaceModes,
     Solver,
     SpectralScaling,
@@ -80,13 +82,15 @@ NOISES = [
     lambda domain: GaussianRandomField(domain, lambda eigenvalues, dim: (30 + eigenvalues) ** -(0.3 + dim / 2)),
     lambda domain: WhiteNoise(domain, reference=(32,) * domain.dim),
 ]
-SCHEDULES = [EDM(), EDM(sigma_min=0.01, sigma_max=50.0, rho=3.0), VE(), VP(), SubVP(), Cosine()]
+SCHEDULES = [EDM(), EDM(sigma_min=0.01, sigma_max=50.0, rho=3.0), VE(), VP(), SubVP(), Cosine(), RectifiedFlow()]
 # Of the shape of the reference grid.
 SCALINGS = [
     lambda shape: EDMScaling(0.7),
     lambda shape: EDMScaling(0.7, linear_estimate=True),
     lambda shape: SpectralScaling(shape, None),
     lambda shape: SpectralScaling(shape, 4.0, linear_estimate=True),
+    lambda shape: FlowScaling(),
+    lambda shape: FlowScaling(linear_estimate=True),
 ]
 
 

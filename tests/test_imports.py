@@ -26,6 +26,7 @@ ALLOWED = {
     "equations": {"domain", "data", "equations"},
     "metrics": {"domain", "metrics"},
     "checkpoint": {"domain", "sde", "nn"},
+    "exchange": {"domain", "sde"},
     "hub": {"sde", "checkpoint"},
     "model": {"domain", "sde", "nn", "checkpoint", "hub"},  # nn for models of neuralop's, once one of these is there
     "train": {"domain", "sde", "nn", "data", "checkpoint", "cost", "model", "train"},
@@ -59,7 +60,9 @@ SDE = {
     "suited_noise": {"noise", "process", "spectrum"},
     "denoiser": BASIC | {"process"},
     "scaling": BASIC | {"process", "spectrum"},
-    "loss": BASIC | {"process", "spectrum", "denoiser"},
+    "flow": BASIC | {"process", "spectrum", "scaling"},
+    "likelihood": {"spectrum", "denoiser"},
+    "loss": BASIC | {"process", "spectrum", "denoiser", "flow"},
     "gaussian": BASIC | {"process", "spectrum", "denoiser"},
     "guidance": BASIC | {"process", "denoiser"},
     "replace": {"denoiser"},

@@ -200,4 +200,5 @@ def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, lab
 def _labels(fields: Fields) -> list[int]:
     shape = fields.shapes[0] if hasattr(fields, "shapes") else fields.shape
     parts = [range(len(fields))[i : i + 256] for i in range(0, len(fields), 256)]
-    return [int(label) for part in parts for label in fields.batch(part, shape)["label"]]
+    labels = (fields.batch(part, shape)["label"] for part in parts)
+    return [int(n) for label in labels for n in (label.argmax(1) if label.ndim > 1 else label)]  # of shares the largest

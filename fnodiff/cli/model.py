@@ -72,10 +72,10 @@ class NoiseOptions:
     )
     smoothness: float | None = option("Of --noise matern: about how many derivatives. By default 0.5.")
     length_scale: float | None = option("Of --noise matern and rbf. By default a fifth of the domain's longest side.")
-    schedule: Literal["edm", "ve", "vp", "sub-vp", "cosine"] | None = option(
+    schedule: Literal["edm", "ve", "vp", "sub-vp", "cosine", "rectified-flow"] | None = option(
         "How noise grows with time. By default EDM's, for values at points between the levels that the data ask for."
     )
-    sigma_min: float | None = option("Lowest noise level, sigma / alpha, of edm, ve and cosine.")
+    sigma_min: float | None = option("Lowest noise level, sigma / alpha, of edm, ve, cosine and rectified-flow.")
     sigma_max: float | None = option("Highest noise level.")
 
     def make_noise(self, domain: Domain, reference: Shape) -> Noise | None:
@@ -92,11 +92,12 @@ class NoiseOptions:
 
     def make_schedule(self) -> Schedule | None:
         """The schedule that is named, if one is."""
-        having = (None, "edm", "ve", "cosine")
+        having = (None, "edm", "ve", "cosine", "rectified-flow")
         levels = named(self, "schedule", {"sigma_min": having, "sigma_max": having})
         if self.schedule is None and not levels:
             return None
         kinds = {"ve": fnodiff.VE, "vp": fnodiff.VP, "sub-vp": fnodiff.SubVP, "cosine": fnodiff.Cosine}
+        kinds["rectified-flow"] = fnodiff.RectifiedFlow
         return kinds.get(self.schedule, fnodiff.EDM)(**levels)
 
 
@@ -104,7 +105,9 @@ class NoiseOptions:
 class ScalingOptions:
     """How the network's numbers become an estimate, and at which noise levels it is trained."""
 
-    scaling: Literal["edm", "spectral"] = option("One number for all modes, or one for each.", "edm")
+    scaling: Literal["edm", "spectral", "flow"] = option(
+        "One number for all modes, or one for each; or the network is a velocity, as in flow matching.", "edm"
+    )
     linear_estimate: bool | None = option("Show the network the best linear estimate. By default with --scaling edm.")
     sigma_data: float | None = option("Of --scaling edm: standard deviation of normalised data. By default 0.5.")
     cutoff: float | None = option("Of --scaling spectral: damp input above so many cycles a side. By default 16.")
@@ -117,4 +120,6 @@ class ScalingOptions:
         given = named(self, "scaling", {"sigma_data": ("edm",), "cutoff": ("spectral",)})
         if self.scaling == "edm":
             return fnodiff.EDMScaling(linear_estimate=self.linear_estimate is not False, **given)
+        if self.scaling == "flow":
+            return fnodiff.FlowScaling(bool(self.linear_estimate))
         return fnodiff.SpectralScaling(reference, linear_estimate=bool(self.linear_estimate), **given)

@@ -1,8 +1,10 @@
 """Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, solvers and sampling."""
 
 from fnodiff.sde.denoiser import Denoiser, Given, Wrapper
+from fnodiff.sde.flow import FlowScaling, OptimalTransport
 from fnodiff.sde.gaussian import GaussianDenoiser
 from fnodiff.sde.guidance import Autoguided, ClassifierFree
+from fnodiff.sde.likelihood import log_likelihood
 from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
 from fnodiff.sde.normalization import Normalization, measure_normalization
@@ -10,7 +12,7 @@ from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.sampling import default_plan, integrate, run, sample, samples, upscale
 from fnodiff.sde.scaling import EDMScaling, Scaled, Scaling, SpectralScaling
-from fnodiff.sde.schedule import EDM, VE, VP, Cosine, Schedule, SubVP
+from fnodiff.sde.schedule import EDM, VE, VP, Cosine, RectifiedFlow, Schedule, SubVP
 from fnodiff.sde.solvers import (
     DDIM,
     AnnealedLangevin,
@@ -49,6 +51,7 @@ __all__ = [
     "EvenLogSNR",
     "EvenRho",
     "EvenTime",
+    "FlowScaling",
     "FunctionSpaceSDE",
     "GaussianDenoiser",
     "GaussianRandomField",
@@ -57,10 +60,12 @@ __all__ = [
     "Matern",
     "Noise",
     "Normalization",
+    "OptimalTransport",
     "PixelNoise",
     "Plan",
     "PredictorCorrector",
     "Progressive",
+    "RectifiedFlow",
     "ReplaceModes",
     "Scaled",
     "Scaling",
@@ -76,6 +81,7 @@ __all__ = [
     "fit_spectra",
     "fit_spectrum",
     "integrate",
+    "log_likelihood",
     "measure_normalization",
     "noise_law",
     "noise_levels",

@@ -1,7 +1,8 @@
 """Denoising score matching: E over t and z of w(t) |D(alpha_t x + sigma_t z, t) - x|^2.
 
 t is drawn so that the noise level s = sigma_t / alpha_t is log-normal, ln(s) ~ N(p_mean, p_std^2), restricted to the
-levels that the schedule spans. w is the scaling's: the weight under which the network's error counts alike at all t.
+levels that the schedule spans; or, of a scaling such as `FlowScaling`, evenly in [0, 1]. w is
+the scaling's: the weight under which the network's error counts alike at all t.
 
 Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Generators, Shape, uniforms
 from fnodiff.sde.denoiser import Denoiser, NotFinite
+from fnodiff.sde.flow import OptimalTransport
 from fnodiff.sde.process import over_space
 from fnodiff.sde.spectrum import linear_error
 
@@ -25,13 +27,15 @@ class DenoisingLoss(nn.Module):
 
     Args:
         model: What is trained: a denoiser with `loss_weight(t, shape)` and `noise_law`, as `Model` has them.
-        p_mean: Mean of ln(s); by default the model's `noise_law`, like p_std.
+        p_mean: Mean of ln(s); by default the model's `noise_law`, like p_std, or times evenly in [0, 1] if it has
+            `uniform_time`.
         p_std: Standard deviation of ln(s).
         drop_condition: Train for guidance: each condition alone is left out of a sample with this probability, and all of
             them together with the same.
+        coupling: How noise is paired with data: `OptimalTransport()`; None for independent pairs.
 
     Raises:
-        ValueError: If p_std is not positive, or drop_condition is out of range.
+        ValueError: If p_std is not positive, drop_condition is out of range, or a coupling is not callable.
 
     Examples:
         >>> import torch
@@ -45,7 +49,13 @@ class DenoisingLoss(nn.Module):
     """
 
     def __init__(
-        self, model: Denoiser, p_mean: float | None = None, p_std: float | None = None, *, drop_condition: float = 0.0
+        self,
+        model: Denoiser,
+        p_mean: float | None = None,
+        p_std: float | None = None,
+        *,
+        drop_condition: float = 0.0,
+        coupling: OptimalTransport | None = None,
     ) -> None:
         super().__init__()
         if not hasattr(model, "loss_weight") or not hasattr(model, "noise_law"):
@@ -53,6 +63,7 @@ class DenoisingLoss(nn.Module):
                 f"DenoisingLoss: expected a model with a loss_weight and a noise_law, got {type(model).__name__}; make a "
                 f"network one: Model(network, sde, EDMScaling())."
             )
+        self.uniform_time = p_mean is None and p_std is None and bool(getattr(model, "uniform_time", False))
         p_mean = model.noise_law[0] if p_mean is None else float(p_mean)
         p_std = model.noise_law[1] if p_std is None else float(p_std)
         if not 0 < p_std < math.inf or not math.isfinite(p_mean):
@@ -64,8 +75,11 @@ class DenoisingLoss(nn.Module):
             raise ValueError(
                 f"DenoisingLoss: expected drop_condition in [0, 1), got {drop_condition!r}; 0.1 is usual for guidance."
             )
+        if coupling is not None and (not callable(coupling) or isinstance(coupling, type)):
+            raise ValueError(f"DenoisingLoss: expected a coupling such as OptimalTransport(), got {coupling!r}.")
         self.model = model
         self.p_mean, self.p_std, self.drop_condition = p_mean, p_std, drop_condition
+        self.coupling = coupling
 
     def times(self, batch: int, *, generator: Generators = None, device=None) -> Tensor:
         """Training times (batch,), float32; with a generator, each depends on its sample's seed alone."""
@@ -73,6 +87,8 @@ class DenoisingLoss(nn.Module):
 
     def _at(self, u: Tensor) -> Tensor:
         """The times at these quantiles of the law, float64."""
+        if self.uniform_time:
+            return u
         schedule, law = self.model.sde.schedule, torch.distributions.Normal(0.0, 1.0)
         ends = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).log()
         low, high = law.cdf((ends - self.p_mean) / self.p_std)
@@ -125,7 +141,7 @@ class DenoisingLoss(nn.Module):
                 f"mend the data, or pass a mask= that is 0 where they are missing."
             )
         t = self.times(x.shape[0], generator=generator, device=x.device)
-        x_t, _ = sde.perturb(x, t, generator=generator)
+        x_t = self._perturbed(x, t, generator, condition)
         if self.drop_condition and set(condition) - {"augmentation"}:
             condition = self._drop(condition, x.shape[0], generator)
         error = self.model(x_t, t, **condition) - x
@@ -143,6 +159,18 @@ class DenoisingLoss(nn.Module):
         if x.dtype != torch.float64 or weight is None:
             return x
         return (x if weight.dtype == torch.float64 else x.float()).to(weight.device)
+
+    def _perturbed(self, x: Tensor, t: Tensor, generator: Generators, condition: Mapping[str, Tensor]) -> Tensor:
+        if self.coupling is None:
+            return self.model.sde.perturb(x, t, generator=generator)[0]
+        if condition:
+            raise ValueError(
+                f"DenoisingLoss: expected no conditions with a coupling, got {sorted(condition)}: noise that is paired across "
+                f"conditions depends on them; leave either out."
+            )
+        _, z = self.model.sde.perturb(x, torch.ones_like(t), generator=generator)
+        alpha_t, sigma_t = self.model.sde.marginal(x, t)
+        return alpha_t * x + sigma_t * self.coupling(x, z, self.model.sde.domain)
 
     def _fill(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x with its mean where it is missing, and the mask scaled to mean square one over each sample."""

@@ -59,10 +59,12 @@ class Scaling(abc.ABC):
 
     Attributes:
         needs_spectrum: Whether it needs the data's spectrum.
+        uniform_time: Whether training times are even in [0, 1] rather than log-normal in sigma / alpha, as `noise_law` says.
         sigma_data: Standard deviation of the normalised data.
     """
 
     needs_spectrum: bool = False
+    uniform_time: bool = False
     sigma_data: float = 1.0
 
     @abc.abstractmethod

@@ -6,6 +6,7 @@
             s = t_min + t (1 - t_min)
     SubVP   alpha = exp(-B(s) / 2),  sigma = 1 - alpha^2
     Cosine  alpha = cos(a),  sigma = sin(a),  a = a_min + t (a_max - a_min)
+    RectifiedFlow  alpha = 1 - u,  sigma = u,  u = u_min + t (u_max - u_min)
 
 t = 0 is clean and t = 1 is noise. sigma(0) > 0: nothing is ever evaluated without noise.
 """
@@ -121,7 +122,7 @@ class VE(Schedule):
 
 
 @dataclass(frozen=True)
-class _Linear(Schedule):
+class _LinearRate(Schedule):
     """A linear rate beta(s) = beta_min + (beta_max - beta_min) s on s = t_min + t (1 - t_min)."""
 
     beta_min: float = 0.1
@@ -147,7 +148,7 @@ class _Linear(Schedule):
 
 
 @dataclass(frozen=True)
-class VP(_Linear):
+class VP(_LinearRate):
     """The variance-preserving schedule with a linear rate beta.
 
     Args:
@@ -174,7 +175,7 @@ class VP(_Linear):
 
 
 @dataclass(frozen=True)
-class SubVP(_Linear):
+class SubVP(_LinearRate):
     """The sub-variance-preserving schedule: VP's alpha with the smaller noise sigma = 1 - alpha^2.
 
     Args:
@@ -237,3 +238,48 @@ class Cosine(Schedule):
     def time(self, ratio: Tensor) -> Tensor:
         low, high = math.atan(self.sigma_min), math.atan(self.sigma_max)
         return (ratio.atan() - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class RectifiedFlow(Schedule):
+    """The straight path of flow matching (rectified flow): alpha = 1 - u, sigma = u.
+
+    u goes from u_min = sigma_min / (1 + sigma_min) to u_max = sigma_max / (1 + sigma_max): it is cut off before alpha = 0,
+    where x_t / alpha is infinite, and before sigma = 0. With `FlowScaling` and a Gaussian random field as noise this is
+    functional flow matching.
+
+    Args:
+        sigma_min: sigma / alpha at t = 0, in the units of the (normalised) data.
+        sigma_max: sigma / alpha at t = 1, where alpha = 1 / (1 + sigma_max).
+
+    Source: Liu, Gong, Liu (2023), Flow straight and fast: learning to generate and transfer data with rectified flow; Kerrigan,
+    Migliorini, Smyth (2023), Functional flow matching.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import RectifiedFlow
+        >>> alpha, sigma = RectifiedFlow()(torch.linspace(0, 1, 5))
+        >>> [round(float(s), 3) for s in sigma]
+        [0.002, 0.251, 0.5, 0.75, 0.999]
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 1000.0
+
+    even_log_snr: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self._check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.sigma_min / (1 + self.sigma_min), self.sigma_max / (1 + self.sigma_max)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self._ends
+        u = low + t * (high - low)
+        return 1 - low - t * (high - low), u
+
+    def time(self, ratio: Tensor) -> Tensor:
+        low, high = self._ends
+        return (ratio / (1 + ratio) - low) / (high - low)
