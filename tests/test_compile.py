@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fnodiff import DFU, Box, Sphere, Torus
+from fnodiff import DFU, Box, Product, Sphere, Torus
 from fnodiff.nn import DualConv, GroupNorm
 
 OPTIONS = {"channel_mult": (1, 1), "num_blocks": 0, "hidden_channels": 8, "dropout": 0.0, "zero_init": False}
@@ -19,6 +19,7 @@ NETWORKS = {
     "Tucker": {"spectral": {"factorization": "ComplexTucker", "rank": 0.1}},
     "torus": {"domain": Torus(2)},
     "torus, fixed levels": {"domain": Torus(2), "reference": (16, 16)},
+    "channel": {"domain": Product([Torus(1), Box(1)]), "reference": (16, 16), "boundary": "all", "local": "operator"},
     "sphere": {"domain": Sphere(), "reference": (12, 24)},
 }
 

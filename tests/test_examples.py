@@ -22,6 +22,7 @@ MODELS = {
     "navier_stokes": ["navier_stokes/pair", "navier_stokes/step"],
     "terrain_superres": ["terrain_superres"],
     "sphere_shallow_water": ["sphere_shallow_water"],
+    "phase_separation": ["phase_separation"],
 }
 
 

@@ -1,6 +1,7 @@
 """Fields from arrays, on disk or in memory, and missing values.
 
-Coarser grids are made from the stored one: on `Box` by averages over the cells, elsewhere by the modes that they hold.
+Coarser grids are made from the stored one: where there are walls, on `Box` and `Product`, by averages over the cells, elsewhere
+by the modes that they hold.
 Missing values are left out of an average: with m = 1 where x was measured and 0 elsewhere,
 
     m_c = 1 if the mean of m over cell c exceeds 1/2, else 0,    x_c = m_c (mean of m x over c) / (mean of m over c).
@@ -37,9 +38,10 @@ class ArrayFields:
     On `Sphere` arrays come with their latitudes and longitudes, and are read from north to south and east from longitude 0,
     however they lie (`LatLon`); what the grid's degrees do not hold is projected out, on the stored grid too.
 
-    On `Box` values count as cell averages, on `Torus` as points i / n. Files with points on both edges of a box, such as
-    FNO's 421 x 421 Darcy flow, are off by up to half a cell when served so. A periodic axis that is given with its end point
-    twice, first and last value equal in all samples, is served without the second one, and a warning says so.
+    On `Box` and `Product` values count as cell averages, cells of a periodic axis lying around its points i / n; on `Torus` as
+    points i / n. Files with points on both edges of a box, such as FNO's 421 x 421 Darcy flow, are off by up to half a cell
+    when served so. A periodic axis that is given with its end point twice, first and last value equal in all samples, is
+    served without the second one, and a warning says so.
 
     NaN in `x` are missing values, as is what a NumPy masked array masks; x is read once, at construction, to see whether it
     has any. If it has, or if there is a `mask`, batches have an entry "mask", and x is 0 where that is 0. A coarser cell is
@@ -141,7 +143,7 @@ class ArrayFields:
 
     @property
     def cell_averages(self) -> bool:
-        """Whether coarser grids are made by averages over cells: on Box."""
+        """Whether coarser grids are made by averages over cells: where there are walls."""
         return self.domain.averages_cells
 
     @property

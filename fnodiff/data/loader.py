@@ -287,8 +287,8 @@ class InMemory(_Source):
 class Upsampled(_Source):
     """A source seen at `shape` at best: on finer grids, its fields there, upsampled.
 
-    On Box linearly along each axis, from the centres of cells; elsewhere by `domain.resample`. A conditioning field stays as
-    the source gives it at `shape`.
+    Where there are walls linearly along each axis, from the centres of cells; elsewhere by `domain.resample`. A conditioning
+    field stays as the source gives it at `shape`.
 
     Mixed with native fields in training they teach a model what a picture looks like as a whole on a grid for which there
     is no data, at the price of its detail: `fnodiff.train.mixed_finetune`.

@@ -56,7 +56,7 @@ class Solved(abc.ABC):
 
     @property
     def cell_averages(self) -> bool:
-        """Whether coarser grids show averages over cells: on Box."""
+        """Whether coarser grids show averages over cells: where there are walls."""
         return self.domain.averages_cells
 
     def batch(self, indices: Sequence[int], shape: Sequence[int]) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class PointObservation(Observation):
         if not points.is_floating_point() or not bool(points.isfinite().all()):
             raise ValueError(
                 f"PointObservation: expected finite coordinates in the units of the domain's lengths, got {points.dtype}; "
-                f"grid indices i are points (i + 0.5) / n on Box and i / n on Torus, times the side's length."
+                f"grid indices i are points (i + 0.5) / n between walls and i / n along periodic axes, times the side's length."
             )
         if points.ndim != 2 or points.shape[1] != self.values.shape[-1]:
             raise ValueError(

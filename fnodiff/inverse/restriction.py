@@ -12,7 +12,7 @@ from fnodiff.inverse.observation import Observation
 
 
 class Restriction(Observation):
-    """The field on a coarser grid: its cell averages on Box, its lowest modes on Torus (`domain.pool`).
+    """The field on a coarser grid: its cell averages where there are walls, its lowest modes on Torus (`domain.pool`).
 
     Args:
         shape: The coarse grid.

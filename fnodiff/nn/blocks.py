@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -102,3 +103,18 @@ def position_channels(domain: Domain, counts: tuple[int, ...]) -> int:
     if isinstance(domain, Sphere):
         return (counts[0] + 1) ** 2 - 1
     return sum(count if edge == "wall" else 2 * count for count, edge in zip(counts, domain.edges, strict=True))
+
+
+def place_counts(domain: Domain, count: int | Sequence[int]) -> tuple[int, ...]:
+    """Numbers of waves, one for each axis, or of degrees on a sphere, given as such or as one number."""
+    given = (count,) if isinstance(count, Integral) else tuple(count)
+    axes = 1 if isinstance(domain, Sphere) else domain.dim
+    if len(given) not in (1, axes):
+        raise ValueError(f"DFU: expected positional_modes as one number, or one per axis of {domain}, got {count!r}.")
+    return given if len(given) == axes else given * axes
+
+
+def usual_places(domain: Domain) -> int | tuple[int, ...]:
+    """positional_modes of the small presets: a periodic axis has no place of its own; the earth turns about an axis."""
+    counts = tuple(4 if edge == "wall" else 0 for edge in domain.edges)
+    return 2 if isinstance(domain, Sphere) else counts[0] if len(set(counts)) == 1 else counts

@@ -23,7 +23,7 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
-from fnodiff.nn.blocks import ResidualBlock, position_channels, positions
+from fnodiff.nn.blocks import ResidualBlock, place_counts, position_channels, positions, usual_places
 from fnodiff.nn.conditions import Conditioned
 from fnodiff.nn.cosine import CosineConv
 from fnodiff.nn.dual import DualConv
@@ -131,13 +131,7 @@ class DFU(Conditioned):
             )
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
-        places = (positional_modes,) if isinstance(positional_modes, Integral) else tuple(positional_modes)
-        if len(places) == 1 and not isinstance(domain, Sphere):
-            places *= domain.dim
-        if len(places) != (1 if isinstance(domain, Sphere) else domain.dim):
-            raise ValueError(
-                f"DFU: expected positional_modes as one number, or one per axis of {domain}, got {positional_modes!r}."
-            )
+        places = place_counts(domain, positional_modes)
         if min(places) < 0 or hidden_channels % 4 or not all(isinstance(m, int) and m > 0 for m in channel_mult):
             raise ValueError(
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
@@ -315,7 +309,7 @@ class DFU(Conditioned):
             "num_blocks": 1,
             "spectral_levels": 2,
             "attention_levels": (),
-            "positional_modes": _places(options),
+            "positional_modes": usual_places(options.get("domain") or Box(2)),
         }
         return cls._preset(in_channels, out_channels, options, 8, **preset)
 
@@ -327,7 +321,7 @@ class DFU(Conditioned):
             "channel_mult": (1, 1, 2),
             "num_blocks": 1,
             "dropout": 0.0,
-            "positional_modes": _places(options),
+            "positional_modes": usual_places(options.get("domain") or Box(2)),
         }
         return cls._preset(in_channels, out_channels, options, 8, **preset)
 
@@ -350,10 +344,3 @@ class DFU(Conditioned):
         if isinstance(domain, Sphere):
             n_modes = (n_modes[0], 2 * n_modes[0])
         return cls(in_channels, out_channels, **{"n_modes": n_modes, **preset, **options})
-
-
-def _places(options: dict[str, Any]) -> int | tuple[int, ...]:
-    """positional_modes of the small presets: a periodic axis has no place of its own; the earth turns about an axis."""
-    domain = options.get("domain") or Box(2)
-    counts = tuple(4 if edge == "wall" else 0 for edge in domain.edges)
-    return 2 if isinstance(domain, Sphere) else counts[0] if len(set(counts)) == 1 else counts

@@ -138,7 +138,7 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
         fields: (N, C, *spatial), normalised as they are trained on: `denoiser.normalization(x)`.
         domain: What they are functions on.
         cell_averages: The values are averages over grid cells, as an image's are, rather than values at points: the
-            average's attenuation, sinc(k / 2n) per axis on Box and sinc(k / n) on Torus, is divided out.
+            average's attenuation, sinc(k / 2n) per axis between walls and sinc(k / n) per periodic one, is divided out.
         floor: The least S of a measured shell, relative to the largest; the tail beyond them falls below it.
 
     Raises:
