@@ -45,7 +45,7 @@ class ArrayFields:
 
     NaN in `x` are missing values, as is what a NumPy masked array masks; x is read once, at construction, to see whether it
     has any. If it has, or if there is a `mask`, batches have an entry "mask", and x is 0 where that is 0. A coarser cell is
-    measured when more than half of it is, and its value is the mean over the measured part (`Domain.cell_means`). As
+    measured when more than half of it is, and its value is the mean over the measured part (`Domain.average`). As
     `resample` is not local, fields with missing values are averaged on every domain.
 
     Arrays may have any byte order, strides and real type. They are kept as they are, mapped or not. Batches are float32; they
@@ -307,7 +307,7 @@ class ArrayFields:
         return looked.loses
 
     def _means(self, values: Tensor, shape: Shape) -> Tensor:
-        return self.domain.cell_means(values, self._coarser("x", values, shape))
+        return self.domain.average(values, self._coarser("x", values, shape))
 
     def _regrid(self, name: str, values: Tensor, shape: Shape) -> Tensor:
         return self.domain.coarsen(values, self._coarser(name, values, shape))

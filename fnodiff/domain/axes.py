@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fnodiff.domain.base import cached, full_precision
+from fnodiff.domain.base import cached, cell_bounds, cell_shares, full_precision
 
 MOST_BY_PRODUCT = 256
 """Axes of up to as many cells are transformed by a product with a matrix of cosines: faster there than a reflected FFT."""
@@ -117,15 +117,7 @@ def product_along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
 @cached
 def _overlaps(old: int, new: int, periodic: bool) -> Tensor:
     """(new, old): the share of each new cell that each old cell covers."""
-    edges = torch.arange(new, dtype=torch.float64)[:, None] * old, torch.arange(old, dtype=torch.float64) * new
-    if not periodic:
-        overlap = torch.minimum(edges[0] + old, edges[1] + new) - torch.maximum(edges[0], edges[1])
-        return overlap.clamp(min=0) / old
-    total = torch.zeros(new, old, dtype=torch.float64)
-    for turn in (-old * new, 0, old * new):  # cells around points: the first reaches over the seam
-        low, high = edges[0] - old / 2, edges[1] - new / 2 + turn
-        total += (torch.minimum(low + old, high + new) - torch.maximum(low, high)).clamp(min=0) / old
-    return total
+    return cell_shares(cell_bounds(old, periodic), cell_bounds(new, periodic), periodic)
 
 
 @cached

@@ -138,10 +138,9 @@ class Domain(abc.ABC):
 
         On a periodic axis a point is in the middle of its cell, so that the first cell begins below 0.
         """
-        axes = zip(self.check_shape(shape), self.periodic, strict=True)
-        return [(torch.arange(n + 1, dtype=torch.float64) - closed / 2) / n for n, closed in axes]
+        return [cell_bounds(n, closed) for n, closed in zip(self.check_shape(shape), self.periodic, strict=True)]
 
-    def cell_means(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+    def average(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Means over the cells of another grid of a field that is constant on each of its own cells: (B, C, *shape).
 
         Unlike `resample` it is local: no value reaches farther than its cell, and positive fields stay positive.
@@ -149,7 +148,7 @@ class Domain(abc.ABC):
         Examples:
             >>> import torch
             >>> from fnodiff import Torus
-            >>> Torus(1).cell_means(torch.tensor([[[4.0, 8.0, 0.0, 0.0]]]), (2,))  # cells of points 0 and 1/2
+            >>> Torus(1).average(torch.tensor([[[4.0, 8.0, 0.0, 0.0]]]), (2,))  # cells of points 0 and 1/2
             tensor([[[4., 2.]]])
         """
         old, shape = self.check_field(x), self.check_shape(shape)
@@ -342,6 +341,11 @@ def full_precision(x: Tensor) -> Tensor:
 def along(a: Tensor, axis: int, dim: int) -> Tensor:
     """A vector, shaped to broadcast along one axis of `dim`."""
     return a.reshape([-1 if i == axis else 1 for i in range(dim)])
+
+
+def cell_bounds(n: int, periodic: bool) -> Tensor:
+    """The bounds (n + 1,) of n equal cells of an axis, in shares of it, float64; the first around 0 where it is periodic."""
+    return (torch.arange(n + 1, dtype=torch.float64) - periodic / 2) / n
 
 
 def cell_shares(old: Tensor, new: Tensor, closed: bool) -> Tensor:
