@@ -251,7 +251,7 @@ FILES = {
     "a file that is no HDF5": (lambda folder: partial(HDF5Fields, image(folder) / "a.png"), r"not an HDF5 file"),
     "no HDF5 at all": (lambda folder: partial(HDF5Fields, folder / "a.h5"), r"not a file"),
     "an HDF5 cut short": (cut_hdf5, r"write it again"),
-    "an HDF5 without fields": (partial(hdf5, lambda f: f.pop("x")), r"x/"),
+    "an HDF5 without fields": (partial(hdf5, lambda f: f.pop("16x16")), r"<shape>/x"),
     "an HDF5 of another version": (partial(hdf5, lambda f: f.attrs.modify("version", 9)), r"version"),
     "an HDF5 that was not finished": (partial(hdf5, lambda f: f.attrs.modify("complete", 1)), r"complete"),
     "an HDF5 with half a mask": (partial(masked, "16x16/mask", (2, 1, 16, 16), "uint8"), r"as many samples"),

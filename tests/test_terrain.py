@@ -125,7 +125,7 @@ def test_wrong_arguments_are_refused(options: dict, message: str) -> None:
     ("index", "shape", "message"),
     [
         (5, (24, 24), "indices from 0 to 4, got 5"),
-        (-1, (24, 24), "got -1"),
+        (-6, (24, 24), "got -6"),
         (0, (97, 24), "at most 96 x 96, as averaging cannot invent detail, got"),
         (0, (24,), "2 positive sizes"),
     ],

@@ -72,7 +72,7 @@ def from_xarray(
         ...     {"units": "K"},
         ... )
         >>> fields = from_xarray(temperature)
-        >>> fields, fields.domain, fields.names, fields.units
+        >>> fields, fields.domain, fields.channel_names, fields.units
         (ArrayFields: 2 samples, 1 channels, up to 3 x 4, Sphere(grid='equiangular'), ('t',), ('K',))
     """
     require("xarray")
