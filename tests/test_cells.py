@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fnodiff import Box, Sphere, Torus
+from fnodiff.domain import Domain, Product
 
 DOMAINS = [
     (Box(1), (6,), (4,)),
