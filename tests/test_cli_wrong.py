@@ -44,7 +44,7 @@ WRONG = {
     "smooth white noise": ("TRAIN --smoothness 1", "expected --smoothness with --noise matern, got it with none"),
     "levels of vp": (
         "TRAIN --schedule vp --sigma-min 1",
-        "expected --sigma-min with --schedule edm or ve or cosine, got it with vp",
+        "expected --sigma-min with --schedule edm or ve or cosine or rectified-flow, got it with vp",
     ),
     "an array of pictures": ("train {pictures} --x u --steps 1", "which holds pictures"),
     "no such array": ("train {arrays} --x v --domain box --shapes 8 --steps 1", "which has u (4, 1, 8, 8)"),

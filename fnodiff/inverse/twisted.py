@@ -130,7 +130,7 @@ def twisted(
             f"by name: twisted(..., label=labels)."
         )
     rows, seen = (
-        condition_rows(condition, len(seeds)),
+        condition_rows(denoiser, condition, len(seeds)),
         observation(torch.zeros(1, channels_of(denoiser), *shape), domain),
     )
     if observation.values.ndim == seen.ndim and len(observation.values) not in (1, len(seeds)):
