@@ -159,7 +159,7 @@ class AzulaDenoiser(Denoiser):
     """A denoiser of azula: its posterior mean, under its schedule.
 
     Args:
-        denoiser: azula's, with a `schedule`, called as denoiser(x_t, t, **condition).mean.
+        denoiser: azula's, with a `schedule`, called as `denoiser(x_t, t, **condition).mean`.
         channels: Of its samples.
         domain: What they are functions on; Box(2) by default.
 

@@ -175,7 +175,7 @@ class ArrayFields:
         "u" (with channel_axis=-1) in FNO's. Files of fields on the globe have `latitude="lat", longitude="lon"` or the like.
 
         Several names are channels, as x=["Vx", "Vy", "density", "pressure"] of PDEBench's flows. A pattern such as
-        x="*/data" is a group for each sample, as of its shallow water.
+        `x="*/data"` is a group for each sample, as of its shallow water.
 
         Labelled files (netCDF 3 and 4, Zarr, HDF5 with the dimensions or packing of netCDF) are read with xarray by
         `from_xarray`, which finds latitudes and longitudes by itself; it is installed with `pip install fnodiff[xarray]`.
