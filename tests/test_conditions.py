@@ -252,6 +252,7 @@ def test_a_conditioned_model_is_reported_on_with_the_data_s_own_numbers():
     assert named.rows[16, 16]["samples"] == 0
 
 
+@pytest.mark.slow
 def test_a_number_is_learnt_and_wanted_values_come_out():
     """Waves whose height is the number, from 1 to 3: the samples' heights follow it, on two grids."""
     height = 1 + 2 * torch.rand(512, generator=torch.Generator().manual_seed(0))

@@ -80,6 +80,7 @@ class TestRectifiedFlow:
             1.0, rel=0.03
         )
 
+    @pytest.mark.slow
     def test_functional_flow_matching_learns_and_samples_two_grids(self, tmp_path):
         data_law = GaussianRandomField(Torus(1), Matern(2.0, 0.3))
         x = data_law.sample((512, 1, 32), generator=seeds(0))

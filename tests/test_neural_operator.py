@@ -196,6 +196,7 @@ def waves(count, **more):
     return MultiResolution(source, Torus(1), [24, 48], batch_size=32)
 
 
+@pytest.mark.slow
 def test_it_is_trained_until_it_beats_the_linear_estimate_and_sampled_on_two_grids(tmp_path):
     data = waves(1024)
     fno = NeuralOperator.of(FNO, n_modes=(24,), hidden_channels=24, n_layers=3)
