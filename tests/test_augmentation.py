@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fnodiff import DFU, Box, Model, MultiResolution, Sphere, Torus, fit, sample
+from fnodiff import DFU, Box, DenoisingLoss, Model, MultiResolution, Sphere, Torus, fit, sample
 from fnodiff.data import ArrayFields, Augmentation
 from fnodiff.domain import Product
 from fnodiff.train import Logging
@@ -89,6 +89,9 @@ class TestMaps:
         names = augmentation.names(domain)
         assert names == ("mirror 0", "shift 0", "mirror 1", "shift 1", "cos turn - 1", "sin turn", "scale")
         assert float((shares - 0.3).abs().max()) < 4 * math.sqrt(0.3 * 0.7 / 1000)
+        together = torch.corrcoef((numbers != 0).double().T)
+        together[4:6, 4:6] = 0  # both of the turn
+        assert float((together - together.diag().diag()).abs().max()) < 4 / math.sqrt(1000), "each happens on its own"
 
     @pytest.mark.parametrize(
         "options",
@@ -143,6 +146,15 @@ class TestModels:
         model.save_pretrained(tmp_path / "model")
         again = Model.from_pretrained(tmp_path / "model")
         torch.testing.assert_close(sample(again, (16, 16), [0, 1], field=field), x)
+
+    def test_guidance_leaves_conditions_out_and_not_the_maps(self):
+        data = batches(Torus(2))
+        model = Model.for_data(data, DFU.tiny)
+        batch, seen = data[3], []
+        model.network.register_forward_pre_hook(lambda net, args, given: seen.append(given), with_kwargs=True)
+        DenoisingLoss(model, drop_condition=0.9)(**batch, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(seen[0]["augmentation"], batch["augmentation"])
+        assert bool((seen[0]["field"] == 0).all((1, 2, 3)).any())
 
     def test_zeros_stand_for_samples_as_they_are(self):
         net = DFU.tiny(1, 1, augmentation_numbers=7, zero_init=False).eval()

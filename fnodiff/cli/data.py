@@ -91,8 +91,8 @@ class TrainingData(ArrayOptions):
     label_name: str | None = option("Name of the array of labels.")
     labels: bool = option("Train on the data's labels, if they have some.", True)
     augment: float = option(
-        "Probability of each random map (mirrored, shifted, turned, scaled) that samples are seen under, which the network is "
-        "told: 0.12 is usual for few pictures.",
+        "Probability of each random map (mirrored, shifted, turned, scaled) that samples are seen under. Its numbers are "
+        "given to the network: 0.12 is usual for few pictures.",
         0.0,
     )
     in_memory: bool | None = option("Keep the samples on the grids in memory. By default pictures of up to 1 GiB.")

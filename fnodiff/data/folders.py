@@ -19,6 +19,7 @@ SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", 
 
 
 def is_zip(path: Path) -> bool:
+    """Whether pictures are in a zip file, not in a folder; ValueError if they are in neither."""
     if path.is_dir():
         return False
     if not path.exists():
@@ -70,14 +71,17 @@ def classes(names: list[str], asked: bool, listed: bool) -> list[str] | None:
 
 
 def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it is in, is hidden."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def is_image(name: str) -> bool:
+    """Whether a file is a picture, by its name."""
     return not is_hidden(name) and name.lower().endswith(pixels.SUFFIXES)
 
 
 def label_tensor(labels: list[Any], path: Path) -> Tensor:
+    """Labels of a dataset.json: classes, int64 (N,), or vectors, float32 (N, K)."""
     if all(type(label) is int for label in labels):
         return torch.tensor(labels, dtype=torch.int64)
     vectors = all(isinstance(label, list) and all(type(v) in (int, float) for v in label) for label in labels)
