@@ -54,8 +54,8 @@ def rows() -> dict[str, Callable[[], nn.Module]]:
     """The networks of the tables of speed, and those with cosines."""
     made = makers()
     fixed = partial(DFU, 3, 3, n_modes=MODES, reference=(32, 32), **WIDTH)
-    made["the same, even kernels"] = partial(fixed, boundary="even")
-    made["the same, all kernels"] = partial(fixed, boundary="all")
+    made["DFU by reference, even kernels"] = partial(fixed, boundary="even")
+    made["DFU by reference, all kernels"] = partial(fixed, boundary="all")
 
     def stock() -> nn.Module:
         with stock_layers():

@@ -91,7 +91,7 @@ def networks(peer: Path | None) -> dict[str, nn.Module]:
     """The rows of the tables of speed, with cosine kernels, neuralop's layer and another implementation's network."""
     rows = {name: make() for name, make in makers().items()}
     make = partial(DFU, 3, 3, n_modes=MODES, dropout=0.0, **WIDTH)
-    rows |= {f"the same, {kind} kernels": make(reference=(32, 32), boundary=kind) for kind in ("even", "all")}
+    rows |= {f"DFU by reference, {kind} kernels": make(reference=(32, 32), boundary=kind) for kind in ("even", "all")}
     with stock_layers():
         rows["DFU on neuralop's layer"] = make(boundary="periodic")
     if peer is not None:

@@ -73,7 +73,7 @@ def layer_table(
         for name in rows:
             found[name].append(f"{1e3 * both[0][name]:.2f} / {1e3 * both[1][name]:.2f}")
     for name, cells in found.items():
-        print(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+        print(f"{name:<32}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
 
 
 def way_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
@@ -106,22 +106,32 @@ def way_table(sizes: list[int], batch: int, repeats: int, device: str) -> None:
             )
 
 
+def gflops(net: nn.Module, x: Tensor, level: Tensor) -> float:
+    """Of a forward pass, a sample; products and convolutions are counted, FFTs are not."""
+    with FlopCounterMode(display=False) as counter:
+        evaluate(net, x, level)
+    return counter.get_total_flops() / 1e9 / len(x)
+
+
 def network_table(rows: dict[str, nn.Module], sizes: list[int], batches: list[int], repeats: int, device: str) -> None:
-    """Forward, step and memory of every network, and how they grow."""
+    """Forward, step and memory of every network, beside diffusers' where it is installed, and how they grow."""
+    base = "diffusers UNet2D" if "diffusers UNet2D" in rows else "UNet"
     per_sample: dict[str, dict[int, float]] = {name: {} for name in rows}
+    print(f"\nnetworks; / is the row's time over that of {base}; GFLOP of a forward pass, a sample, without FFTs")
     for n, batch in zip(sizes, batches, strict=True):
         x, level = torch.randn(batch, 3, n, n, device=device), torch.zeros(batch, device=device)
         forward, both = (
             interleaved({name: partial(f, net, x, level) for name, net in rows.items()}, repeats if n < 128 else 2)
             for f in (evaluate, step)
         )
-        print(f"\n{n}x{n}, batch {batch}{'':<12}{'forward':>10}{'/ UNet':>8}{'step':>11}{'/ UNet':>8}{'memory':>12}")
+        print(f"\n{f'{n}x{n}, batch {batch}':<34}{'GFLOP':>8}{'forward':>11}{'/':>6}{'step':>11}{'/':>6}{'memory':>12}")
         for name, net in rows.items():
             memory = measure(partial(step, net, x, level), device).bytes if n <= 128 else None
             per_sample[name][n] = both[name] / batch
             print(
-                f"  {name:<24}{1e3 * forward[name]:>8.0f} ms{forward[name] / forward['UNet']:>8.2f}{1e3 * both[name]:>8.0f} ms"
-                f"{both[name] / both['UNet']:>8.2f}" + (f"{memory / 2**20:>8.0f} MiB" if memory is not None else ""),
+                f"  {name:<32}{gflops(net, x, level):>8.2f}{1e3 * forward[name]:>8.0f} ms{forward[name] / forward[base]:>6.2f}"
+                f"{1e3 * both[name]:>8.0f} ms{both[name] / both[base]:>6.2f}"
+                + (f"{memory / 2**20:>8.0f} MiB" if memory is not None else ""),
                 flush=True,
             )
     large = [n for n in sizes if n >= 64]
@@ -130,7 +140,7 @@ def network_table(rows: dict[str, nn.Module], sizes: list[int], batches: list[in
         for name, times in per_sample.items():
             k, t = torch.tensor(large).double().log(), torch.tensor([times[n] for n in large]).double().log()
             slope = ((k - k.mean()) * (t - t.mean())).sum() / (k - k.mean()).square().sum()
-            print(f"  {name:<24}{float(slope):>8.2f}")
+            print(f"  {name:<32}{float(slope):>8.2f}")
 
 
 def share_table(rows: dict[str, nn.Module], n: int, batch: int, device: str) -> None:

@@ -14,7 +14,7 @@ MOST = {
     "UNet": 1.05,
     "DFU, half the grid a level": 2.9,
     "DFU, levels by a reference": 2.9,
-    "the same, even kernels": 2.45,
+    "DFU by reference, even kernels": 2.45,
 }
 
 
