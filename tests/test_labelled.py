@@ -311,6 +311,30 @@ def test_masks_labels_and_fields_come_along(tmp_path: Path) -> None:
     assert apart["mask"][0, 0].tolist() == land.tolist()
 
 
+def test_numbers_that_condition_samples_come_along(tmp_path: Path) -> None:
+    u = np.arange(48.0).reshape(2, 3, 2, 4)
+    data = xarray.Dataset(
+        {
+            "u": (("member", "time", "y", "x"), u),
+            "nu": (("member",), [0.1, 0.2]),
+            "pair": (("time", "k"), T2M[:, 0, :2]),
+        },
+        {"time": [6.0, 12.0, 24.0]},
+    )
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    fields = ArrayFields.open(tmp_path / "a.nc", "u", condition=["nu", "time", "pair"], domain=Box(2))
+    assert fields.condition_names == ("nu", "time", "pair 0", "pair 1")
+    expected = [
+        [0.2, 24.0, *T2M[2, 0, :2]],
+        [0.1, 12.0, *T2M[1, 0, :2]],
+    ]  # member 1 at its last time, member 0 at its second
+    np.testing.assert_allclose(fields.batch([5, 1], (2, 4))["condition"], expected, rtol=1e-6)
+    alone = from_xarray(data, "u", Box(2), condition="nu").batch([0, 5], (2, 4))["condition"]
+    np.testing.assert_allclose(alone, [[0.1], [0.2]], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"expected u, one or a row for each sample, along \['member', 'time'\]"):
+        from_xarray(data, "u", Box(2), condition="u")
+
+
 def test_a_mask_in_a_file_of_its_own(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", T2M)
     np.savez(tmp_path / "mask.npz", there=T2M[0] > 3)

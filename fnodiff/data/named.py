@@ -14,6 +14,7 @@ from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.frame import Frame, frame, is_time, level_names
 from fnodiff.data.labelled import VariableRows, open_labelled, require
 from fnodiff.data.rows import JoinedRows, Layout, layout
+from fnodiff.data.source import numbers_together
 from fnodiff.domain import Domain, Sphere
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def from_xarray(
     longitude: str | None = None,
     field: str | Sequence[str] | None = None,
     label: str | None = None,
+    condition: str | Sequence[str] | None = None,
     mask: str | Tensor | np.ndarray | None = None,
     channel_axis: int | None = None,
 ) -> ArrayFields:
@@ -53,6 +55,8 @@ def from_xarray(
         latitude, longitude: Names of the coordinates, where they cannot be recognised.
         field, label, mask: Variables that the samples are conditioned on, labels, and one that is 1 where x was measured, which
             may be an array too.
+        condition: Variables of numbers that condition the samples, one or several for each, along the dimensions that count
+            samples or some of them: a coordinate such as a lead time too.
         channel_axis: As of `ArrayFields`, in a file without named dimensions.
 
     Raises:
@@ -98,6 +102,9 @@ def from_xarray(
         extra["field"] = _joined(file, fields, found, domain, channel_axis)
     if label is not None:
         extra["label"] = _whole(file, label, found, False)
+    if condition is not None:
+        conditions = [condition] if isinstance(condition, str) else list(condition)
+        extra |= numbers_together("from_xarray", {name: _whole(file, name, found, False) for name in conditions})
     if isinstance(mask, str):
         there = _whole(file, mask, found, True)
         extra["mask"] = there.nan_to_num() if there.is_floating_point() else there
@@ -202,14 +209,15 @@ def _rest(array: xarray.DataArray, name: str, found: Frame) -> tuple[str, ...]:
 
 
 def _whole(file: _File, name: str, found: Frame, spatial: bool) -> Tensor:
-    """A mask or labels of all samples; of a mask without dimensions that count them, the one of all."""
+    """A mask, labels or numbers of all samples; of a mask without dimensions that count them, the one of all."""
     array = file[name]
     if not found.grid:
         return VariableRows(array.variable, {}, array.dims, ())[[0]][0]
     rest = _rest(array, name, found) if spatial else tuple(d for d in array.dims if d not in found.samples)
     if not spatial and (len(rest) > 1 or len(rest) == array.ndim):
         raise ValueError(
-            f"from_xarray: expected labels {name} along {list(found.samples)}, got {array.dims}; name others."
+            f"from_xarray: expected {name}, one or a row for each sample, along {list(found.samples)}, got {array.dims}; name "
+            f"another."
         )
     rows = VariableRows(array.variable, found.samples, rest, found.flipped)
     shared = not any(d in found.samples for d in array.dims)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
-import torch
 from torch import Tensor
 
 from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.labelled import SUFFIXES, is_labelled
 from fnodiff.data.rows import ArrayRows, JoinedRows, Rows, StackedRows, layout
-from fnodiff.data.source import as_numbers
+from fnodiff.data.source import numbers_together
 from fnodiff.domain import Domain, Sphere
 
 if TYPE_CHECKING:
@@ -37,11 +36,6 @@ def open_arrays(
     if not apart:
         names["mask"] = None if mask is None else os.fspath(mask)
     if labelled(path, names["x"]):
-        if names.pop("condition") is not None:
-            raise ValueError(
-                f"ArrayFields: expected no condition= with a labelled file, got one with {path}; read the numbers yourself, "
-                f"and add them: WithNumbers(source, numbers, names)."
-            )
         from fnodiff.data.named import from_xarray
 
         rest = {name: value for name, value in names.items() if name != "x"}
@@ -59,13 +53,7 @@ def open_arrays(
     try:
         for role, matches in asked.items():
             if role == "condition":
-                columns = {name: as_numbers("ArrayFields", arrays[name]) for parts in matches for name in parts}
-                given["condition"] = torch.cat(list(columns.values()), dim=1)
-                given["condition_names"] = [
-                    name if column.shape[1] == 1 else f"{name} {i}"
-                    for name, column in columns.items()
-                    for i in range(column.shape[1])
-                ]
+                given |= numbers_together("ArrayFields", {name: arrays[name] for parts in matches for name in parts})
             elif role in ("x", "field") and (len(matches) > 1 or len(matches[0]) > 1):
                 given[role] = _together(role, matches, arrays, domain or Sphere(), channel_axis, known)
             else:

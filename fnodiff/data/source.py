@@ -195,6 +195,16 @@ def as_numbers(owner: str, values: Any) -> Tensor:
     return numbers.float().reshape(len(numbers), -1)
 
 
+def numbers_together(owner: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays of numbers by name as `ArrayFields` takes them: its condition and condition_names."""
+    columns = {name: as_numbers(owner, values) for name, values in arrays.items()}
+    wide = {name: column.shape[1] for name, column in columns.items()}
+    return {
+        "condition": torch.cat(list(columns.values()), dim=1),
+        "condition_names": [name if k == 1 else f"{name} {i}" for name, k in wide.items() for i in range(k)],
+    }
+
+
 def number_names(owner: str, numbers: Any, names: Sequence[str] | str | None) -> tuple[str, ...]:
     """A name for each of the numbers (N, K) that condition samples; ValueError unless there are K different ones."""
     count = 0 if numbers is None else numbers.shape[1]
