@@ -40,10 +40,19 @@ class Batches(Protocol):
     """What a model is made for: `fnodiff.data.MultiResolution`, or your own batches on several grids."""
 
     domain: Domain
-    shapes: Sequence[Shape]
-    native_shapes: Sequence[Shape]
-    cell_averages: bool
-    num_classes: int
+    shapes: list[Shape]
+
+    @property
+    def native_shapes(self) -> Sequence[Shape]:
+        """The shapes on which the samples are not upsampled ones."""
+
+    @property
+    def cell_averages(self) -> bool:
+        """Whether values are averages over the cells of a grid."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels name."""
 
     def __getitem__(self, step: int) -> Mapping[str, Tensor]:
         """{"x": (B, C, *shape), ...}."""

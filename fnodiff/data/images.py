@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fnodiff.data import folders, pixels
 from fnodiff.data.source import selected
-from fnodiff.domain import Box
+from fnodiff.domain import Box, Shape
 
 _DOMAIN = Box(2)
 
@@ -158,7 +158,7 @@ class ImageFolder:
         """
         return _scale(_crop(self._levels(self._name(index)), (1, 1)))
 
-    def batch(self, indices: Sequence[int], shape: tuple[int, int]) -> dict[str, Tensor]:
+    def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """Images on one grid: cropped at the centre to the aspect ratio of `shape`, then averaged over its cells.
 
         The crop is the largest with that ratio, in whole pixels: its shorter extent is rounded down.

@@ -16,22 +16,19 @@ from fnodiff.domain import Domain, Shape
 class Fields(Protocol):
     """A source of fields that exist at several resolutions: `ImageFolder`, `HDF5Fields`, `ArrayFields`, or your own.
 
-    Your own needs a length, `channels` and `batch`. The other attributes may be left out, and are then those of values at
-    points without labels. A source that knows its domain says it as `domain`.
+    Your own needs a length, `channels` and `batch`. It may have these attributes too, and without them its values are those
+    at points, without labels:
 
-    Attributes:
-        channels: C.
-        cell_averages: Whether values are averages over the cells of a grid, as an image's, rather than values at points.
-        num_classes: How many classes the labels name; 0 without.
-        condition_channels: Channels of the conditioning field; 0 without.
-        condition_names: Of the numbers that condition a sample, one name for each; empty without.
+    - `cell_averages`: whether values are averages over the cells of a grid, as an image's, rather than values at points;
+    - `num_classes`: how many classes the labels name;
+    - `condition_channels`: channels of the conditioning field;
+    - `condition_names`: of the numbers that condition a sample, one name for each;
+    - `domain`: what its fields are functions on.
     """
 
-    channels: int
-    cell_averages: bool
-    num_classes: int
-    condition_channels: int
-    condition_names: tuple[str, ...]
+    @property
+    def channels(self) -> int:
+        """C."""
 
     def __len__(self) -> int:
         """Number of samples."""
