@@ -80,8 +80,7 @@ class NoiseOptions:
 
     def make_noise(self, domain: Domain, reference: Shape) -> Noise | None:
         """The noise that is named, if one is."""
-        smooth = {"length_scale": 0.2 * max(domain.lengths)}
-        smooth |= named(self, "noise", {"smoothness": ("matern",), "length_scale": ("matern", "rbf")})
+        smooth = named(self, "noise", {"smoothness": ("matern",), "length_scale": ("matern", "rbf")})
         if self.noise == "matern":
             return fnodiff.GaussianRandomField(domain, fnodiff.Matern(**{"smoothness": 0.5, **smooth}))
         if self.noise == "rbf":

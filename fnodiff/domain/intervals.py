@@ -151,13 +151,13 @@ class Intervals(Domain):
         Returns:
             (shell, wavenumber). The shell of each coefficient (*coefficient_shape), 0 for the mean; and sqrt(lambda) of the
             shells that the grid holds in full, (shells,), from 0 for the mean, equally spaced by the largest of the axes'
-            first modes. Coefficients in the corners lie in shells beyond these.
+            first modes. Halves count down. Coefficients in the corners lie in shells beyond these.
         """
         k = self.eigenvalues(shape, dtype=torch.float64).sqrt()
         sides = [k[tuple(slice(None) if i == axis else 0 for i in range(k.ndim))] for axis in range(k.ndim)]
         width = max(float(side[1:].min()) for side in sides if side.numel() > 1)
         count = int(min(float(side.max()) for side in sides) / width + 1e-9)
-        return (k / width).round().long(), width * torch.arange(count + 1, dtype=torch.float64)
+        return (k / width + 0.5 - 1e-9).floor().long(), width * torch.arange(count + 1, dtype=torch.float64)
 
     def trace(self, f: Callable[[Tensor], Tensor]) -> float:
         # A sum over k >= 0 is, axis by axis, half the sum over all k plus half the term k = 0.

@@ -179,8 +179,8 @@ class CahnHilliard(Solved):
     Args:
         count, seed: Number of samples, and what fixes all of them.
         domain: A Torus; of three dimensions by default.
-        width: Of the interfaces, in the domain's lengths.
-        time: When the mixtures are seen, in units of length^2.
+        width: Of the interfaces, in the domain's lengths; 0.03 of the longest side by default.
+        time: When the mixtures are seen, in units of length^2; 0.03 of the longest side's square by default.
         mean: The share of the second liquid is (1 + mean) / 2.
         fine: Points per side of the solve.
         dt: Largest time step; see `solve`.
@@ -205,8 +205,8 @@ class CahnHilliard(Solved):
         seed: int = 0,
         *,
         domain: Domain | None = None,
-        width: float = 0.03,
-        time: float = 0.03,
+        width: float | None = None,
+        time: float | None = None,
         mean: float = 0.0,
         fine: int = 48,
         dt: float | None = None,
@@ -216,6 +216,8 @@ class CahnHilliard(Solved):
         domain = Torus(3) if domain is None else domain
         if set(domain.edges) != {"periodic"}:
             raise ValueError(f"CahnHilliard: expected a Torus, got {domain}; the equation is solved on periodic boxes.")
+        width = 0.03 * max(domain.lengths) if width is None else width
+        time = 0.03 * max(domain.lengths) ** 2 if time is None else time
         _check_numbers("CahnHilliard", time, width, dt)
         self.domain, self.width, self.time, self.mean, self.dt = domain, width, time, mean, dt
         initial_mixture(domain, (1, 1, *(4,) * domain.dim), width, mean=mean)  # which checks the mean

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Shape
-from fnodiff.sde.noise import Spectrum
+from fnodiff.sde.noise import Spectrum, on_domain
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.process import FunctionSpaceSDE
 
@@ -92,7 +92,11 @@ class Denoiser(nn.Module, abc.ABC):
         self.sde = sde
         self.normalization = normalization or Normalization()
         self.condition_normalization = given
-        self.spectrum, self.cell_averages, self.channels = spectrum, bool(cell_averages), channels
+        self.spectrum, self.cell_averages, self.channels = (
+            on_domain(spectrum, sde.domain),
+            bool(cell_averages),
+            channels,
+        )
         self.training_shapes: tuple[Shape, ...] = ()
         self.condition_names: tuple[str, ...] = ()
 

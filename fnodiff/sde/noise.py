@@ -13,10 +13,12 @@ process on each grid.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,21 +28,47 @@ from fnodiff.domain import Domain, Generators, normals
 Spectrum = Callable[[Tensor, int], Tensor]
 
 
-def _check_positive(owner: object, **values: float) -> None:
+def on_domain(spectrum: Spectrum | None, domain: Domain) -> Spectrum | None:
+    """The spectrum with what it leaves to the domain: a length scale that was not given."""
+    return spectrum.on(domain) if isinstance(spectrum, _Scaled | ChannelSpectra) else spectrum
+
+
+class _Scaled:
+    """A spectrum with a length scale."""
+
+    length_scale: float | None
+
+    def on(self, domain: Domain) -> Self:
+        """With a length scale of a fifth of the domain's longest side, if none was given."""
+        if self.length_scale is not None or domain.lengths is None:
+            return self
+        return dataclasses.replace(self, length_scale=0.2 * max(domain.lengths))
+
+    @property
+    def _length(self) -> float:
+        if self.length_scale is None:
+            raise ValueError(
+                f"{type(self).__name__}: expected a length scale in the domain's units, got None; pass length_scale=, or "
+                f"write {self}.on(domain) for a fifth of its longest side."
+            )
+        return self.length_scale
+
+
+def _check_positive(owner: object, **values: float | None) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
+        if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{type(owner).__name__}: expected {name} > 0, got {value!r}; pass a positive number.")
 
 
 @dataclass(frozen=True)
-class Matern:
+class Matern(_Scaled):
     """The Matern spectrum, (1 + length_scale^2 lambda / (2 nu))^-(nu + dim/2) with nu = `smoothness`.
 
     Modes fall as k^-(2 nu + dim); sample functions have about nu derivatives.
 
     Args:
         smoothness: nu > 0.
-        length_scale: Correlation length, in the domain's units.
+        length_scale: Correlation length, in the domain's units; a fifth of its longest side by default.
 
     Source: Lindgren, Rue, Lindstroem (2011), An explicit link between Gaussian fields and Gaussian Markov random fields.
 
@@ -52,22 +80,23 @@ class Matern:
     """
 
     smoothness: float
-    length_scale: float = 0.2
+    length_scale: float | None = None
 
     def __post_init__(self) -> None:
         _check_positive(self, smoothness=self.smoothness, length_scale=self.length_scale)
 
     def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
-        scaled = eigenvalues * (self.length_scale**2 / (2 * self.smoothness))
+        scaled = eigenvalues * (self._length**2 / (2 * self.smoothness))
         return (1 + scaled) ** -(self.smoothness + dim / 2)
 
 
 @dataclass(frozen=True)
-class RBF:
+class RBF(_Scaled):
     """The Gaussian spectrum exp(-length_scale^2 lambda / 2): infinitely smooth functions.
 
     Args:
-        length_scale: Standard deviation of the squared-exponential covariance, in the domain's units.
+        length_scale: Standard deviation of the squared-exponential covariance, in the domain's units; a fifth of its
+            longest side by default.
 
     Examples:
         >>> import torch
@@ -76,13 +105,13 @@ class RBF:
         tensor([1.0000, 0.6376, 0.0111])
     """
 
-    length_scale: float = 0.2
+    length_scale: float | None = None
 
     def __post_init__(self) -> None:
         _check_positive(self, length_scale=self.length_scale)
 
     def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
-        return (eigenvalues * (-0.5 * self.length_scale**2)).exp()
+        return (eigenvalues * (-0.5 * self._length**2)).exp()
 
 
 @dataclass(frozen=True)
@@ -101,7 +130,7 @@ class ChannelSpectra:
         >>> import torch
         >>> from fnodiff import Matern
         >>> from fnodiff.sde import ChannelSpectra
-        >>> ChannelSpectra((Matern(0.5), Matern(2.0)))(torch.tensor([0.0, 100.0]), 2)
+        >>> ChannelSpectra((Matern(0.5, 0.2), Matern(2.0, 0.2)))(torch.tensor([0.0, 100.0]), 2)
         tensor([[1.0000, 0.0894],
                 [1.0000, 0.1250]])
     """
@@ -112,6 +141,10 @@ class ChannelSpectra:
         object.__setattr__(self, "channels", tuple(self.channels))
         if not self.channels:
             raise ValueError("ChannelSpectra: expected a spectrum for each channel, got none.")
+
+    def on(self, domain: Domain) -> ChannelSpectra:
+        """Each with what it leaves to the domain."""
+        return ChannelSpectra(tuple(on_domain(spectrum, domain) for spectrum in self.channels))
 
     def __call__(self, eigenvalues: Tensor, dim: int) -> Tensor:
         """S of each channel at these eigenvalues, (channels, *eigenvalues.shape)."""
@@ -205,6 +238,7 @@ class GaussianRandomField(Noise):
                 f"GaussianRandomField: expected a domain and a spectrum, got {self.domain!r} and {self.spectrum!r}; write such "
                 f"as GaussianRandomField(Box(2), Matern(1.0))."
             )
+        object.__setattr__(self, "spectrum", on_domain(self.spectrum, self.domain))
 
     @functools.cached_property
     def trace(self) -> float:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Generators
-from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum
+from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum, on_domain
 from fnodiff.sde.schedule import Schedule
 
 
@@ -141,6 +141,7 @@ class FunctionSpaceSDE:
             UserWarning: If snr_end > 0.01, noise_exponent > data_exponent + 0.1, or modes underflow.
         """
         domain, shape = self.domain, self.domain.check_shape(shape)
+        spectrum = on_domain(spectrum, domain)
         eigenvalues, mult = (f(shape, dtype=torch.float64).flatten() for f in (domain.eigenvalues, domain.multiplicity))
         s = spectrum(eigenvalues, domain.dim).reshape(-1, len(eigenvalues))  # a row for each channel that has its own
         std = self.noise.on(shape).std(eigenvalues).reshape(-1, len(eigenvalues))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
-from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum
+from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum, on_domain
 from fnodiff.sde.process import FunctionSpaceSDE, has_data
 
 TINY = 1e-30
@@ -46,7 +46,7 @@ def spectra(
     sde: FunctionSpaceSDE, spectrum: Spectrum, eigenvalues: Tensor, shape: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """S and C of the modes, as a grid of this shape sees them: (*modes), or (C, *modes) if channels differ."""
-    s = spectrum(eigenvalues, sde.domain.dim)
+    s = on_domain(spectrum, sde.domain)(eigenvalues, sde.domain.dim)
     return torch.broadcast_tensors(s, sde.noise.on(shape).std(eigenvalues).square())
 
 
@@ -230,6 +230,7 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
     if not 0 < eps < 1:
         raise ValueError(f"noise_levels: expected eps in (0, 1), got {eps!r}; 0.01 is usual.")
     eigenvalues = noise.domain.eigenvalues(noise.domain.check_shape(shape), dtype=torch.float64)
+    spectrum = on_domain(spectrum, noise.domain)
     s = spectrum(eigenvalues, noise.domain.dim)
     ratio = s / noise.on(shape).std(eigenvalues).square()
     ratio = ratio[has_data(s, eigenvalues, spectrum).expand_as(ratio)]
@@ -260,6 +261,7 @@ def noise_law(noise: Noise, spectrum: Spectrum, shape: Sequence[int]) -> tuple[f
         [-1.28, 1.9]
     """
     domain = noise.domain
+    spectrum = on_domain(spectrum, domain)
     eigenvalues, mult = (
         f(domain.check_shape(shape), dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity)
     )
