@@ -7,6 +7,7 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.augmentation import Augmentation
 from fnodiff.data.augmented import Augmented
+from fnodiff.data.chunks import Chunks
 from fnodiff.data.exported import to_xarray
 from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
@@ -22,6 +23,7 @@ __all__ = [
     "ArrayFields",
     "Augmentation",
     "Augmented",
+    "Chunks",
     "Fields",
     "HDF5Fields",
     "ImageFolder",

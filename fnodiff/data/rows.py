@@ -150,6 +150,11 @@ class JoinedRows:
     def single(self) -> bool:
         return all(part.single for part in self.parts)
 
+    @property
+    def chunk(self) -> int:
+        """How many rows are stored together."""
+        return max(getattr(part, "chunk", 1) for part in self.parts)
+
     def __getitem__(self, rows: list[int]) -> Tensor:
         parts = [part[rows] for part in self.parts]
         kind = torch.float32 if self.single else torch.float64
