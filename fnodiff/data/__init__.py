@@ -17,6 +17,7 @@ from fnodiff.data.named import from_xarray
 from fnodiff.data.numbers import WithNumbers
 from fnodiff.data.source import Fields
 from fnodiff.data.terrain import Terrain
+from fnodiff.data.well import from_well
 from fnodiff.data.write import write_fields
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Terrain",
     "Upsampled",
     "WithNumbers",
+    "from_well",
     "from_xarray",
     "to_xarray",
     "write_fields",
