@@ -15,7 +15,9 @@ from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import InMemory, MultiResolution, Part, Upsampled
 from fnodiff.data.named import from_xarray
 from fnodiff.data.numbers import WithNumbers
+from fnodiff.data.records import Records
 from fnodiff.data.source import Fields
+from fnodiff.data.stream import Stream
 from fnodiff.data.terrain import Terrain
 from fnodiff.data.well import from_well
 from fnodiff.data.write import write_fields
@@ -32,6 +34,8 @@ __all__ = [
     "LatLon",
     "MultiResolution",
     "Part",
+    "Records",
+    "Stream",
     "Terrain",
     "Upsampled",
     "WithNumbers",

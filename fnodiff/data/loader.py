@@ -128,7 +128,10 @@ class MultiResolution(_Source, Dataset):
         return Steps(start, stop, every)
 
     def samples(self, count: int, shape: Shape) -> dict[str, Tensor]:
-        """`count` samples of the source, or all if it has fewer, chosen at random by the seed: for measuring."""
+        """`count` samples of the source, or all if it has fewer, chosen at random by the seed: for measuring. Of a source that
+        says how many to look at (`scan`), as `Stream`, no more than these, the first."""
+        if (scan := getattr(self.fields, "scan", None)) is not None:
+            return self.take(range(min(count, scan)), self.domain.check_shape(shape))
         order = epoch(self.fields, self._rng(2, 0))[:count]
         return self.take(sorted(int(i) for i in order), self.domain.check_shape(shape))
 
