@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--mean", type=float, default=0.0, help="of a sample: 0 for as much of each liquid")
     add("--fine", type=int, default=32, metavar="N", help="points per side of the solve")
     add("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that solve; -1 for all cores")
     args = parser.parse_args(arguments)
     try:
         settings = {"width": args.width, "time": args.time, "mean": args.mean, "fine": args.fine}
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about = {"source": SOURCE, "licence": "generated", "grid": "points", "seed": args.seed, **settings}
         about["solver"] = "Fourier, fourth-order exponential Runge-Kutta"
         shapes = [(n,) * args.dim for n in args.resolutions]
-        write_fields(args.out, fields, shapes, attributes=about, dtype="float32", chunk=16)
+        write_fields(args.out, fields, shapes, attributes=about, dtype="float32", chunk=16, workers=args.workers)
     except ValueError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 

@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--fine", type=int, default=64, metavar="N", help="points per side of the solve")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that solve; -1 for all cores")
     args = parser.parse_args(arguments)
     try:
         fields = NavierStokes(
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "seed": args.seed,
         }
         shapes = [(n, n) for n in args.resolutions]
-        write_fields(args.out, fields, shapes, attributes=attributes, dtype="float32", chunk=16)
+        write_fields(args.out, fields, shapes, attributes=attributes, dtype="float32", chunk=16, workers=args.workers)
     except ValueError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 

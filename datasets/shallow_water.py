@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=float, default=2000.0, help="mean depth in metres")
     parser.add_argument("--fine", type=int, default=64, metavar="N", help="latitudes of the solve")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that solve; -1 for all cores")
     args = parser.parse_args(arguments)
     law = {name: getattr(args, name) for name in ("first", "every", "snapshots", "wind", "depth", "fine")}
     try:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **law,
         }
         shapes = [fields.domain.shape_of(n) for n in args.resolutions]
-        write_fields(args.out, fields, shapes, attributes=attributes, dtype="float32", chunk=16)
+        write_fields(args.out, fields, shapes, attributes=attributes, dtype="float32", chunk=16, workers=args.workers)
     except ValueError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 

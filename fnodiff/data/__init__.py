@@ -7,6 +7,7 @@ A source ("fields") has `channels`, a length and `batch(indices, shape)`, which 
 from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.augmentation import Augmentation
 from fnodiff.data.augmented import Augmented
+from fnodiff.data.chunks import Chunks
 from fnodiff.data.exported import to_xarray
 from fnodiff.data.hdf5 import HDF5Fields
 from fnodiff.data.images import ImageFolder
@@ -14,14 +15,18 @@ from fnodiff.data.latlon import LatLon
 from fnodiff.data.loader import InMemory, MultiResolution, Part, Upsampled
 from fnodiff.data.named import from_xarray
 from fnodiff.data.numbers import WithNumbers
+from fnodiff.data.records import Records
 from fnodiff.data.source import Fields
+from fnodiff.data.stream import Stream
 from fnodiff.data.terrain import Terrain
+from fnodiff.data.well import from_well
 from fnodiff.data.write import write_fields
 
 __all__ = [
     "ArrayFields",
     "Augmentation",
     "Augmented",
+    "Chunks",
     "Fields",
     "HDF5Fields",
     "ImageFolder",
@@ -29,9 +34,12 @@ __all__ = [
     "LatLon",
     "MultiResolution",
     "Part",
+    "Records",
+    "Stream",
     "Terrain",
     "Upsampled",
     "WithNumbers",
+    "from_well",
     "from_xarray",
     "to_xarray",
     "write_fields",

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.data.chunks import ChunkedRows, Chunks
 from fnodiff.data.latlon import LatLon
-from fnodiff.data.rows import ArrayRows, Axis, Rows, layout, loses, plain
+from fnodiff.data.look import Look
+from fnodiff.data.rows import ArrayRows, Axis, Rows, layout, plain
 from fnodiff.data.source import as_numbers, number_names, selected
 from fnodiff.domain import Domain, Shape
 
@@ -63,6 +65,7 @@ class ArrayFields:
         latitudes, longitudes: Of a grid on the globe, in degrees; the last two axes of the grid are these, in either order.
         mask: True or 1 where x was measured, False or 0 elsewhere: (*grid) for all samples, or like x, with 1 or C channels.
         channel_axis: 1 or -1, for arrays of d + 2 axes or more; by default 1, but -1 where that is a single channel.
+        chunks: Read whole chunks, and epochs chunk by chunk: for what is larger than memory.
 
     Attributes:
         channels, condition_channels: C of x, and of the field, 0 without one.
@@ -101,6 +104,7 @@ class ArrayFields:
         longitudes: Sequence[float] | Tensor | None = None,
         mask: Tensor | np.ndarray | None = None,
         channel_axis: int | None = None,
+        chunks: Chunks | None = None,
     ) -> None:
         if channel_axis not in (None, 1, -1):
             raise ValueError(f"ArrayFields: expected channel_axis 1 or -1, got {channel_axis!r}; permute the array.")
@@ -131,11 +135,17 @@ class ArrayFields:
         if len(set(lengths)) > 1:
             raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
         self.channels, self._ends = self._x.shape[1], (slice(None),) * domain.dim
-        looked = _Look(domain.periodic if self._place is None else ())
-        for rows in range(0, len(self), _CHUNK):
-            looked.at(*self._read([*range(len(self))[rows : rows + _CHUNK]]))
+        seen = [*range(len(self))]
+        if chunks is not None:
+            self._x = chunks.of(self._x)
+            self._field = None if self._field is None else chunks.of(self._field)
+            seen = self._x.spread(chunks.scan)
+        self._trusted = len(seen) < len(self)
+        looked = Look(domain.periodic if self._place is None else ())
+        for part in _parts(seen):
+            looked.at(*self._read(part))
         self.masked, self._double = looked.missing or bool(self._masks), not self._x.single and looked.loses
-        self._double_field = self._field is not None and not self._field.single and self._loses(self._field)
+        self._double_field = self._field is not None and not self._field.single and self._loses(self._field, seen)
         if looked.closed:
             self._leave_out_ends(looked.closed)
         self.shape: Shape = tuple(self._shown(self._x[[0]], self._x.shape).shape[2:])
@@ -220,6 +230,11 @@ class ArrayFields:
         """
         rows = selected("ArrayFields", indices, len(self))
         x, there = self._read(rows)
+        if self._trusted and (bool((x.isinf() & there).any()) or not (self.masked or bool(there.all()))):
+            raise ValueError(
+                "ArrayFields: expected finite values without missing ones, as in the samples that were looked at, got others; "
+                "mend them, or look at more: Chunks(scan=...)."
+            )
         x = x.double() if self._double else x.float()
         if not self.masked:
             out = {"x": self._regrid("x", x, shape)}
@@ -239,6 +254,10 @@ class ArrayFields:
         if self._condition is not None:
             out["condition"] = self._condition[torch.tensor(rows, dtype=torch.long)]
         return out
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """The samples of an epoch in a random order, those of a chunk near each other."""
+        return self._x.order(rng) if isinstance(self._x, ChunkedRows) else rng.permutation(len(self))
 
     def _rows(self, name: str, values: Any) -> Rows:
         """An array as rows; what it masks is noted."""
@@ -263,9 +282,8 @@ class ArrayFields:
             raise ValueError(
                 f"ArrayFields: expected a mask for x {self._x.shape}, got {tuple(array.shape)}; give it the grid of x."
             )
-        for start in range(0, rows.shape[0], _CHUNK):
-            part = rows[[*range(rows.shape[0])[start : start + _CHUNK]]]
-            if not bool(((part == 0) | (part == 1)).all()):
+        for some in _parts([*range(rows.shape[0])]):
+            if not bool((((part := rows[some]) == 0) | (part == 1)).all()):
                 raise ValueError(
                     "ArrayFields: expected a mask of 1 and 0, or booleans, got other values; use a threshold."
                 )
@@ -299,10 +317,10 @@ class ArrayFields:
             stacklevel=3,
         )
 
-    def _loses(self, rows: Rows) -> bool:
-        looked = _Look(())
-        for start in range(0, len(self), _CHUNK):
-            x = rows[[*range(len(self))[start : start + _CHUNK]]]
+    def _loses(self, rows: Rows, seen: list[int]) -> bool:
+        looked = Look(())
+        for part in _parts(seen):
+            x = rows[part]
             looked.at(x, torch.ones_like(x, dtype=torch.bool))
         return looked.loses
 
@@ -319,60 +337,8 @@ class ArrayFields:
         return shape
 
 
-class _Look:
-    """What one pass over the samples finds: missing values, how much float32 would lose, and axes with their end twice."""
-
-    def __init__(self, periodic: tuple[bool, ...]) -> None:
-        self.missing, self.loses = False, False
-        self._closed = {
-            axis: False for axis, closes in enumerate(periodic) if closes
-        }  # and whether it is more than flat
-        self._sums: Tensor | None = None
-        self._shift: Tensor | None = None
-
-    @property
-    def closed(self) -> list[int]:
-        """The periodic axes whose first and last values are equal in all samples, but not all that lie between."""
-        return [axis for axis, varies in self._closed.items() if varies]
-
-    def at(self, x: Tensor, there: Tensor) -> None:
-        """Look at samples (B, C, *grid), and where they were measured."""
-        if x.is_floating_point() and bool((x.isinf() & there).any()):
-            raise ValueError("ArrayFields: expected x finite, or NaN where missing, got infinite values; mend them.")
-        self.missing |= not bool(there.all())
-        scale = _spread(x, there) if self._closed else 0.0
-        for axis in list(self._closed):
-            ends = [v.select(axis + 2, i) for v in (x, there) for i in (0, -1, -2)]
-            if x.shape[axis + 2] < 3 or not _same(ends[0], ends[1], ends[3], ends[4], scale):
-                del self._closed[axis]
-            else:
-                self._closed[axis] |= not _same(ends[1], ends[2], ends[4], ends[5], scale)
-        if x.dtype.itemsize > 4 or x.dtype in (torch.int32, torch.uint32):
-            self._measure(x.double(), there)
-
-    def _measure(self, x: Tensor, there: Tensor) -> None:
-        x, there = (v.transpose(0, 1).flatten(1) for v in (torch.where(there, x, 0.0), there.double()))
-        if self._shift is None:
-            self._shift = (x * there).sum(1) / there.sum(1).clamp(min=1)
-        away = (x - self._shift[:, None]) * there
-        found = torch.stack([there.sum(1), away.sum(1), away.square().sum(1), x.abs().amax(1)])
-        if self._sums is not None:
-            found = torch.cat([found[:3] + self._sums[:3], torch.maximum(found[3:], self._sums[3:])])
-        self._sums = found
-        count, first, second, most = found[0].clamp(min=1), *found[1:]
-        self.loses = loses(most, (second / count - (first / count).square()).clamp(min=0).sqrt())
-
-
-def _spread(x: Tensor, there: Tensor) -> float:
-    """The largest measured value less the smallest."""
-    x = torch.where(there, x, x[there][:1].squeeze() if bool(there.any()) else 0).double()
-    return float(x.max() - x.min())
-
-
-def _same(one: Tensor, other: Tensor, there: Tensor, too: Tensor, scale: float) -> bool:
-    """Whether values are equal to a solver's rounding, a millionth of their spread, and measured at the same points."""
-    one, other = (torch.where(there & too, v, 0).double() for v in (one, other))
-    return bool(torch.equal(there, too)) and bool(((one - other).abs() <= 1e-6 * scale).all())
+def _parts(rows: list[int]) -> list[list[int]]:
+    return [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
 
 
 def _as_label(values: Any) -> Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.data.source import Fields, _Source, selected
+from fnodiff.data.source import Fields, _Source, epoch, selected
 from fnodiff.domain import Shape
 
 
@@ -43,6 +44,12 @@ class Augmented(_Source):
 
     def __len__(self) -> int:
         return len(self.maps) * len(self.fields)
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """As often through the source's order as there are maps, each sample under another of them."""
+        count = len(self.maps)
+        maps = rng.permuted(np.tile(np.arange(count), (len(self.fields), 1)), axis=1)
+        return np.concatenate([count * (rows := epoch(self.fields, rng)) + maps[rows, turn] for turn in range(count)])
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, each sample under its map."""

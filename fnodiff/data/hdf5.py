@@ -27,13 +27,13 @@ import re
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.data.handle import Handle
 from fnodiff.data.source import number_names, selected
 
 VERSION = 2
@@ -64,7 +64,7 @@ class HDF5Fields:
 
     def __init__(self, path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> None:
         self.path = Path(path)
-        self._open: tuple[int, h5py.File] | None = None
+        self._file = Handle(self.path)
         if not self.path.is_file():
             raise ValueError(f"HDF5Fields: {self.path} is not a file; pass one that write_fields wrote.")
         if not h5py.is_hdf5(self.path):
@@ -108,9 +108,6 @@ class HDF5Fields:
     def __repr__(self) -> str:
         grids = ", ".join(grid_name(shape) for shape in self.shapes)
         return f"HDF5Fields({str(self.path)!r}): {len(self)} samples, {self.channels} channels, at {grids}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}
 
     def image(self, index: int) -> Tensor:
         """Sample (C, *shape) on the finest grid.
@@ -160,14 +157,6 @@ class HDF5Fields:
 
     def _path(self, key: str, name: str) -> str:
         return f"{key}/{name}" if self._version == 1 else f"{name}/{key}"
-
-    def _file(self) -> h5py.File:
-        # A forked process inherits the handle together with the file position, so it opens its own.
-        if self._open is None or self._open[0] != os.getpid():
-            if self._open is not None:
-                self._open[1].close()
-            self._open = os.getpid(), h5py.File(self.path, "r")
-        return self._open[1]
 
 
 def grid_name(shape: Sequence[int]) -> str:

@@ -156,7 +156,7 @@ class ImageFolder:
         Raises:
             ValueError: If the image is broken or the index out of range.
         """
-        return _scale(_crop(self._levels(self._name(index)), (1, 1)))
+        return pixels.scale(pixels.crop(self._levels(self._name(index)), (1, 1)))
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """Images on one grid: cropped at the centre to the aspect ratio of `shape`, then averaged over its cells.
@@ -188,18 +188,13 @@ class ImageFolder:
 
     def _averages(self, name: str, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         levels = self._levels(name)
-        out = []
-        for shape in shapes:
-            crop = _crop(levels, shape)
-            if crop.shape[1] < shape[0]:  # and then the width is too small as well, the ratios being the same
-                whole, cropped, asked = ("x".join(map(str, size)) for size in (levels.shape[1:], crop.shape[1:], shape))
-                raise ValueError(
-                    f"ImageFolder: {self._where(name)} is {whole}, {cropped} after cropping, got {asked} to fill: "
-                    f"averaging cannot invent detail; choose smaller resolutions, or leave the file out: "
-                    f'ImageFolder(path, smallest={tuple(shape)}, on_error="skip").'
-                )
-            out.append(_scale(_DOMAIN.average(crop[None], shape)[0]))
-        return out
+        try:
+            return [pixels.averaged(levels, shape) for shape in shapes]
+        except ValueError as error:
+            raise ValueError(
+                f"ImageFolder: {self._where(name)} {error}, or leave the file out: ImageFolder(path, "
+                f'smallest={tuple(max(shapes))}, on_error="skip").'
+            ) from error
 
     def _name(self, index: int) -> str:
         (row,) = selected("ImageFolder", operator.index(index), len(self))
@@ -329,15 +324,3 @@ class ImageFolder:
                 f"{extra[:3]}; complete the images, or mend the list."
             )
         return named
-
-
-def _scale(levels: Tensor) -> Tensor:
-    return levels / 127.5 - 1
-
-
-def _crop(levels: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The largest crop at the centre whose height and width are as shape[0] to shape[1]."""
-    height, width = levels.shape[1:]
-    crop = min(height, width * shape[0] // shape[1]), min(width, height * shape[1] // shape[0])
-    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
-    return levels[:, top : top + crop[0], left : left + crop[1]]

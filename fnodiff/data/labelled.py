@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 from torch import Tensor
 
+from fnodiff.data.chunks import chunk_of
 from fnodiff.data.rows import Layout, native, single
 from fnodiff.domain import Shape
 
@@ -123,6 +124,11 @@ class VariableRows:
     @property
     def shape(self) -> Shape:
         return self.layout.fields
+
+    @property
+    def chunk(self) -> int:
+        """How many samples in a row are stored together."""
+        return chunk_of(self._opened(), self.samples)
 
     def __getstate__(self) -> dict[str, Any]:
         known = {"variable": None, "_process": None} if self.source is not None else {}

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from fnodiff.data.augmentation import Augmentation
-from fnodiff.data.source import Fields, _Source, check_ends, checked, own_domain, same_places, selected
+from fnodiff.data.source import Fields, _Source, check_ends, checked, epoch, own_domain, same_places, selected
 from fnodiff.domain import Domain, Shape
 
 SMALLEST_GRID = 4
@@ -128,8 +128,11 @@ class MultiResolution(_Source, Dataset):
         return Steps(start, stop, every)
 
     def samples(self, count: int, shape: Shape) -> dict[str, Tensor]:
-        """`count` samples of the source, or all if it has fewer, chosen at random by the seed: for measuring."""
-        order = self._rng(2, 0).permutation(len(self.fields))[:count]
+        """`count` samples of the source, or all if it has fewer, chosen at random by the seed: for measuring. Of a source that
+        says how many to look at (`scan`), as `Stream`, no more than these, the first."""
+        if (scan := getattr(self.fields, "scan", None)) is not None:
+            return self.take(range(min(count, scan)), self.domain.check_shape(shape))
+        order = epoch(self.fields, self._rng(2, 0))[:count]
         return self.take(sorted(int(i) for i in order), self.domain.check_shape(shape))
 
     def take(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
@@ -187,9 +190,9 @@ class MultiResolution(_Source, Dataset):
         return [self._sample(i) for i in range(first, first + self.batch_size)]
 
     def _sample(self, position: int) -> int:
-        epoch, i = divmod(position, len(self.fields))
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, self._rng(1, epoch).permutation(len(self.fields))
+        turn, i = divmod(position, len(self.fields))
+        if self._epoch is None or self._epoch[0] != turn:
+            self._epoch = turn, epoch(self.fields, self._rng(1, turn))
         return int(self._epoch[1][i])
 
     def _rng(self, stream: int, count: int) -> np.random.Generator:
@@ -376,6 +379,12 @@ class Part(_Source):
 
     def __len__(self) -> int:
         return len(self.selected)
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """The part's samples in the order in which the source takes them."""
+        place = np.empty(len(self.fields), dtype=np.int64)
+        place[epoch(self.fields, rng)] = np.arange(len(self.fields))
+        return np.argsort(place[self.selected], kind="stable")
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, with indices counted within the part."""

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from fnodiff.data.arrays import ArrayFields
+from fnodiff.data.chunks import Chunks
 from fnodiff.data.frame import Frame, frame, is_time, level_names
 from fnodiff.data.labelled import VariableRows, open_labelled, require
 from fnodiff.data.rows import JoinedRows, Layout, layout
@@ -34,6 +35,7 @@ def from_xarray(
     condition: str | Sequence[str] | None = None,
     mask: str | Tensor | np.ndarray | None = None,
     channel_axis: int | None = None,
+    chunks: Chunks | None = None,
 ) -> ArrayFields:
     """A source of fields from variables of an xarray dataset, or of a file that xarray opens.
 
@@ -44,7 +46,8 @@ def from_xarray(
 
     Missing values are left out: NaN, what xarray decodes as missing, and what lies outside of valid_range, valid_min and
     valid_max. Data are read when a batch asks for them, once more at construction to see what is missing. Many small
-    batches of a compressed file are slow: keep it with `InMemory`, or write it with `write_fields`.
+    batches of a compressed file are slow: keep it with `InMemory`, write it with `write_fields`, or if it is larger than
+    memory read it chunk by chunk, `chunks=Chunks()`.
 
     Args:
         dataset: A dataset or an array of xarray, or the path of a file.
@@ -58,6 +61,7 @@ def from_xarray(
         condition: Variables of numbers that condition the samples, one or several for each, along the dimensions that count
             samples or some of them: a coordinate such as a lead time too.
         channel_axis: As of `ArrayFields`, in a file without named dimensions.
+        chunks: Read whole chunks, and epochs chunk by chunk.
 
     Raises:
         ValueError: If names are missing, dimensions cannot be told apart, coordinates are not those of a grid, or as of
@@ -112,7 +116,7 @@ def from_xarray(
         extra["mask"] = mask
     if found.place is not None:
         extra["latitudes"], extra["longitudes"] = found.place
-    return ArrayFields(x, domain=domain, channel_axis=channel_axis, **extra)
+    return ArrayFields(x, domain=domain, channel_axis=channel_axis, chunks=chunks, **extra)
 
 
 class _File:

@@ -6,10 +6,16 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
+
+from fnodiff.domain import Box
+
+_DOMAIN = Box(2)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")
@@ -34,9 +40,57 @@ def decode(data: bytes, channels: int = 3) -> tuple[np.ndarray, bool]:
         if bare is None:
             raise
         levels, orientation, more = _read(bare)
+    return _upright(levels, orientation, channels), more
+
+
+def opened(image: Image.Image, channels: int = 3) -> np.ndarray:
+    """Code values float32 (channels, height, width) from 0 to 255 of an image that Pillow has opened.
+
+    Raises:
+        ValueError: If it is damaged, or its numbers have no range.
+    """
+    try:
+        raw = image.tile[0][3] if image.format == "PNG" and getattr(image, "tile", None) else ""
+        image.load()
+        return _upright(_rgb(image, raw), _orientation(image), channels)
+    except OSError as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def crop(levels: Tensor, shape: Sequence[int]) -> Tensor:
+    """The largest crop at the centre whose height and width are as shape[0] to shape[1]."""
+    height, width = levels.shape[1:]
+    size = min(height, width * shape[0] // shape[1]), min(width, height * shape[1] // shape[0])
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return levels[:, top : top + size[0], left : left + size[1]]
+
+
+def scale(levels: Tensor) -> Tensor:
+    """Code values in [-1, 1]."""
+    return levels / 127.5 - 1
+
+
+def averaged(levels: Tensor, shape: Sequence[int]) -> Tensor:
+    """A picture (channels, height, width) of code values, cropped to a grid's shape and averaged over its cells, in [-1, 1].
+
+    Raises:
+        ValueError: If the picture does not fill the grid.
+    """
+    part = crop(levels, shape)
+    if part.shape[1] < shape[0]:  # and then the width is too small as well, the ratios being the same
+        whole, cropped, asked = ("x".join(map(str, size)) for size in (levels.shape[1:], part.shape[1:], shape))
+        raise ValueError(
+            f"is {whole}, {cropped} after cropping, got {asked} to fill: averaging cannot invent detail; choose smaller "
+            f"resolutions"
+        )
+    return scale(_DOMAIN.average(part[None], shape)[0])
+
+
+def _upright(levels: np.ndarray, orientation: object, channels: int) -> np.ndarray:
+    """(height, width, 3) as (channels, height, width), turned as EXIF says."""
     if channels == 1:
         levels = levels @ np.array(LUMA, dtype=np.float32)[:, None]
-    return np.ascontiguousarray(_turn(levels, orientation).transpose(2, 0, 1)), more
+    return np.ascontiguousarray(_turn(levels, orientation).transpose(2, 0, 1))
 
 
 def size(file: BinaryIO) -> tuple[int, int]:

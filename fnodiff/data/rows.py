@@ -150,10 +150,54 @@ class JoinedRows:
     def single(self) -> bool:
         return all(part.single for part in self.parts)
 
+    @property
+    def chunk(self) -> int:
+        """How many rows are stored together."""
+        return max(getattr(part, "chunk", 1) for part in self.parts)
+
     def __getitem__(self, rows: list[int]) -> Tensor:
         parts = [part[rows] for part in self.parts]
         kind = torch.float32 if self.single else torch.float64
         return torch.cat([part.to(kind) for part in parts], dim=1)
+
+
+@dataclass
+class ChainedRows:
+    """The samples of several files, one after another, with what the first one's are called."""
+
+    parts: list[Rows]
+
+    def __post_init__(self) -> None:
+        shapes = [part.shape[1:] for part in self.parts]
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                f"expected files of the same channels and grid, got {sorted(set(shapes))}; read them apart."
+            )
+        self._ends = np.cumsum([part.shape[0] for part in self.parts])
+        first = self.parts[0]
+        self.names, self.units, self.axes = (getattr(first, name, None) for name in ("names", "units", "axes"))
+
+    @property
+    def shape(self) -> Shape:
+        return int(self._ends[-1]), *self.parts[0].shape[1:]
+
+    @property
+    def single(self) -> bool:
+        return all(part.single for part in self.parts)
+
+    @property
+    def chunk(self) -> int:
+        """How many rows are stored together."""
+        return max(getattr(part, "chunk", 1) for part in self.parts)
+
+    def __getitem__(self, rows: list[int]) -> Tensor:
+        place = np.searchsorted(self._ends, rows, side="right")
+        out = torch.empty(len(rows), *self.shape[1:], dtype=torch.float32 if self.single else torch.float64)
+        for number in np.unique(place):
+            own = np.flatnonzero(place == number)
+            first = self._ends[number] - self.parts[number].shape[0]
+            out[own] = self.parts[number][[int(rows[i] - first) for i in own]].to(out.dtype)
+        return out
 
 
 def plain(name: str, values: Any) -> tuple[Tensor | np.ndarray, np.ndarray | None]:

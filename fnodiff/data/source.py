@@ -38,6 +38,9 @@ class Fields(Protocol):
         (B, num_classes), "field" (B, C, *any), "condition" (B, K) numbers.
 
         "mask" (B, 1 or C, *shape), if there is one, is 1 where x was measured and 0 where it is missing.
+
+        A source of which some samples are read faster together may say in which order an epoch takes them: `order(rng)`, a
+        permutation of all indices by a NumPy generator.
         """
 
 
@@ -70,6 +73,16 @@ class _Source:
     @property
     def condition_names(self) -> tuple[str, ...]:
         return tuple(getattr(self.fields, "condition_names", ()))
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """The samples of an epoch, in the source's order if it has one."""
+        return epoch(self.fields, rng)
+
+
+def epoch(fields: Fields, rng: np.random.Generator) -> np.ndarray:
+    """A source's indices in a random order: its own, or any."""
+    own = getattr(fields, "order", None)
+    return rng.permutation(len(fields)) if own is None else np.asarray(own(rng))
 
 
 def check_source(owner: str, fields: Any) -> None:

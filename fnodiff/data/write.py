@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -33,6 +34,7 @@ def write_fields(
     dtype: Literal["float32", "float64", "uint8"] | None = None,
     length: int | None = None,
     chunk: int = 64,
+    workers: int = 1,
     progress: bool = True,
 ) -> None:
     """Write a source's samples on several grids to a netCDF-4 file, or continue where an earlier call was interrupted.
@@ -53,6 +55,8 @@ def write_fields(
             where `ArrayFields` needs it.
         length: Write only the first so many samples.
         chunk: Samples per step.
+        workers: Processes that make the samples, each a chunk at a time; -1 for as many as there are cores. They are joblib's:
+            `with joblib.parallel_config("dask"):` they are those of a cluster. The source is sent to them, pickled.
         progress: Show a progress bar.
 
     Raises:
@@ -80,8 +84,10 @@ def write_fields(
         raise ValueError(f"write_fields: expected dtype among {_DTYPES}, got {dtype!r}; leave it out.")
     if not 1 <= length <= len(source):
         raise ValueError(f"write_fields: expected a length from 1 to the source's {len(source)}, got {length}.")
-    if chunk < 1:
-        raise ValueError(f"write_fields: expected a chunk of at least one sample, got {chunk}.")
+    if chunk < 1 or not (workers == -1 or workers >= 1):
+        raise ValueError(
+            f"write_fields: expected a chunk of at least one sample, and workers >= 1 or -1, got {chunk} and {workers}."
+        )
     attributes = _check_attributes(attributes)
     if names := tuple(getattr(source, "condition_names", ())):
         attributes["condition_names"] = "\n".join(names)
@@ -98,10 +104,9 @@ def write_fields(
     with (
         h5py.File(path, "r+") as file,
         tqdm(total=length, initial=done, desc=path.name, unit="sample", disable=not progress) as bar,
+        closing(_made(source, range(done, length), chunk, shapes, dtype, workers)) as parts,
     ):
-        for start in range(done, length, chunk):
-            rows = range(start, min(start + chunk, length))
-            data = _read(source, rows, shapes, dtype)
+        for rows, data in parts:
             if _describe(data) != _describe(first):
                 raise ValueError(
                     f"write_fields: samples {rows.start} .. {rows.stop - 1} have {_describe(data)}, and the first has "
@@ -113,6 +118,21 @@ def write_fields(
             file.attrs.modify("complete", np.int64(rows.stop))
             file.flush()
             bar.update(len(rows))
+
+
+def _made(
+    source: Fields, rows: range, chunk: int, shapes: list[Shape], dtype: str, workers: int
+) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
+    """The rows chunk by chunk, and what `_read` makes of them, in processes if there are several."""
+    chunks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
+    if workers == 1:
+        yield from ((part, _read(source, part, shapes, dtype)) for part in chunks)
+        return
+    from joblib import Parallel, delayed
+
+    made = Parallel(workers, return_as="generator", batch_size=1)
+    with closing(made(delayed(_read)(source, part, shapes, dtype) for part in chunks)) as found:
+        yield from zip(chunks, found, strict=True)
 
 
 def _read(source: Fields, rows: range, shapes: list[Shape], dtype: str | None) -> dict[str, np.ndarray]:
