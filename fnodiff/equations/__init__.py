@@ -3,7 +3,8 @@
 from fnodiff.equations.cahn_hilliard import CahnHilliard
 from fnodiff.equations.darcy import Darcy
 from fnodiff.equations.navier_stokes import NavierStokes
+from fnodiff.equations.poisson import Poisson
 from fnodiff.equations.shallow_water import ShallowWater
 from fnodiff.equations.solved import Solved
 
-__all__ = ["CahnHilliard", "Darcy", "NavierStokes", "ShallowWater", "Solved"]
+__all__ = ["CahnHilliard", "Darcy", "NavierStokes", "Poisson", "ShallowWater", "Solved"]
