@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Shape, Sphere
+from fnodiff.domain.harmonics import harmonics
 from fnodiff.equations.solved import Solved
 
 if TYPE_CHECKING:
@@ -205,10 +206,8 @@ class _Flow:
 
 @functools.lru_cache(maxsize=4)
 def _solver(fine: int, dt: float, depth: float) -> ShallowWaterSolver:
-    from torch_harmonics.examples import ShallowWaterSolver
-
     degrees = 2 * fine // 3
-    solver = ShallowWaterSolver(
+    solver = harmonics("examples").ShallowWaterSolver(
         fine,
         2 * fine,
         dt,

@@ -63,6 +63,8 @@ class CosineConv(nn.Module):
         True
     """
 
+    part = "spectral"
+
     def __init__(
         self,
         in_channels: int,

@@ -25,13 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.nn.blocks import ResidualBlock, place_counts, position_channels, positions, usual_places
 from fnodiff.nn.conditions import Conditioned
-from fnodiff.nn.cosine import CosineConv
 from fnodiff.nn.dual import DualConv
-from fnodiff.nn.integrals import Attention, GroupNorm
-from fnodiff.nn.local import LocalConv
-from fnodiff.nn.mixed import MixedConv
-from fnodiff.nn.spectral import SpectralConv
-from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
+from fnodiff.nn.integrals import GroupNorm
 
 SMALLEST_GRID = 4
 
@@ -277,13 +272,7 @@ class DFU(Conditioned):
         Parts are "spectral", "local", "norm", "attention" and "embedding". The stem and the head belong to level 0, the
         bottleneck to the last. See `fnodiff.train.freeze`.
         """
-        kinds = dict.fromkeys((SpectralConv, CosineConv, MixedConv, SphericalConv), "spectral")
-        kinds |= {GroupNorm: "norm", Attention: "attention"}
-        kinds |= {LocalConv: "local", SphericalLocalConv: "local"}
-        parts = {
-            name: next((part for kind, part in kinds.items() if isinstance(module, kind)), None)
-            for name, module in self.named_modules()
-        }
+        parts = {name: getattr(module, "part", None) for name, module in self.named_modules()}
         found = {}
         for name, _ in self.named_parameters():
             path = name.split(".")

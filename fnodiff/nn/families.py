@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from fnodiff.domain import Domain, Shape, Torus
 from fnodiff.nn.exact import coordinates
 
-OPERATORS = tuple(getattr(neuralop.models, name) for name in ("FNO", "TFNO", "SFNO", "UNO", "CODANO", "GINO"))
+NAMES = ("FNO", "TFNO", "SFNO", "UNO", "CODANO", "GINO")
+OPERATORS = tuple(
+    getattr(neuralop.models, name) for name in NAMES if hasattr(neuralop.models, name)
+)  # SFNO may be missing
 """neuralop's models that can be networks, and those that are derived from them."""
 
 

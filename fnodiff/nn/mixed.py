@@ -59,6 +59,8 @@ class MixedConv(nn.Module):
         True
     """
 
+    part = "spectral"
+
     def __init__(
         self,
         in_channels: int,

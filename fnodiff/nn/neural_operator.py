@@ -87,7 +87,7 @@ class NeuralOperator(Conditioned):
         self.reference = None if reference is None else domain.check_shape(reference)
         made, kind = isinstance(operator, nn.Module), operator if isinstance(operator, type) else type(operator)
         family = family_of(kind)
-        if isinstance(domain, Sphere) != issubclass(kind, neuralop.models.SFNO):
+        if isinstance(domain, Sphere) != issubclass(kind, getattr(neuralop.models, "SFNO", ())):
             raise ValueError(
                 f"NeuralOperator: expected SFNO on a Sphere and another operator elsewhere, got {kind.__name__} on {domain}; "
                 f"take the other."

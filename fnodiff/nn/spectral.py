@@ -60,6 +60,8 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         True
     """
 
+    part = "spectral"
+
     def __init__(
         self,
         in_channels: int,

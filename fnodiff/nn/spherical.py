@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import neuralop.layers.spherical_convolution as neuralop_spherical
 import torch
 from torch import Tensor, nn
-from torch_harmonics import DiscreteContinuousConvS2
 
 from fnodiff.domain import Shape, Sphere
 from fnodiff.domain.base import cached, full_precision
+from fnodiff.domain.harmonics import harmonics
 from fnodiff.nn.factors import keeping_order
+
+neuralop_spherical = harmonics("layers.spherical_convolution", "neuralop")
+DiscreteContinuousConvS2 = harmonics("disco").DiscreteContinuousConvS2
 
 KERNEL = (3, 4)
 """Rings and angles of the local filters: five functions, one at the centre and four around it."""
@@ -41,6 +43,8 @@ class SphericalConv(neuralop_spherical.SphericalConv):
 
     Source: Bonev et al. (2023), Spherical Fourier neural operators; neuraloperator 2.0.
     """
+
+    part = "spectral"
 
     def __init__(
         self,
@@ -129,6 +133,8 @@ class SphericalLocalConv(nn.Module):
 
     Source: Ocampo, Price, McEwen (2023), Scalable and equivariant spherical CNNs by discrete-continuous convolutions.
     """
+
+    part = "local"
 
     def __init__(
         self,
