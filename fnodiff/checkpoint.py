@@ -97,10 +97,7 @@ def read(folder: Path, classes: Sequence[type]) -> tuple[Any, dict[str, Any]]:
                 f"in {folder}: expected {CONFIG} and {MODEL}, found {', '.join(there[:5]) or 'nothing'}{more}, without {name}; "
                 f"name the folder that save_pretrained or fit wrote."
             )
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); save the model again.") from error
+    config = read_config(folder)
     if isinstance(config, dict) and config.get("format") in (1, 2):
         raise ValueError(
             f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got format {config['format']}; convert it: "
@@ -118,12 +115,25 @@ def read(folder: Path, classes: Sequence[type]) -> tuple[Any, dict[str, Any]]:
     return model, config
 
 
-def load_tensors(module: nn.Module, path: Path) -> None:
-    """Fill a module from a safetensors file; ValueError naming every tensor that is missing, left over or misshapen."""
+def read_config(folder: Path) -> Any:
+    """What config.json holds; ValueError if it is no JSON."""
     try:
-        tensors = safetensors.torch.load_file(path)
+        return json.loads((folder / CONFIG).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); save the model again.") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; ValueError if it is none."""
+    try:
+        return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); save the model again.") from error
+
+
+def load_tensors(module: nn.Module, path: Path) -> None:
+    """Fill a module from a safetensors file; ValueError naming every tensor that is missing, left over or misshapen."""
+    tensors = read_tensors(path)
     expected = module.state_dict()
     problems = [f"missing {k}" for k in expected if k not in tensors] + [
         f"left over {k}" for k in tensors if k not in expected

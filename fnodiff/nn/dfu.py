@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.nn.blocks import ResidualBlock, place_counts, position_channels, positions, usual_places
-from fnodiff.nn.conditions import Conditioned
+from fnodiff.nn.conditions import Conditioned, check_counts
 from fnodiff.nn.cosine import CosineConv
 from fnodiff.nn.dual import DualConv
 from fnodiff.nn.integrals import Attention, GroupNorm
@@ -123,6 +122,12 @@ class DFU(Conditioned):
             if not self.config[name]:
                 del self.config[name]
         n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
+        check_counts("DFU", 1, in_channels=in_channels, out_channels=out_channels, hidden_channels=hidden_channels)
+        check_counts("DFU", 1, **{f"n_modes[{i}]": n for i, n in enumerate(n_modes)})
+        given = {"num_blocks": num_blocks, "num_classes": num_classes, "condition_channels": condition_channels}
+        check_counts("DFU", 0, **given, condition_numbers=condition_numbers, augmentation_numbers=augmentation_numbers)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"DFU: expected dropout from 0 to below 1, got {dropout!r}; 0.1 is usual, 0 is none.")
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
                 f"DFU: expected spectral_levels from 0 to {count} and attention_levels among {list(range(count))}, as "
@@ -136,10 +141,6 @@ class DFU(Conditioned):
             raise ValueError(
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
                 f"got {hidden_channels}, {channel_mult} and {positional_modes}; round them up."
-            )
-        if not all(isinstance(n, Integral) and n > 0 for n in (in_channels, out_channels)):
-            raise ValueError(
-                f"DFU: expected positive numbers of channels, got {in_channels!r} and {out_channels!r}; 3 and 3 for images."
             )
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
         self.spectral_modes = n_modes if spectral_levels else None

@@ -22,7 +22,16 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Shape, Torus
 from fnodiff.domain.intervals import Intervals
-from fnodiff.nn.factors import ModeMajorDense, by_factors, keeping_order, multiply_factors, rows, scale_modes, unrows
+from fnodiff.nn.factors import (
+    ModeMajorDense,
+    by_factors,
+    check_rank,
+    keeping_order,
+    multiply_factors,
+    rows,
+    scale_modes,
+    unrows,
+)
 from fnodiff.nn.modes import Modes, down, up
 
 
@@ -85,6 +94,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             )
         if not isinstance(domain, Intervals):
             raise ValueError(f"SpectralConv: expected a Torus or a Box, got {domain!r}; those have Fourier modes.")
+        check_rank("SpectralConv", options.get("rank", 0.5))
         super().__init__(in_channels, out_channels, n_modes, factorization=factorization, **options)
         if type(self.weight) is ComplexDenseTensor and not self.separable:
             self.weight = ModeMajorDense(self.weight.to_tensor())

@@ -13,7 +13,7 @@ from torch_harmonics import DiscreteContinuousConvS2
 
 from fnodiff.domain import Shape, Sphere
 from fnodiff.domain.base import cached, full_precision
-from fnodiff.nn.factors import keeping_order
+from fnodiff.nn.factors import check_rank, keeping_order
 
 KERNEL = (3, 4)
 """Rings and angles of the local filters: five functions, one at the centre and four around it."""
@@ -65,6 +65,7 @@ class SphericalConv(neuralop_spherical.SphericalConv):
                 f"SphericalConv: expected neither of {sorted(given)}: the domain says the grid, the input its size and its "
                 f"precision; leave them out."
             )
+        check_rank("SphericalConv", options.get("rank", 0.5))
         super().__init__(
             in_channels, out_channels, list(n_modes), factorization=factorization, sht_grids=domain.grid, **options
         )
