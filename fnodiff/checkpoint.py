@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -169,13 +170,16 @@ def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[
 
 
 def describe(value: Any) -> Any:
-    """An object as JSON types: a dataclass, or what has a `config`, becomes {"class": name, argument: ...}, a class its name.
+    """An object as JSON types: a dataclass, or what has a `config`, becomes {"class": name, argument: ...}, a class its name,
+    and NumPy's and torch's numbers plain ones.
 
     Raises:
         ValueError: If it, or something inside it, is neither.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic | np.ndarray) or (isinstance(value, torch.Tensor) and value.ndim < 2):
+        return describe(value.tolist())
     if isinstance(value, list | tuple):
         return [describe(v) for v in value]
     if isinstance(value, dict):
@@ -207,9 +211,11 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
     made = _allowed(value["class"], classes)
     try:
         return made(**arguments)
-    except (ValueError, ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
+    except (ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # arguments of other types make constructors raise errors of nearly every kind
+        if isinstance(error, ValueError) and "expected" in str(error):  # in our words
+            raise
         raise ValueError(
             f"{CONFIG}: {value['class']} does not take these arguments ({type(error).__name__}: {error}); save the model "
             f"again, or read it with the version of fnodiff that wrote it."

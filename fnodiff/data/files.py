@@ -16,9 +16,8 @@ from torch import Tensor
 
 from fnodiff.data.labelled import SUFFIXES as LABELLED
 from fnodiff.data.labelled import is_labelled, read_variable, variables
-from fnodiff.data.rows import native
 from fnodiff.data.source import reading
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, native
 
 PLAIN = (".mat", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".he5")
 SUFFIXES = (*PLAIN, *LABELLED)

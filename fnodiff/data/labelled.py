@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from fnodiff.data.rows import Layout, native, single
+from fnodiff.data.rows import Layout, single
 from fnodiff.data.source import reading
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, native
 
 if TYPE_CHECKING:
     import xarray

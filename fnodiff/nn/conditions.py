@@ -162,5 +162,5 @@ class Conditioned(nn.Module):
                 f"{self._name}: expected labels from 0 to {self.num_classes - 1}, or -1 for none, got {int(label.min())} to "
                 f"{int(label.max())}; relabel, or build the network with more num_classes."
             )
-        embedded = self.embed_label(label.clamp(min=0))
+        embedded = self.embed_label(label.clamp(min=0).long())
         return embedded * (label >= 0)[:, None].to(embedded.dtype)

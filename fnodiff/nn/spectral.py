@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
@@ -80,9 +81,9 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         factorization: str | None = "ComplexDense",
         **options: Any,
     ) -> None:
-        n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+        n_modes = (n_modes,) if isinstance(n_modes, Integral) else tuple(n_modes)
         domain = Torus(len(n_modes)) if domain is None else domain
-        if len(n_modes) != domain.dim or not all(isinstance(n, int) and n > 0 for n in n_modes):
+        if len(n_modes) != domain.dim or not all(isinstance(n, Integral) and n > 0 for n in n_modes):
             raise ValueError(
                 f"SpectralConv: expected {domain.dim} positive integers as n_modes on {domain}, got {n_modes}; "
                 f"pass one number of modes per spatial axis."

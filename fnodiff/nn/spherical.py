@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import neuralop.layers.spherical_convolution as neuralop_spherical
@@ -53,7 +54,7 @@ class SphericalConv(neuralop_spherical.SphericalConv):
         **options: Any,
     ) -> None:
         domain, n_modes = Sphere() if domain is None else domain, tuple(n_modes)
-        if len(n_modes) != 2 or not isinstance(n_modes[0], int) or n_modes[0] < 1 or n_modes[1] != 2 * n_modes[0]:
+        if len(n_modes) != 2 or not isinstance(n_modes[0], Integral) or n_modes[0] < 1 or n_modes[1] != 2 * n_modes[0]:
             raise ValueError(
                 f"SphericalConv: expected n_modes (L, 2 L) for L degrees, got {n_modes}; pass such as (16, 32)."
             )
