@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -87,6 +88,14 @@ def sizes_of(texts: Sequence[str], domain: Domain | None = None) -> list[Shape]:
     if len(set(shapes)) != len(shapes):
         raise ValueError(f"expected different sizes, got {' '.join(texts)}; name each once.")
     return shapes
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says; ValueError if it is none."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a TOML file, got {path}: {error}; mend it.") from error
 
 
 def size_name(shape: Sequence[int]) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fnodiff.data import Fields
     from fnodiff.domain import Shape
 
+FIGURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
+"""What a figure can be written as."""
 LOOKS = {
     "sampled": {"marker": "o"},
     "upsampled": {"marker": "s", "ls": "--"},
@@ -191,6 +193,8 @@ def report(
         out: The figure, of fields in two dimensions.
     """
     check_inception(inception)
+    if out.suffix.lower() not in FIGURES or out.is_dir():
+        raise ValueError(f"expected --out as a file of {', '.join(FIGURES)}, got {out}; name such a one.")
 
     from fnodiff.cli.conditions import check_given
     from fnodiff.cli.drawing import guided

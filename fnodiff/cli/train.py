@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import fnodiff
-from fnodiff.cli.arguments import General, Reals, Source, Words, flag, option, options, size_name, sizes_of
+from fnodiff.cli.arguments import (
+    General,
+    Reals,
+    Source,
+    Words,
+    flag,
+    option,
+    options,
+    read_toml,
+    size_name,
+    sizes_of,
+)
 from fnodiff.cli.data import DomainOptions, TrainingData
 from fnodiff.cli.model import NetworkOptions, NoiseOptions, ScalingOptions
 from fnodiff.cli.sample import check_gpu, read_model
@@ -81,6 +91,8 @@ class RunOptions:
         if not ends or not min(ends) > 0:  # `fit` says so too, but after the data were read
             got = f"{self.steps} and {self.minutes}"
             raise ValueError(f"expected --steps >= 1 or --minutes above 0, got {got}; say when to stop.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"expected --seed from 0 to 2**63 - 1, got {self.seed}; 0 is usual.")
         if self.parts < 1:
             raise ValueError(f"expected --parts >= 1, got {self.parts}; 1 is the whole batch at once.")
         check_gpu(self.device)
@@ -281,7 +293,7 @@ def _write_begun(folder: Path, flags: dict[str, Any]) -> None:
 def _check_begun(folder: Path, flags: dict[str, Any]) -> None:
     """Raise if the run in a folder was begun with other options."""
     file = folder / BEGUN
-    before = tomllib.loads(file.read_text()).get("train", {}) if file.is_file() else {}
+    before = read_toml(file).get("train", {}) if file.is_file() else {}
     for name, now in flags.items() if file.is_file() else ():
         then = before.get(name.removeprefix("--"))
         if then != now:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.labelled import SUFFIXES, is_labelled
 from fnodiff.data.rows import ArrayRows, JoinedRows, Rows, StackedRows, layout
-from fnodiff.data.source import numbers_together
+from fnodiff.data.source import numbers_together, reading
 from fnodiff.domain import Domain, Sphere
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def labelled(path: Path, names: str | Sequence[str] | None) -> bool:
         return True
     if path.suffix.lower() == ".mat" or not path.is_file() or not h5py.is_hdf5(path):
         return False
-    with h5py.File(path, "r") as file:
+    with reading(path), h5py.File(path, "r") as file:
         asked = [names] if isinstance(names, str) else list(names or file)
         items = [file[name] for name in asked if name in file]
         return any(isinstance(item, h5py.Dataset) and is_labelled(item) for item in items)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,7 +108,7 @@ class ShallowWater(Solved):
         for name, value in {"first": first, "every": every, "wind": wind, "depth": depth}.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"ShallowWater: expected {name} > 0, got {value!r}.")
-        if not isinstance(snapshots, int) or snapshots < 1:
+        if not isinstance(snapshots, Integral) or snapshots < 1:
             raise ValueError(f"ShallowWater: expected one snapshot or more of each trajectory, got {snapshots!r}.")
         self.first, self.every, self.snapshots = float(first), float(every), snapshots
         self.wind, self.depth = float(wind), float(depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -31,7 +32,11 @@ class Restriction(Observation):
 
     def __init__(self, shape: Sequence[int], values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
         super().__init__(values, noise_std, **channels)
-        self.shape = tuple(shape)
+        if isinstance(shape, Integral):
+            raise ValueError(
+                f"Restriction: expected the coarse grid's sides, got {shape!r}; write such as ({shape}, {shape})."
+            )
+        self.shape = tuple(int(n) for n in shape)
         if tuple(self.values.shape[-len(self.shape) :]) != self.shape:
             raise ValueError(
                 f"Restriction: expected values (C, {', '.join(map(str, self.shape))}), got {tuple(self.values.shape)}."

@@ -24,6 +24,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -118,10 +119,10 @@ def twisted(
         )
     numbers = {"particles": (particles, 2, 64), "steps": (steps, 2, 50), "batch": (batch, 1, 32)}
     for name, (value, least, usually) in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"twisted: expected {name} >= {least}, got {value!r}; {usually} is usual.")
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
-    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    shape = domain.check_shape(shape)
     device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
     times = (spacing or usual(denoiser.sde.schedule)).times(denoiser.sde.schedule, steps)
     if denoiser.rows(slice(0, 1)) is not denoiser:

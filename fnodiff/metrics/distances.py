@@ -15,9 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape, normals
+from fnodiff.domain import Domain, Shape, normals, takes_arrays
 
 
+@takes_arrays
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Frechet distance of two sets of features, each (N, D), in float64.
 
@@ -57,6 +58,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, gram
 
 
+@takes_arrays
 def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance of two sets of as many members: the root mean square over random directions of the
     distance between the sorted projections, per coordinate of the flattened members.
@@ -83,13 +85,14 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
             f"{tuple(y.shape)}; take as many of both, on one grid."
         )
     a, b = (v.flatten(1).double() for v in (x, y))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     directions = normals((1, projections), (a.shape[1],), generator=generator, dtype=torch.float64)[0].T.to(a.device)
     directions = directions / directions.norm(dim=0)
     a, b = ((v @ directions).sort(0).values for v in (a, b))
     return float((a - b).square().mean().sqrt())
 
 
+@takes_arrays
 def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module = 2048) -> tuple[float, float]:
     """FID and KID of images (N, 3, H, W) in [-1, 1] against true ones, by torchmetrics, on the features of Inception.
 
@@ -123,6 +126,7 @@ def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module 
     return float(fid), float(kid)
 
 
+@takes_arrays
 def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8, 8)) -> float:
     """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?
 
@@ -134,6 +138,7 @@ def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8,
     return frechet_distance(*(domain.average(v, shape).flatten(1) for v in (x, y)))
 
 
+@takes_arrays
 def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) -> Tensor:
     """Square patches of images (B, C, H, W) as rows (N, C size^2), evenly thinned to at most `limit`."""
     if x.ndim != 4 or min(x.shape[2:]) < size:
@@ -145,11 +150,13 @@ def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) 
     return rows[:: -(-len(rows) // limit)]
 
 
+@takes_arrays
 def patch_distance(x: Tensor, y: Tensor, *, size: int = 7) -> float:
     """Frechet distance of patches of `size` x `size` pixels: is the picture locally right? Blind to incoherence."""
     return frechet_distance(patches(x, size), patches(y, size))
 
 
+@takes_arrays
 def high_band_distance(
     x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size: int = 7
 ) -> tuple[float, float]:

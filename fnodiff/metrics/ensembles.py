@@ -16,10 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, takes_arrays
 from fnodiff.metrics.errors import measured
 
 
+@takes_arrays
 def crps(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """Continuous ranked probability score, fair, point by point: its mean over the domain and the channels, (B,).
 
@@ -47,6 +48,7 @@ def crps(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = No
     return (((samples - y).abs().mean(0) - spread) * weights).flatten(1).sum(1)
 
 
+@takes_arrays
 def energy_score(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """Energy score, fair: the CRPS of whole fields, by the domain's norm, (B,). It sees correlations in space too.
 
@@ -62,6 +64,7 @@ def energy_score(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | N
     return norms(samples - y).mean(0) - pairs / (count * (count - 1))
 
 
+@takes_arrays
 def coverage(
     samples: Tensor,
     y: Tensor,
@@ -105,6 +108,7 @@ def coverage(
     return 1 - 2 * k / (count + 1), (inside * weights).flatten(1).sum(1)
 
 
+@takes_arrays
 def rank_histogram(
     samples: Tensor,
     y: Tensor,

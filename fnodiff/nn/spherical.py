@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from fnodiff.domain import Shape, Sphere
 from fnodiff.domain.base import cached, full_precision
 from fnodiff.domain.harmonics import harmonics
-from fnodiff.nn.factors import keeping_order
+from fnodiff.nn.factors import check_rank, keeping_order
 
 neuralop_spherical = harmonics("layers.spherical_convolution", "neuralop")
 DiscreteContinuousConvS2 = harmonics("disco").DiscreteContinuousConvS2
@@ -57,7 +58,7 @@ class SphericalConv(neuralop_spherical.SphericalConv):
         **options: Any,
     ) -> None:
         domain, n_modes = Sphere() if domain is None else domain, tuple(n_modes)
-        if len(n_modes) != 2 or not isinstance(n_modes[0], int) or n_modes[0] < 1 or n_modes[1] != 2 * n_modes[0]:
+        if len(n_modes) != 2 or not isinstance(n_modes[0], Integral) or n_modes[0] < 1 or n_modes[1] != 2 * n_modes[0]:
             raise ValueError(
                 f"SphericalConv: expected n_modes (L, 2 L) for L degrees, got {n_modes}; pass such as (16, 32)."
             )
@@ -69,6 +70,7 @@ class SphericalConv(neuralop_spherical.SphericalConv):
                 f"SphericalConv: expected neither of {sorted(given)}: the domain says the grid, the input its size and its "
                 f"precision; leave them out."
             )
+        check_rank("SphericalConv", options.get("rank", 0.5))
         super().__init__(
             in_channels, out_channels, list(n_modes), factorization=factorization, sht_grids=domain.grid, **options
         )

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fnodiff.domain import as_floats
 from fnodiff.sde.denoiser import Denoiser, Given, condition_rows, evaluating
 from fnodiff.sde.spectrum import linear_estimate, spectra, wiener_gain
 
@@ -49,7 +50,7 @@ def log_likelihood(
 
     Args:
         denoiser: A model, or an exact denoiser.
-        x: Fields (B, C, *spatial), in data units.
+        x: Fields (B, C, *spatial), or one (C, *spatial), in data units.
         noisy: Whether x has the noise of the lowest level in it already; by default it is added, by the seed: one seed is one
             function on every grid, and without it l would be that of a field which the law at s_0 never draws.
         steps: Of the probability flow, evenly in ln s, each of two estimates and `probes` gradients.
@@ -78,6 +79,8 @@ def log_likelihood(
         (True, False)
     """
     sde, domain = denoiser.sde, denoiser.sde.domain
+    x = as_floats(x, "x")
+    x = x[None] if x.ndim == domain.dim + 1 else x
     shape = domain.check_field(x)
     if not bool(x.isfinite().all()) or steps < 1 or probes < 1:
         raise ValueError(
@@ -105,7 +108,7 @@ def log_likelihood(
             rows = denoiser.rows(part) if len(x) > batch else denoiser
             inner = Given(rows, **{name: value[part] for name, value in given.items()}) if given else rows
             y = denoiser.normalization(x[part].to(device))
-            generators = [torch.Generator().manual_seed(seed + 1000003 * i) for i in range(first, first + len(y))]
+            generators = [torch.Generator().manual_seed(int(seed) + 1000003 * i) for i in range(first, first + len(y))]
             if not noisy:
                 lowest = sde.schedule.ratio(torch.zeros((), dtype=torch.float64)).to(y)
                 y = y + lowest * sde.noise.sample(y.shape, generator=generators, device=device, dtype=y.dtype)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, as_floats
 from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.solvers import DPMSolver, Solver
@@ -274,7 +275,7 @@ def upscale(
     check_denoiser(denoiser, None)
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
     shape = domain.check_shape(shape)
-    low = torch.as_tensor(low)
+    low = as_floats(low, "low")
     low = low[None] if low.ndim == domain.dim + 1 else low
     small = domain.check_field(low)
     if not all(n <= m for n, m in zip(small, shape, strict=True)) or small == shape:
@@ -324,7 +325,7 @@ def _batches(
     low: Tensor | None,
 ) -> Iterator[Tensor]:
     """Samples of a plan, in data units, some seeds at a time."""
-    if not isinstance(batch, int) or batch < 1:
+    if not isinstance(batch, Integral) or batch < 1:
         raise ValueError(f"{name}: expected batch >= 1, got {batch!r}; 32 is usual.")
     sde = denoiser.sde
     device = _device(denoiser, device)
@@ -339,7 +340,7 @@ def _batches(
                 return sde.noise.sample(x.shape, generator=generators, device=x.device, dtype=x.dtype)
 
             start = sde.prior((len(generators), *shape), generator=generators, device=device)
-            known = None if low is None else low[part].to(start)
+            known = None if low is None else low[part].to(start.dtype).to(start.device)
             rows = denoiser.rows(part) if len(seeds) > batch else denoiser
             x = run(rows, solver, stages, start, low=known, hold=hold, noise=noise)
             yield denoiser.normalization.inverse(x).cpu()
@@ -382,7 +383,13 @@ def checked_solver(solver: Solver | None) -> Solver:
 
 def seed_list(seeds: Sequence[int] | int) -> list[int]:
     """Python integers, one or several."""
-    numbers = np.atleast_1d(np.asarray(seeds))
+    listed = (
+        isinstance(seeds, Iterable)
+        and not isinstance(seeds, str | bytes | set | frozenset)
+        and not hasattr(seeds, "__array__")
+    )
+    given = seeds.detach().cpu() if isinstance(seeds, Tensor) else list(seeds) if listed else seeds
+    numbers = np.atleast_1d(np.asarray(given))
     whole = numbers.dtype.kind in "iu" and numbers.ndim == 1 and len(numbers)
     if not whole or int(numbers.min()) < 0 or int(numbers.max()) >= 2**63:
         raise ValueError(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Domain, Shape, takes_arrays
 from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum, on_domain
 from fnodiff.sde.process import FunctionSpaceSDE, has_data
 
@@ -118,12 +118,14 @@ class DataSpectrum:
         return (measured + tail).exp().clamp(min=TINY).to(eigenvalues.dtype)
 
 
+@takes_arrays
 def fit_spectra(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> ChannelSpectra:
     """The spectrum of each channel of (N, C, *spatial), by `fit_spectrum`."""
     options = {"cell_averages": cell_averages, "floor": floor}
     return ChannelSpectra(tuple(fit_spectrum(channel, domain, **options) for channel in fields.split(1, dim=1)))
 
 
+@takes_arrays
 def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> DataSpectrum:
     """The spectrum of fields: per shell, the mean square of the modes over samples and channels.
 

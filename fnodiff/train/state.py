@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import tempfile
 from pathlib import Path
@@ -79,7 +78,8 @@ def load(
         )
     try:
         state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        _check_entries(state)
+    except Exception as error:  # damaged bytes make the reader raise errors of nearly every kind
         # torch's own message advises weights_only=False, which runs whatever code a file holds
         raise ValueError(
             f"{folder / STATE}: not a readable training state: cut short, or not from fit; go on from a copy of the folder, or "
@@ -98,6 +98,13 @@ def load(
     optimizer.load_state_dict(state["optimizer"])
     _set_random_state(state["random"])
     return state["step"]
+
+
+def _check_entries(state: Any) -> None:
+    """Raise unless it has what `save` wrote."""
+    missing = {"step", "model", "data", "weights", "ema", "optimizer", "random"} - set(state)
+    if missing:
+        raise ValueError(f"no {', '.join(sorted(missing))}")
 
 
 def _data_state(data: MultiResolution) -> dict[str, Any]:
