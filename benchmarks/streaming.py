@@ -1,9 +1,10 @@
 """How fast a data set larger than memory is read: a Zarr store in the layout of WeatherBench 2, chunk by chunk.
 
-The store is written into a temporary folder: float32 fields (time, longitude, latitude) of 240 x 121, 32 times in a chunk. Before
-each row its pages are dropped from the system's cache, so that the disk is read. The first row reads the files' bytes one after
-another; the others are epochs of `MultiResolution` on the stored grid of the sphere. Medians of rounds in which all rows take turns;
-the last column counts this process' seconds of CPU alone, which others on the machine do not lengthen.
+The store is written into a temporary folder: float32 fields (time, longitude, latitude) of 240 x 121, 32 times in a chunk.
+Before each row its pages are dropped from the system's cache, so that the disk is read. The first row reads the files' bytes
+one after another; the others are epochs of `MultiResolution` on the stored grid of the sphere. Medians of rounds in which all
+rows take turns. The last column counts this process' seconds of CPU, which others on the machine do not lengthen, without a
+worker's.
 """
 
 from __future__ import annotations
