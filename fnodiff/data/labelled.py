@@ -146,15 +146,15 @@ class VariableRows:
             from xarray import Variable
 
             values = variable.isel({dim: Variable(("row",), place) for dim, place in own.items()})
-            values = values.transpose("row", *self.rest).values
+            values = _in_order(values, "row", *self.rest)
         elif own:
             ((dim, place),) = own.items()
             needed, back = np.unique(place, return_inverse=True)  # each is read once, in the file's order
             run = len(needed) and needed[-1] - needed[0] + 1 == len(needed)
             index = slice(int(needed[0]), int(needed[-1]) + 1) if run else needed
-            values = variable.isel({dim: index}).transpose(dim, *self.rest).values[back]
+            values = _in_order(variable.isel({dim: index}), dim, *self.rest)[back]
         else:
-            values = variable.transpose(*self.rest).values
+            values = _in_order(variable, *self.rest)
             values = np.broadcast_to(values, (len(rows), *values.shape))
         turned = [axis + 1 for axis, dim in enumerate(self.rest) if dim in self.flipped]
         values = native(within(np.flip(values, turned), self._limits))
@@ -164,6 +164,11 @@ class VariableRows:
         if self.source is not None and self._process != os.getpid():
             self.variable, self._process = open_variable(*self.source).variable, os.getpid()
         return self.variable
+
+
+def _in_order(variable: Any, *dims: str) -> np.ndarray:
+    """A variable's values along these dimensions. (What xarray transposes before it reads, it reads point by point.)"""
+    return variable.values.transpose([variable.dims.index(dim) for dim in dims])
 
 
 def valid_limits(variable: Any) -> tuple[float, float] | None:
