@@ -1,5 +1,6 @@
 """Inverse problems: observations, and denoisers that heed them."""
 
+from fnodiff.inverse.annealed import annealed
 from fnodiff.inverse.dps import DPS
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.linearised import Linearised
@@ -26,5 +27,6 @@ __all__ = [
     "PiGDM",
     "PointObservation",
     "Restriction",
+    "annealed",
     "twisted",
 ]
