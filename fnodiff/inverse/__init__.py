@@ -11,6 +11,7 @@ from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.operators import Linear, Nonlinear
 from fnodiff.inverse.pigdm import PiGDM
 from fnodiff.inverse.point import PointObservation
+from fnodiff.inverse.posterior import posterior
 from fnodiff.inverse.restriction import Restriction
 from fnodiff.inverse.twisted import twisted
 
@@ -28,5 +29,6 @@ __all__ = [
     "PointObservation",
     "Restriction",
     "annealed",
+    "posterior",
     "twisted",
 ]
