@@ -35,8 +35,7 @@ class Linearised:
                 f"not depend on its input; pass its adjoint= to Linear."
             )
         self._noise = observation.errors(self._predicted.detach())
-        difference = (observation.targets(self._predicted.detach()) - self._predicted.detach()) / self._noise
-        self.residual = difference.reshape(len(difference), -1)
+        self.residual = observation.residual(self._predicted.detach())
 
     def _observe(self, x: Tensor) -> Tensor:
         return self._apply(self._normalization.inverse(x))

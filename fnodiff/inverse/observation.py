@@ -117,6 +117,10 @@ class Observation(abc.ABC):
             f"many samples at a time as there are observations."
         )
 
+    def residual(self, predicted: Tensor) -> Tensor:
+        """(values - A(x)) / noise_std of a prediction A(x), (B, m): of unit variance if x is the truth."""
+        return ((self.targets(predicted) - predicted) / self.errors(predicted)).reshape(len(predicted), -1)
+
     def _cut(self, values: Tensor) -> Tensor:
         for part in self._parts if len(values) > 1 else ():
             values = values[part]

@@ -24,7 +24,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -36,10 +35,10 @@ from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
-from fnodiff.sde.denoiser import Denoiser, Given, channels_of, condition_rows, evaluating
+from fnodiff.inverse.prepared import prepare
+from fnodiff.sde.denoiser import Denoiser, Given, evaluating
 from fnodiff.sde.noise import Spectrum
-from fnodiff.sde.sampling import check_denoiser, seed_list
-from fnodiff.sde.solvers.spacing import Spacing, usual
+from fnodiff.sde.solvers.spacing import Spacing
 from fnodiff.sde.spectrum import residual_variance, spectra, wiener_gain
 
 
@@ -105,46 +104,27 @@ def twisted(
         >>> bool((Box(1).evaluate(x, torch.tensor([[0.5]])).mean() - 2).abs() < 0.2)
         True
     """
-    check_denoiser(denoiser, None)
-    spectrum = denoiser.spectrum if spectrum is None else spectrum
-    if spectrum is None:
-        raise ValueError(
-            "twisted: expected the data's spectrum, got none; make the model with Model.for_data, or pass "
-            "spectrum=fit_spectrum(fields, domain)."
-        )
-    if denoiser.one_grid:
-        raise ValueError(
-            f"twisted: expected a denoiser without an observation, got {type(denoiser).__name__}, which has its own; pass the "
-            f"prior's."
-        )
-    numbers = {"particles": (particles, 2, 64), "steps": (steps, 2, 50), "batch": (batch, 1, 32)}
-    for name, (value, least, usually) in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"twisted: expected {name} >= {least}, got {value!r}; {usually} is usual.")
-    domain, seeds = denoiser.sde.domain, seed_list(seeds)
-    shape = domain.check_shape(shape)
-    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
-    times = (spacing or usual(denoiser.sde.schedule)).times(denoiser.sde.schedule, steps)
-    if denoiser.rows(slice(0, 1)) is not denoiser:
-        raise ValueError(
-            f"twisted: expected a denoiser that holds nothing for each sample, got {type(denoiser).__name__}; pass conditions "
-            f"by name: twisted(..., label=labels)."
-        )
-    rows, seen = (
-        condition_rows(denoiser, condition, len(seeds)),
-        observation(torch.zeros(1, channels_of(denoiser), *shape), domain),
+    given = prepare(
+        "twisted",
+        denoiser,
+        observation,
+        shape,
+        seeds,
+        spectrum=spectrum,
+        steps=steps,
+        spacing=spacing,
+        device=device,
+        condition=condition,
+        particles=(particles, 2, 64),
+        batch=(batch, 1, 32),
     )
-    if observation.values.ndim == seen.ndim and len(observation.values) not in (1, len(seeds)):
-        raise ValueError(
-            f"twisted: expected one observation, or one for each of the {len(seeds)} seeds, got {len(observation.values)}; "
-            f"pass as many seeds."
-        )
     found, sizes = [], []
-    for i, seed in enumerate(tqdm(seeds, disable=not progress, desc="twisted", unit="run", file=sys.stderr)):
-        given = {name: value[i : i + 1].expand(particles, *value.shape[1:]) for name, value in rows.items()}
-        run = _Run(Given(denoiser, **given) if given else denoiser, observation.alone(i), spectrum, particles, batch)
+    for i, seed in enumerate(tqdm(given.seeds, disable=not progress, desc="twisted", unit="run", file=sys.stderr)):
+        rows = {name: value[i : i + 1].expand(particles, *value.shape[1:]) for name, value in given.rows.items()}
+        inner = Given(denoiser, **rows) if rows else denoiser
+        run = _Run(inner, observation.alone(i), given.spectrum, particles, batch)
         with evaluating(denoiser):
-            x, ess = run(torch.Generator().manual_seed(seed), (channels_of(denoiser), *shape), times, device)
+            x, ess = run(torch.Generator().manual_seed(seed), given.size, given.times, given.device)
         found.append(denoiser.normalization.inverse(x if all_particles else x[:1]).cpu())
         sizes.append(ess)
     ess = torch.stack(sizes)
@@ -152,7 +132,7 @@ def twisted(
     if bool(poor.any()):
         warnings.warn(
             f"twisted: the effective sample size fell to {float(ess.min()):.1f} of {particles} particles ({int(poor.sum())} of "
-            f"{len(seeds)} runs fell below a tenth), so few of them stand for all; take more particles or more steps.",
+            f"{len(given.seeds)} runs fell below a tenth), so few of them stand for all; take more particles or more steps.",
             stacklevel=2,
         )
     samples = torch.stack(found) if all_particles else torch.cat(found)

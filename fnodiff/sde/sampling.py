@@ -328,7 +328,7 @@ def _batches(
     if not isinstance(batch, Integral) or batch < 1:
         raise ValueError(f"{name}: expected batch >= 1, got {batch!r}; 32 is usual.")
     sde = denoiser.sde
-    device = _device(denoiser, device)
+    device = device_of(denoiser, device)
     if progress:
         tqdm.write(f"{name}: {describe(stages)}", file=sys.stderr)
     with tqdm(total=len(seeds), disable=not progress, desc=name, unit="sample") as bar:
@@ -353,7 +353,7 @@ def _alike(shape: Shape, sides: Sequence[float], slack: float) -> bool:
     return all(abs(n - each * side) <= slack for n, side in zip(shape, sides, strict=True))
 
 
-def _device(denoiser: Denoiser, device: torch.device | str | None) -> torch.device:
+def device_of(denoiser: Denoiser, device: torch.device | str | None) -> torch.device:
     """Where to sample; by default where the denoiser is."""
     try:
         return next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
