@@ -1,5 +1,6 @@
 """Inverse problems: observations, and denoisers that heed them."""
 
+from fnodiff.inverse.deepinv import DeepinvObservation
 from fnodiff.inverse.dps import DPS
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.linearised import Linearised
@@ -15,6 +16,7 @@ from fnodiff.inverse.twisted import twisted
 
 __all__ = [
     "DPS",
+    "DeepinvObservation",
     "Guided",
     "Linear",
     "Linearised",
