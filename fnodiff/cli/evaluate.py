@@ -60,7 +60,7 @@ def evaluate(
         sizes: By default the training grids, and 1.5 times and twice the largest, as far as the data have them.
         seeds: Such as 0-255.
         out: Folder of samples, table and figure.
-        inception: FID and KID too: wants `pip install fnodiff[fid]` and Inception's weights.
+        inception: FID and KID too, resized as torch-fidelity does: wants `pip install fnodiff[fid]` and Inception's weights.
     """
     chosen = seeds_of(seeds)
     check_inception(inception)
@@ -189,7 +189,7 @@ def report(
         shapes: The grids, the coarsest first. By default the largest that the model was trained on, 1.5 times that, and twice.
         samples: How many on each grid; the data need twice as many.
         seed: Other seeds are other samples.
-        inception: FID and KID too: wants `pip install fnodiff[fid]` and Inception's weights.
+        inception: FID and KID too, resized as torch-fidelity does: wants `pip install fnodiff[fid]` and Inception's weights.
         out: The figure, of fields in two dimensions.
     """
     check_inception(inception)

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,10 +27,11 @@ from fnodiff.cli.arguments import (
 from fnodiff.cli.data import DomainOptions, TrainingData
 from fnodiff.cli.model import NetworkOptions, NoiseOptions, ScalingOptions
 from fnodiff.cli.sample import check_gpu, read_model
+from fnodiff.cli.tracking import TrackingOptions
 
 if TYPE_CHECKING:
     from fnodiff.domain import Shape
-    from fnodiff.train import Adam
+    from fnodiff.train import Adam, Preview
 
 BEGUN = "train.toml"  # what a run was begun with, beside its model; `fnodiff train --config` reads it
 
@@ -79,7 +83,7 @@ class RunOptions:
     recompute: bool = option("Keep less for the gradient and compute it again: less memory, more time.", False)
     shard: bool = option("Leave each of several processes its share of the weights (FSDP).", False)
 
-    def fit_options(self, quiet: bool) -> dict[str, Any]:
+    def fit_options(self, quiet: bool, tracking: TrackingOptions) -> dict[str, Any]:
         """What `fit` takes beside model, data, loss and optimizer."""
         import torch
         from accelerate import Accelerator
@@ -96,10 +100,18 @@ class RunOptions:
         if self.parts < 1:
             raise ValueError(f"expected --parts >= 1, got {self.parts}; 1 is the whole batch at once.")
         check_gpu(self.device)
+        tracking.check()
         # without cpu=True accelerate takes several processes on CPUs for as many runs
         cpu = self.device == "cpu" or not torch.accelerator.is_available()
         seed = self.seed if self.reproducible else None
-        accelerator = Accelerator(cpu=cpu, mixed_precision=self.precision, gradient_accumulation_steps=self.parts)
+        parts, tracker = self.parts, tracking.tracker
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=self.precision,
+            gradient_accumulation_steps=parts,
+            log_with=tracker,
+            project_dir=self.out,
+        )
         execution = Execution(accelerator, self.save_every, self.workers, seed, self.shard)
         fitting = {"steps": self.steps, "minutes": self.minutes, "folder": self.out, "execution": execution}
         resume = {"auto": "auto", "always": True, "never": False}[self.resume]
@@ -141,6 +153,7 @@ def train(
     scaling: ScalingOptions = ScalingOptions(),
     optimizer: OptimizerOptions = OptimizerOptions(),
     run: RunOptions = RunOptions(),
+    tracking: TrackingOptions = TrackingOptions(),
     general: General = General(),
 ) -> None:
     """Train a model on pictures or fields, on several grids at once.
@@ -155,13 +168,17 @@ def train(
     """
     import torch
 
-    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet)}
+    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process
     source = _batches(data, grids, arrays, domain, run.seed)
     reference = max(source.native_shapes, key=math.prod)
     chosen = {"noise": noise.make_noise(source.domain, reference), "schedule": noise.make_schedule()}
     chosen["scaling"] = scaling.make(reference)
     going_on = run.goes_on()
+    everything = {
+        "--data": data,
+        **_flags(grids, arrays, domain, network, noise, scaling, optimizer, run, tracking),
+    }
     source.fields = arrays.keep(source.fields, source.shapes, not general.quiet and main)  # all else is known to fit
     if going_on:
         _check_begun(run.out, _flags(network, noise, scaling))
@@ -170,14 +187,14 @@ def train(
         torch.manual_seed(run.seed)
         model = fnodiff.Model.for_data(source, network.make(), **chosen)
         if main:
-            everything = _flags(grids, arrays, domain, network, noise, scaling, optimizer, run)
-            _write_begun(run.out, {"--data": data, **everything, "--out": None, "--resume": None})
+            _write_begun(run.out, {**everything, "--out": None, "--resume": None})
     if run.recompute:
         model.network.recompute = True
     if main and not general.quiet:
         _describe(model, source, data)
     loss = fnodiff.DenoisingLoss(model, scaling.p_mean, scaling.p_std, drop_condition=scaling.drop_condition)
-    fnodiff.fit(model, source, loss=loss, **fitting)
+    with _watched(fitting, run.out, everything, tracking, tracking.preview(model, source.fields, source.shapes)):
+        fnodiff.fit(model, source, loss=loss, **fitting)
     if main:
         print(run.done(model, max(model.training_shapes, key=math.prod)))
 
@@ -207,6 +224,7 @@ def finetune(
     arrays: TrainingData = TrainingData(),
     optimizer: SlowerOptimizer = SlowerOptimizer(),
     run: RunElsewhere = RunElsewhere(),
+    tracking: TrackingOptions = TrackingOptions(),
     general: General = General(),
 ) -> None:
     """Go on training a model for a finer grid: the paper's mixed fine-tuning.
@@ -227,7 +245,7 @@ def finetune(
 
     from fnodiff.train import mixed_finetune
 
-    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet)}
+    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process
     trained = read_model(model, classes_from)
     (shape,) = sizes_of([size], trained.sde.domain)
@@ -238,9 +256,27 @@ def finetune(
     if main and not general.quiet:
         native = ", ".join(map(size_name, trained.training_shapes))
         print(f"data: {len(fields)} samples of {data}, at {native}, and upsampled to {size_name(shape)}", flush=True)
-    mixed_finetune(trained, fields, shape, weight=weight, batch_size=batch, seed=run.seed, **fitting)
+    shapes = [*trained.training_shapes, shape]
+    everything = {"--model": model, "--data": data, **_flags(arrays, optimizer, run, tracking)}
+    with _watched(fitting, run.out, everything, tracking, tracking.preview(trained, fields, shapes)):
+        mixed_finetune(trained, fields, shape, weight=weight, batch_size=batch, seed=run.seed, **fitting)
     if main:
         print(run.done(trained, shape))
+
+
+@contextmanager
+def _watched(
+    fitting: dict[str, Any], out: Path, flags: dict[str, Any], tracking: TrackingOptions, preview: Preview | None
+) -> Iterator[None]:
+    """Within it the tracker hears of the run, whose logging gets the preview; at the end all is written."""
+    accelerator = fitting["execution"].accelerator
+    tracking.begin(accelerator, out, flags)
+    fitting["logging"] = replace(fitting["logging"], preview=preview)
+    try:
+        yield
+    finally:
+        if tracking.tracker is not None:
+            accelerator.end_training()
 
 
 def _batches(

@@ -1,6 +1,7 @@
 """Inverse problems: observations, and denoisers that heed them."""
 
 from fnodiff.inverse.annealed import annealed
+from fnodiff.inverse.deepinv import DeepinvObservation
 from fnodiff.inverse.dps import DPS
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.linearised import Linearised
@@ -17,6 +18,7 @@ from fnodiff.inverse.twisted import twisted
 
 __all__ = [
     "DPS",
+    "DeepinvObservation",
     "Guided",
     "Linear",
     "Linearised",

@@ -43,8 +43,11 @@ class Restriction(Observation):
             )
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
-        if any(
-            n < m for n, m in zip(x.shape[2:], self.shape, strict=True)
-        ):  # a coarser state is a function all the same
-            x = domain.resample(x, [max(n, m) for n, m in zip(x.shape[2:], self.shape, strict=True)])
-        return domain.pool(x, self.shape)
+        return at_grid(x, self.shape, domain)
+
+
+def at_grid(x: Tensor, shape: Sequence[int], domain: Domain) -> Tensor:
+    """Fields on a coarser grid, as `Restriction` sees them; what is coarser along an axis is a function all the same."""
+    if any(n < m for n, m in zip(x.shape[2:], shape, strict=True)):
+        x = domain.resample(x, [max(n, m) for n, m in zip(x.shape[2:], shape, strict=True)])
+    return domain.pool(x, shape)

@@ -32,20 +32,23 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         >>> round(frechet_distance(x + torch.tensor([3.0, 4.0, 0.0]), x), 3)
         25.0
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"frechet_distance: expected two sets (N, D) with the same D and N >= 2, got {tuple(x.shape)} and "
-            f"{tuple(y.shape)}; flatten each member to a row, and draw more."
-        )
-    if not bool(x.isfinite().all() and y.isfinite().all()):
-        raise ValueError(
-            "frechet_distance: expected finite features, got some that are not; look at the samples first."
-        )
+    _check_features("frechet_distance", x, y)
     (mean_x, cov_x), (mean_y, cov_y) = _moments(x), _moments(y)
     values, vectors = torch.linalg.eigh(cov_x)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0).sqrt().sum()
     return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+
+
+def _check_features(name: str, x: Tensor, y: Tensor) -> None:
+    """ValueError unless these are two sets of finite features."""
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"{name}: expected two sets (N, D) with the same D and N >= 2, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}; flatten each member to a row, and draw more."
+        )
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise ValueError(f"{name}: expected finite features, got some that are not; look at the samples first.")
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,37 +96,37 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
 
 
 @takes_arrays
-def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module = 2048) -> tuple[float, float]:
-    """FID and KID of images (N, 3, H, W) in [-1, 1] against true ones, by torchmetrics, on the features of Inception.
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """Kernel distance of two sets of features, (N, D) and (M, D): the unbiased estimate of the squared maximum mean
+    discrepancy under the kernel k(a, b) = (a . b / D + 1)^3, which is KID's on Inception features,
 
-    Compare only with figures of the same implementation, number of images and size: both resize images themselves.
+        mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j).
 
-    Args:
-        x, y: The images, and the true ones.
-        feature: As torchmetrics takes it: 2048 needs `pip install fnodiff[fid]` and the weights that it downloads; or a network
-            that maps uint8 images to features.
+    Its expectation does not depend on N and M, other than the Frechet distance's. It may be negative.
 
     Raises:
-        ValueError: If they are no such images, or fewer than two.
-    """
-    if x.ndim != 4 or y.ndim != 4 or x.shape[1] != 3 or y.shape[1] != 3 or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"inception_distances: expected two sets of two images or more of 3 channels, got {tuple(x.shape)} and "
-            f"{tuple(y.shape)}."
-        )
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    from torchmetrics.image.kid import KernelInceptionDistance
+        ValueError: As of `frechet_distance`.
 
-    measures = (
-        FrechetInceptionDistance(feature=feature),
-        KernelInceptionDistance(feature=feature, subset_size=min(len(x), len(y), 1000), subsets=1),
-    )
-    for measure in measures:
-        for images, real in ((y, True), (x, False)):
-            for part in images.split(64):
-                measure.update(((part.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), real=real)
-    fid, (kid, _) = (measure.compute() for measure in measures)
-    return float(fid), float(kid)
+    Source: Binkowski, Sutherland, Arbel, Gretton (2018), Demystifying MMD GANs.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff.metrics import kernel_distance
+        >>> kernel_distance(torch.tensor([[1.0], [1.0]]), torch.tensor([[0.0], [0.0]]))  # 8 + 1 - 2
+        7.0
+    """
+    _check_features("kernel_distance", x, y)
+
+    def total(a: Tensor, b: Tensor) -> float:
+        rows = ((part.double().cpu() @ b.T / b.shape[1] + 1).pow(3).sum() for part in a.split(4096))
+        return float(sum(rows))
+
+    x, y = x.double().cpu(), y.double().cpu()
+    within = [
+        (total(v, v) - float((v.square().sum(1) / v.shape[1] + 1).pow(3).sum())) / (len(v) * (len(v) - 1))
+        for v in (x, y)
+    ]
+    return sum(within) - 2 * total(x, y) / (len(x) * len(y))
 
 
 @takes_arrays
