@@ -1,11 +1,14 @@
-"""Models on the hub: uploaded with a card that says what was measured."""
+"""Models on the hub, uploaded with a card that says what was measured; Spaces that show a model's page."""
 
 from __future__ import annotations
 
+import os
 import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCardData, SpaceCardData
 
 from fnodiff.sde import Denoiser
 
@@ -43,6 +46,13 @@ x = sample(model, shape=({example}), seeds=range(8){given})
 | scaling | `{scaling}` |
 | conditions | {conditions} |
 """
+
+_SPACE = """from fnodiff import Model
+from fnodiff.page import serve
+
+serve(Model.from_pretrained({source!r}), {name!r})
+"""
+_GRADIO = "6.31.0"  # which the page was tried with
 
 
 def model_card(model: Denoiser, repo: str, measured: object, *, licence: str, description: str) -> str:
@@ -159,3 +169,46 @@ def push_to_hub(
                 repo_id=repo, folder_path=folder, commit_message="Upload a model trained with fnodiff"
             ).commit_url
         )
+
+
+def write_space(
+    folder: str | os.PathLike[str], model: Denoiser | str, *, licence: str, title: str | None = None
+) -> Path:
+    """Write the files of a Space that shows the page of `fnodiff.page`: README.md, app.py and requirements.txt.
+
+    Upload the folder by `hf upload you/portraits FOLDER --repo-type space`.
+
+    Args:
+        folder: Where to, new or not.
+        model: A hub id "owner/name", the name of a model that comes with fnodiff, or a model, whose weights are written into
+            `model` below the folder.
+        licence: Of the Space, as the hub names licences ("mit", "cc-by-4.0", "other").
+        title: Of the page; by default the model's name.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If there is no licence, or the model cannot be saved.
+    """
+    if not licence.strip():
+        raise ValueError("write_space: expected a licence, got nothing; name one, such as mit or other.")
+    folder, named = Path(folder), isinstance(model, str)
+    folder.mkdir(parents=True, exist_ok=True)
+    title = title or (model.split("/")[-1] if named else "fnodiff")
+    if not named:
+        model.save_pretrained(folder / "model")
+    card = SpaceCardData(
+        title=title,
+        sdk="gradio",
+        sdk_version=_GRADIO,
+        python_version="3.12",
+        app_file="app.py",
+        license=licence,
+        models=[model] if named and "/" in model else None,
+    )
+    text = f"---\n{card.to_yaml()}\n---\n\n# {title}\n\nOne seed is one function on every grid: a page made with fnodiff.\n"
+    (folder / "README.md").write_text(text)
+    (folder / "app.py").write_text(_SPACE.format(source=model if named else "./model", name=title))
+    (folder / "requirements.txt").write_text(f"fnodiff[app]>={version('fnodiff')}\n")
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -12,7 +13,7 @@ import torch
 from waves import QUIET, data, model
 
 from fnodiff import Model, fit, sample
-from fnodiff.hub import model_card
+from fnodiff.hub import model_card, write_space
 from fnodiff.report import invariance_report
 
 SAID = {"licence": "mit", "description": "Random waves, by `fit(...)`."}
@@ -76,3 +77,20 @@ def test_a_card_says_what_it_needs(hub, change, message):
 def test_an_untrained_model_has_no_card():
     with pytest.raises(ValueError, match="training_shapes"):
         model_card(model(), "me/waves", "1.0", **SAID)
+
+
+def test_a_space_has_its_files_and_reads_its_model(tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr("fnodiff.page.serve", lambda model, name: pages.append((model, name)))
+    monkeypatch.chdir(write_space(tmp_path / "space", trained := model(), licence="mit", title="Waves"))
+    card = huggingface_hub.SpaceCard.load("README.md").data
+    assert (card.title, card.sdk, card.app_file, card.license) == ("Waves", "gradio", "app.py", "mit")
+    assert Path("requirements.txt").read_text().startswith("fnodiff[app]>=")
+    exec(Path(card.app_file).read_text(), {})
+    ((again, name),) = pages
+    assert name == "Waves" and all(torch.equal(v, trained.state_dict()[k]) for k, v in again.state_dict().items())
+    write_space(".", "me/waves", licence="mit")
+    assert "from_pretrained('me/waves'), 'waves')" in Path("app.py").read_text()
+    assert huggingface_hub.SpaceCard.load("README.md").data.models == ["me/waves"]
+    with pytest.raises(ValueError, match="expected a licence"):
+        write_space(".", "me/waves", licence="")

@@ -31,6 +31,8 @@ ALLOWED = {
     "hub": {"sde", "checkpoint"},
     "model": {"domain", "sde", "nn", "checkpoint", "hub"},  # nn for models of neuralop's, once one of these is there
     "train": {"domain", "sde", "nn", "data", "checkpoint", "cost", "model", "train"},
+    "playground": {"domain", "sde", "inverse", "data", "model"},
+    "page": {"model", "playground"},
     "report": {"domain", "sde", "data", "metrics", "model"},
     "cli": {
         "domain",
@@ -45,6 +47,7 @@ ALLOWED = {
         "model",
         "train",
         "report",
+        "page",
         "cli",
     },
     "__main__": {"cli"},

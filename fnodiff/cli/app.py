@@ -22,9 +22,10 @@ COMMANDS = {
     "upscale": "Draw finer pictures of a coarse one.",
     "evaluate": "Measure how far samples are from true fields, at each size.",
     "report": "Measure how far the grid still matters to a model.",
+    "app": "Show a page to play with a model, or write the files of a Hub Space.",
     "convert": "Write a model of the old format in today's.",
 }
-PLACES = {"finetune": "train", "report": "evaluate"}
+PLACES = {"finetune": "train", "report": "evaluate", "app": "play"}
 RESUMABLE = ("train", "finetune", "sample", "upscale", "evaluate")
 HELP = """Diffusion models on function spaces: train on a few resolutions, sample on any grid.
 
