@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, in_double, on_device
 from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
@@ -171,7 +171,7 @@ class _Run:
     ) -> tuple[Tensor, Tensor]:
         """The particles (K, C, *shape), normalised and resampled into random order, and the effective sample sizes (steps,)."""
         sde, count = self.denoiser.sde, self.particles
-        times = times.to(device)
+        times = on_device(times, torch.device(device))
         x = sde.prior((count, *size), generator=generator, device=device)
         state = self.look(x, times[0])
         log_w, sizes = state.log_psi, []
@@ -185,8 +185,8 @@ class _Run:
             log_w, state = log_w + log_ratio + new.log_psi - state.log_psi, new
         log_w = log_w + state.log_likelihood - state.log_psi
         sizes.append(_effective(log_w))
-        chosen = _systematic(log_w, generator)[torch.randperm(count, generator=generator).to(device)]
-        return state.x_hat[chosen], torch.tensor(sizes)
+        chosen = _systematic(log_w, generator)[torch.randperm(count, generator=generator)]
+        return state.x_hat[chosen.to(device)], torch.tensor(sizes)
 
     def look(self, x_t: Tensor, t: Tensor) -> _State:
         """The particles at t, with their estimates."""
@@ -203,7 +203,7 @@ class _Run:
                 lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=50, tolerance=1e-4
             )
             g = near.transpose(v)
-            log_psi, log_likelihood = -0.5 * (r * v).double().sum(1), -0.5 * r.double().square().sum(1)
+            log_psi, log_likelihood = -0.5 * in_double(r * v).sum(1), -0.5 * in_double(r).square().sum(1)
         if not bool(log_psi.isfinite().all() and x_hat.isfinite().all()):
             raise FloatingPointError(
                 f"twisted: the estimates at t = {float(t):.3g} are not finite: the model diverged."
@@ -224,10 +224,10 @@ class _Run:
         q = sigma_s * alpha_t / (sigma_t * alpha_s)
         n, gain = sigma_s * (1 - q.square()).sqrt(), alpha_s - sigma_s * q * alpha_t / sigma_t
         x = gain * state.guided + sigma_s * q / sigma_t * state.x + n * fresh
-        k, g = (gain / n).double().flatten(), state.g
-        first = (g * domain.filter(fresh, lambda e: self.variances(e, state.x, t)[1])).double().flatten(1).sum(1)
+        k, g = in_double(gain / n).flatten(), state.g
+        first = in_double(g * domain.filter(fresh, lambda e: self.variances(e, state.x, t)[1])).flatten(1).sum(1)
         curved = covariance(domain, g, lambda e: torch.stack(self.variances(e, state.x, t)).prod(0))
-        return x, -(k * first + 0.5 * k.square() * (g * curved).double().flatten(1).sum(1))
+        return x, -(k * first + 0.5 * k.square() * in_double(g * curved).flatten(1).sum(1))
 
     def variances(self, eigenvalues: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """V, what is left of a mode's variance given x_t, and V / C."""
@@ -247,4 +247,4 @@ def _systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
     places = (
         torch.arange(count, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)
     ) / count
-    return torch.searchsorted(log_w.softmax(0).cpu().cumsum(0), places).clamp(max=count - 1).to(log_w.device)
+    return torch.searchsorted(log_w.softmax(0).cpu().cumsum(0), places).clamp(max=count - 1)

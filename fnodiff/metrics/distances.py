@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape, normals, takes_arrays
+from fnodiff.domain import Domain, Shape, in_double, normals, takes_arrays
 
 
 @takes_arrays
@@ -54,9 +54,9 @@ def _check_features(name: str, x: Tensor, y: Tensor) -> None:
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     mean, gram = torch.zeros(x.shape[1], dtype=torch.float64), torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for part in x.split(65536):
-        mean += part.double().sum(0).cpu() / len(x)
+        mean += in_double(part).sum(0).cpu() / len(x)
     for part in x.split(65536):
-        centred = part.double().cpu() - mean
+        centred = in_double(part).cpu() - mean
         gram += centred.T @ centred / (len(x) - 1)
     return mean, gram
 
@@ -87,7 +87,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
             f"sliced_wasserstein: expected two sets of one shape with two members or more, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}; take as many of both, on one grid."
         )
-    a, b = (v.flatten(1).double() for v in (x, y))
+    a, b = (in_double(v.flatten(1)) for v in (x, y))
     generator = torch.Generator().manual_seed(int(seed))
     directions = normals((1, projections), (a.shape[1],), generator=generator, dtype=torch.float64)[0].T.to(a.device)
     directions = directions / directions.norm(dim=0)
@@ -195,5 +195,5 @@ def high_band_distance(
         )
     x, y = (v - domain.resample(domain.resample(v, band), shape) for v in (x, y))
     rows = patches(x, size), patches(y, size)
-    energy = [float(r.double().square().sum(1).mean()) for r in rows]
+    energy = [float(in_double(r).square().sum(1).mean()) for r in rows]
     return frechet_distance(*rows) / energy[1], energy[0] / energy[1]

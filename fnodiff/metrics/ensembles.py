@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, takes_arrays
+from fnodiff.domain import Domain, has_double, in_double, takes_arrays
 from fnodiff.metrics.errors import measured
 
 
@@ -125,12 +125,15 @@ def rank_histogram(
     """
     samples, y, weights = _ensemble("rank_histogram", samples, y, domain, mask)
     rank = _rank(samples, y, generator).flatten()
-    return torch.bincount(rank, weights.flatten().double() / len(y), minlength=len(samples) + 1)
+    weights = in_double(weights.flatten())
+    return torch.bincount(rank.to(weights.device), weights / len(y), minlength=len(samples) + 1)
 
 
 def _rank(samples: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = y.device if generator is None else generator.device
-    draw = torch.rand(y.shape, generator=generator, device=device, dtype=torch.float64).to(y.device)
+    double = has_double(y.device)
+    device = generator.device if generator is not None else y.device if double else torch.device("cpu")
+    draw = torch.rand(y.shape, generator=generator, device=device, dtype=torch.float64)
+    draw = draw.to(torch.float64 if double else torch.float32).to(y.device)
     return (samples < y).sum(0) + (draw * ((samples == y).sum(0) + 1)).long()
 
 

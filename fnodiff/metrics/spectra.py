@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, takes_arrays
+from fnodiff.domain import Domain, in_double, takes_arrays
 
 
 @takes_arrays
@@ -29,7 +29,7 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     """
     shape = domain.check_field(x)
     (shell, wavenumber), mult = domain.shells(shape), domain.multiplicity(shape, dtype=torch.float64)
-    power = domain.analyze(x).abs().double().square().mean((0, 1)).cpu() * mult
+    power = in_double(domain.analyze(x).abs()).square().mean((0, 1)).cpu() * mult
     bins = max(len(wavenumber), int(shell.max()) + 1)
     total, modes = (
         torch.zeros(bins, dtype=torch.float64).index_add_(0, shell.flatten(), v.flatten()) for v in (power, mult)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fnodiff.domain import Shape, as_floats, as_tensor
+from fnodiff.domain import Shape, as_floats, as_tensor, moved
 from fnodiff.sde.noise import Spectrum, on_domain
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.process import FunctionSpaceSDE
@@ -240,7 +240,7 @@ class Given(Wrapper):
         self.condition = condition
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        bound = {name: value.to(x_t.device) for name, value in self.condition.items()}
+        bound = {name: moved(value, x_t.device) for name, value in self.condition.items()}
         return self.denoiser(x_t, t, **bound, **condition)
 
     def rows(self, part: slice) -> Denoiser:

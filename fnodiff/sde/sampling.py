@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Shape, as_floats
+from fnodiff.domain import Shape, as_floats, on_device
 from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.solvers import DPMSolver, Solver
@@ -51,7 +51,7 @@ def integrate(denoiser: Denoiser, solver: Solver, x: Tensor, times: Tensor, *, n
     """
     noise = noise or (lambda x: denoiser.sde.noise.sample(x.shape, device=x.device, dtype=x.dtype))
     memory: Any = None
-    for t, s in itertools.pairwise(times.to(x.device)):
+    for t, s in itertools.pairwise(on_device(times, x.device)):
         made = solver.step(denoiser, x, t, s, memory, noise)
         pair = isinstance(made, tuple) and len(made) == 2
         if not pair or not isinstance(made[0], Tensor) or made[0].shape != x.shape:
@@ -97,8 +97,7 @@ def run(
             f"run: expected stages that end on the grid {finest} of start, and low= for a first stage with `held`, got "
             f"{[(stage.shape, stage.held) for stage in stages]}; make them with a plan."
         )
-    one = torch.ones((), dtype=torch.float64, device=start.device)
-    unit = start / sde.marginal(start, one)[1]
+    unit = start / sde.marginal(start, torch.ones((), dtype=torch.float64))[1]
     with evaluating(denoiser):
         sample = _through(denoiser, solver, stages, unit, sample, hold, noise)
     bad = int((~sample.isfinite()).flatten(1).any(1).sum())
@@ -123,7 +122,7 @@ def _through(
     sde, domain, finest = denoiser.sde, denoiser.sde.domain, tuple(unit.shape[2:])
     y, inner = None, denoiser
     for number, stage in enumerate(stages):
-        t = stage.times[0].to(unit.device)
+        t = on_device(stage.times[0], unit.device)
         noise_here = domain.resample(unit, stage.shape) / share(denoiser, stage.shape, finest)
         level = sde.schedule.ratio(t).to(unit)
         if stage.held is not None:
@@ -138,7 +137,7 @@ def _through(
             fresh, grid = emerged(denoiser, noise_here, t), tuple(y.shape[2:])
             y = domain.resample(y, stage.shape) + fresh - domain.resample(domain.resample(fresh, grid), stage.shape)
         x = integrate(inner, solver, sde.marginal(y, t)[0] * y, stage.times, noise=noise)
-        last = stage.times[-1].to(unit.device)
+        last = on_device(stage.times[-1], unit.device)
         y = x / sde.marginal(x, last)[0]
         if number == len(stages) - 1 or stages[number + 1].held is not None:
             sample = inner(x, last)
