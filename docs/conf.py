@@ -34,6 +34,7 @@ napoleon_use_rtype = False
 
 # The tutorials' cells run when their page is read; `-D nb_execution_mode=off` leaves them out. No cache, as it would keep the
 # outputs of an older fnodiff. The kernels draw by docs/matplotlibrc.
+myst_heading_anchors = 2  # links to sections of other pages
 nb_execution_mode = "force"
 nb_execution_in_temp = True  # what they write goes with it
 nb_execution_timeout = 600

@@ -19,6 +19,7 @@ from fnodiff.domain import Domain, Sphere
 
 if TYPE_CHECKING:
     from fnodiff.data.arrays import ArrayFields
+    from fnodiff.data.chunks import Chunks
 
 
 def open_arrays(
@@ -27,6 +28,7 @@ def open_arrays(
     names: Mapping[str, Any],
     domain: Domain | None,
     channel_axis: int | None,
+    chunks: Chunks | None = None,
 ) -> ArrayFields:
     """What `cls.open` returns; `names` are those of x, field, label, condition, mask, latitude and longitude, None where left
     out."""
@@ -41,7 +43,7 @@ def open_arrays(
         rest = {name: value for name, value in names.items() if name != "x"}
         if apart:
             rest["mask"] = _only(Path(mask))
-        return from_xarray(path, names["x"], domain, **rest, channel_axis=channel_axis)
+        return from_xarray(path, names["x"], domain, **rest, channel_axis=channel_axis, chunks=chunks)
     found = list_arrays(path)
     if names["x"] is None and len(found) != 1:
         raise ValueError(f"ArrayFields: expected x, the name of an array of {path}, which has {found_text(found)}.")
@@ -60,7 +62,7 @@ def open_arrays(
                 given[{"latitude": "latitudes", "longitude": "longitudes"}.get(role, role)] = arrays[matches[0][0]]
         if apart:
             given["mask"] = _only(Path(mask))
-        return cls(**given, domain=domain, channel_axis=channel_axis)
+        return cls(**given, domain=domain, channel_axis=channel_axis, chunks=chunks)
     except ValueError as error:
         raise ValueError(f"{error} {path} has {found_text(found)}.") from error
 
