@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from fnodiff import domain, sde
+from fnodiff.expected import WrongKind
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json", ".h5", ".zip")
@@ -197,6 +198,10 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
     made = _allowed(value["class"], classes)
     try:
         return made(**arguments)
+    except WrongKind as error:
+        raise ValueError(
+            f"{CONFIG}: {value['class']} does not take these arguments ({error}); save the model again."
+        ) from error
     except (ValueError, ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # arguments of other types make constructors raise errors of nearly every kind

@@ -23,10 +23,12 @@ from fnodiff.data.latlon import LatLon
 from fnodiff.data.rows import ArrayRows, Axis, Rows, layout, loses, plain
 from fnodiff.data.source import as_numbers, number_names, selected
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import kinds_checked
 
 _CHUNK = 64  # samples looked through at a time
 
 
+@kinds_checked
 class ArrayFields:
     """Samples from arrays, on any grid no finer than theirs.
 
@@ -91,7 +93,7 @@ class ArrayFields:
     def __init__(
         self,
         x: Tensor | np.ndarray | Rows,
-        field: Tensor | np.ndarray | None = None,
+        field: Tensor | np.ndarray | Rows | None = None,
         label: Tensor | np.ndarray | None = None,
         *,
         condition: Tensor | np.ndarray | Sequence[float] | None = None,
@@ -154,6 +156,7 @@ class ArrayFields:
         return self._label.shape[1] if self._label.is_floating_point() else int(self._label.max()) + 1
 
     @classmethod
+    @kinds_checked
     def open(
         cls,
         path: str | os.PathLike[str],
@@ -342,8 +345,11 @@ class _Look:
         self.missing |= not bool(there.all())
         scale = _spread(x, there) if self._closed else 0.0
         for axis in list(self._closed):
+            if x.shape[axis + 2] < 3:
+                del self._closed[axis]
+                continue
             ends = [v.select(axis + 2, i) for v in (x, there) for i in (0, -1, -2)]
-            if x.shape[axis + 2] < 3 or not _same(ends[0], ends[1], ends[3], ends[4], scale):
+            if not _same(ends[0], ends[1], ends[3], ends[4], scale):
                 del self._closed[axis]
             else:
                 self._closed[axis] |= not _same(ends[1], ends[2], ends[4], ends[5], scale)

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fnodiff.data.source import Fields, _Source, selected
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 class Augmented(_Source):
     """A source's samples under maps that leave their law as it is: `len(maps)` times as many.
 

@@ -13,6 +13,7 @@ from fnodiff.data.labelled import require
 from fnodiff.data.rows import Axis
 from fnodiff.data.source import Fields, own_domain
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import as_tensor, kinds_checked
 
 if TYPE_CHECKING:
     import xarray
@@ -24,6 +25,7 @@ _ATTRIBUTES = {
 CONVENTIONS = "CF-1.11"
 
 
+@kinds_checked
 def to_xarray(
     samples: Tensor | np.ndarray | Mapping[str, Tensor],
     domain: Domain | Fields,
@@ -82,7 +84,7 @@ def to_xarray(
             f"to_xarray: expected a tensor, an array, or a batch with x, got {type(samples).__name__}; pass what sample "
             f"returns."
         )
-    x = torch.as_tensor(samples).detach().cpu()
+    x = as_tensor("to_xarray", samples).detach().cpu()
     shape, channels = domain.check_field(x), x.shape[1]
     names = [names] if isinstance(names, str) else names
     units = [units] * channels if units is None or isinstance(units, str) else list(units)
@@ -98,8 +100,8 @@ def to_xarray(
                 f"{ {'names': names, 'units': units, 'seeds': seeds}[what]!r}; pass one for each."
             )
     if mask is not None:
-        there = torch.as_tensor(mask).cpu()
-        if there.shape not in ((len(x), 1, *shape), x.shape):
+        there = as_tensor("to_xarray", mask).cpu()
+        if there.is_complex() or there.shape not in ((len(x), 1, *shape), x.shape):
             raise ValueError(
                 f"to_xarray: expected a mask (B, 1 or C, *shape) for fields {tuple(x.shape)}, got {tuple(there.shape)}; "
                 f"expand it."

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fnodiff.domain.intervals import Intervals
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Torus(Intervals):
     """The periodic box; points i / n and the Fourier basis.

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.observation import Observation
 
 
+@kinds_checked
 class Masked(Observation):
     """A field on its own grid, where a mask says that it was measured; a state on another grid is resampled to it.
 
@@ -41,9 +43,15 @@ class Masked(Observation):
                 f"Masked: expected values (C, *shape) with the mask's shape {tuple(mask.shape)}, got {tuple(values.shape)}."
             )
         self.mask = mask
-        noise_std = torch.as_tensor(noise_std)
+        noise_std = torch.as_tensor(float(noise_std) if isinstance(noise_std, int) else noise_std)
         if noise_std.ndim:
-            noise_std = noise_std.expand(values.shape)[..., mask]
+            try:
+                noise_std = noise_std.expand(values.shape)[..., mask]
+            except RuntimeError as error:
+                raise ValueError(
+                    f"Masked: expected noise_std to be one number or to broadcast to the values, {tuple(values.shape)}, got "
+                    f"{tuple(noise_std.shape)}."
+                ) from error
         super().__init__(values[..., mask], noise_std, **channels)
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:

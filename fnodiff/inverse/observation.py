@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 class Observation(abc.ABC):
     """Values measured with errors. Subclasses define `observe`.
 
@@ -41,7 +43,10 @@ class Observation(abc.ABC):
     def __init__(
         self, values: Tensor, noise_std: float | Tensor, *, channels: Sequence[int] | int | None = None
     ) -> None:
-        self.values, self.noise_std = torch.as_tensor(values), torch.as_tensor(noise_std)
+        self.values, self.noise_std = (
+            torch.as_tensor(values),
+            torch.as_tensor(float(noise_std) if isinstance(noise_std, int) else noise_std),
+        )
         self._parts: tuple[slice, ...] = ()
         self._shared = False
         self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
@@ -55,7 +60,7 @@ class Observation(abc.ABC):
                 f"{name}: expected finite values, got {int((~self.values.isfinite()).sum())} that are not; leave out what was "
                 f"not measured."
             )
-        if not bool((self.noise_std > 0).all() and self.noise_std.isfinite().all()):
+        if self.noise_std.is_complex() or not bool((self.noise_std > 0).all() and self.noise_std.isfinite().all()):
             raise ValueError(
                 f"{name}: expected noise_std > 0, the standard deviation of the measurements' errors, got {noise_std}; give "
                 f"exact values a small one, such as a hundredth of the data's standard deviation."

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.observation import Observation
 
 
+@kinds_checked
 class PointObservation(Observation):
     """Values at arbitrary points: of the function itself, by `domain.evaluate`, not of the nearest grid point.
 
@@ -42,7 +44,7 @@ class PointObservation(Observation):
                 f"PointObservation: expected finite coordinates in the units of the domain's lengths, got {points.dtype}; "
                 f"grid indices i are points (i + 0.5) / n between walls and i / n along periodic axes, times the side's length."
             )
-        if points.ndim != 2 or points.shape[1] != self.values.shape[-1]:
+        if points.ndim != 2 or not self.values.ndim or points.shape[1] != self.values.shape[-1]:
             raise ValueError(
                 f"PointObservation: expected points (dim, P) and values (C, P), got {tuple(points.shape)} and "
                 f"{tuple(self.values.shape)}; transpose points that are stored one per row."

@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape
+from fnodiff.expected import WrongKind, described, kinds_checked
 from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
@@ -42,6 +43,7 @@ from fnodiff.sde.solvers.spacing import Spacing, usual
 from fnodiff.sde.spectrum import residual_variance, spectra, wiener_gain
 
 
+@kinds_checked(but=("denoiser", "seeds", "shape", "device", "observation"))
 def twisted(
     denoiser: Denoiser,
     observation: Observation,
@@ -120,8 +122,10 @@ def twisted(
     for name, (value, least, usually) in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"twisted: expected {name} >= {least}, got {value!r}; {usually} is usual.")
+    if not isinstance(observation, Observation):
+        raise WrongKind(f"twisted: expected an observation such as PointObservation, got {described(observation)}.")
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
-    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
+    shape = domain.check_shape(shape)
     device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
     times = (spacing or usual(denoiser.sde.schedule)).times(denoiser.sde.schedule, steps)
     if denoiser.rows(slice(0, 1)) is not denoiser:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape, normals
+from fnodiff.expected import at_least, kinds_checked
 
 
+@kinds_checked
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Frechet distance of two sets of features, each (N, D), in float64.
 
@@ -57,6 +59,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, gram
 
 
+@kinds_checked
 def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance of two sets of as many members: the root mean square over random directions of the
     distance between the sorted projections, per coordinate of the flattened members.
@@ -82,6 +85,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
             f"sliced_wasserstein: expected two sets of one shape with two members or more, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}; take as many of both, on one grid."
         )
+    at_least("sliced_wasserstein", 1, projections=projections)
     a, b = (v.flatten(1).double() for v in (x, y))
     generator = torch.Generator().manual_seed(seed)
     directions = normals((1, projections), (a.shape[1],), generator=generator, dtype=torch.float64)[0].T.to(a.device)
@@ -90,6 +94,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
     return float((a - b).square().mean().sqrt())
 
 
+@kinds_checked
 def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module = 2048) -> tuple[float, float]:
     """FID and KID of images (N, 3, H, W) in [-1, 1] against true ones, by torchmetrics, on the features of Inception.
 
@@ -123,6 +128,7 @@ def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module 
     return float(fid), float(kid)
 
 
+@kinds_checked
 def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8, 8)) -> float:
     """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?
 
@@ -134,8 +140,10 @@ def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8,
     return frechet_distance(*(domain.average(v, shape).flatten(1) for v in (x, y)))
 
 
+@kinds_checked
 def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) -> Tensor:
     """Square patches of images (B, C, H, W) as rows (N, C size^2), evenly thinned to at most `limit`."""
+    at_least("patches", 1, size=size, stride=stride, limit=limit)
     if x.ndim != 4 or min(x.shape[2:]) < size:
         raise ValueError(
             f"patches: expected images (B, C, H, W) of {size} x {size} or more, got {tuple(x.shape)}; "
@@ -145,11 +153,13 @@ def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) 
     return rows[:: -(-len(rows) // limit)]
 
 
+@kinds_checked
 def patch_distance(x: Tensor, y: Tensor, *, size: int = 7) -> float:
     """Frechet distance of patches of `size` x `size` pixels: is the picture locally right? Blind to incoherence."""
     return frechet_distance(patches(x, size), patches(y, size))
 
 
+@kinds_checked
 def high_band_distance(
     x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size: int = 7
 ) -> tuple[float, float]:

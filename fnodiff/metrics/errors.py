@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 def relative_l2(x: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """|x - y| / |y| per sample, (B,), over the part that was measured.
 

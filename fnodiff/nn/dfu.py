@@ -23,6 +23,7 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.blocks import ResidualBlock, place_counts, position_channels, positions, usual_places
 from fnodiff.nn.conditions import Conditioned
 from fnodiff.nn.cosine import CosineConv
@@ -36,6 +37,7 @@ from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 SMALLEST_GRID = 4
 
 
+@kinds_checked
 class DFU(Conditioned):
     """The dual Fourier UNet.
 
@@ -132,7 +134,12 @@ class DFU(Conditioned):
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
         places = place_counts(domain, positional_modes)
-        if min(places) < 0 or hidden_channels % 4 or not all(isinstance(m, int) and m > 0 for m in channel_mult):
+        if (
+            min(places) < 0
+            or hidden_channels < 4
+            or hidden_channels % 4
+            or not all(isinstance(m, int) and m > 0 for m in channel_mult)
+        ):
             raise ValueError(
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
                 f"got {hidden_channels}, {channel_mult} and {positional_modes}; round them up."
@@ -141,6 +148,10 @@ class DFU(Conditioned):
             raise ValueError(
                 f"DFU: expected positive numbers of channels, got {in_channels!r} and {out_channels!r}; 3 and 3 for images."
             )
+        at_least("DFU", 0, num_blocks=num_blocks, num_classes=num_classes, condition_channels=condition_channels)
+        at_least("DFU", 0, condition_numbers=condition_numbers, dropout=dropout)
+        if dropout > 1:
+            raise ValueError(f"DFU: expected dropout from 0 to 1, got {dropout!r}.")
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
         self.spectral_modes = n_modes if spectral_levels else None
         self.num_classes, self.condition_channels = num_classes, condition_channels

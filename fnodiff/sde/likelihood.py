@@ -27,10 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Given, condition_rows, evaluating
 from fnodiff.sde.spectrum import linear_estimate, spectra, wiener_gain
 
 
+@kinds_checked
 def log_likelihood(
     denoiser: Denoiser,
     x: Tensor,
@@ -77,6 +79,8 @@ def log_likelihood(
         >>> bool(log_likelihood(exact, x) > 0), bool(log_likelihood(exact, 0 * x) > 0)  # data, and noise alone
         (True, False)
     """
+    at_least("log_likelihood", 1, batch=batch)
+    at_least("log_likelihood", 0, seed=seed)
     sde, domain = denoiser.sde, denoiser.sde.domain
     shape = domain.check_field(x)
     if not bool(x.isfinite().all()) or steps < 1 or probes < 1:
