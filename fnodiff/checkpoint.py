@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from fnodiff import domain, sde
+from fnodiff.expected import WrongKind
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json", ".h5", ".zip")
@@ -214,7 +215,9 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
     except (ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # arguments of other types make constructors raise errors of nearly every kind
-        if isinstance(error, ValueError) and "expected" in str(error):  # in our words
+        if (
+            isinstance(error, ValueError) and not isinstance(error, WrongKind) and "expected" in str(error)
+        ):  # in our words
             raise
         raise ValueError(
             f"{CONFIG}: {value['class']} does not take these arguments ({type(error).__name__}: {error}); save the model "

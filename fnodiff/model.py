@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fnodiff import checkpoint
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import kinds_checked
 from fnodiff.sde import (
     EDM,
     Denoiser,
@@ -61,6 +62,7 @@ class Batches(Protocol):
         """The first `count` samples, or as many as there are, on one grid."""
 
 
+@kinds_checked
 class Model(Denoiser):
     """A network under a scaling: D(x_t, t) = skip + out(F(input, noise_level)), see `fnodiff.sde.scaling`.
 

@@ -25,10 +25,12 @@ from fnodiff.data.look import Look
 from fnodiff.data.rows import ArrayRows, Axis, Rows, layout, plain
 from fnodiff.data.source import as_numbers, number_names, selected
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import kinds_checked
 
 _CHUNK = 64  # samples looked through at a time
 
 
+@kinds_checked
 class ArrayFields:
     """Samples from arrays, on any grid no finer than theirs.
 
@@ -94,7 +96,7 @@ class ArrayFields:
     def __init__(
         self,
         x: Tensor | np.ndarray | Rows,
-        field: Tensor | np.ndarray | None = None,
+        field: Tensor | np.ndarray | Rows | None = None,
         label: Tensor | np.ndarray | None = None,
         *,
         condition: Tensor | np.ndarray | Sequence[float] | None = None,
@@ -164,6 +166,7 @@ class ArrayFields:
         return self._label.shape[1] if self._label.is_floating_point() else int(self._label.max()) + 1
 
     @classmethod
+    @kinds_checked
     def open(
         cls,
         path: str | os.PathLike[str],

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Augmentation:
     """Random maps of a domain onto itself: `MultiResolution(..., augmentation=Augmentation())`.

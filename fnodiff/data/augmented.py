@@ -10,8 +10,10 @@ from torch import Tensor
 
 from fnodiff.data.source import Fields, _Source, epoch, selected
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 class Augmented(_Source):
     """A source's samples under maps that leave their law as it is: `len(maps)` times as many.
 

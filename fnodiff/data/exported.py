@@ -13,6 +13,7 @@ from fnodiff.data.labelled import require
 from fnodiff.data.rows import Axis
 from fnodiff.data.source import Fields, own_domain
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import as_tensor, kinds_checked
 
 if TYPE_CHECKING:
     import xarray
@@ -24,6 +25,7 @@ _ATTRIBUTES = {
 CONVENTIONS = "CF-1.11"
 
 
+@kinds_checked
 def to_xarray(
     samples: Tensor | np.ndarray | Mapping[str, Tensor],
     domain: Domain | Fields,
@@ -83,7 +85,7 @@ def to_xarray(
             f"to_xarray: expected a tensor, an array, or a batch with x, got {type(samples).__name__}; pass what sample "
             f"returns."
         )
-    x = torch.as_tensor(samples).detach().cpu()
+    x = as_tensor(samples, "samples").detach().cpu()
     members = ("member",) if x.ndim == domain.dim + 3 else ()
     ensemble, x = x.shape[: len(members)], x.flatten(0, 1) if members else x
     shape, channels, count = domain.check_field(x), x.shape[1], len(x) // (ensemble[0] if members else 1)
@@ -101,9 +103,9 @@ def to_xarray(
                 f"{ {'names': names, 'units': units, 'seeds': seeds}[what]!r}; pass one for each."
             )
     if mask is not None:
-        there = torch.as_tensor(mask).cpu()
+        there = as_tensor(mask, "mask").cpu()
         there = there.repeat(len(x) // count, *(1,) * (x.ndim - 1)) if len(there) == count else there
-        if there.shape not in ((len(x), 1, *shape), x.shape):
+        if there.is_complex() or there.shape not in ((len(x), 1, *shape), x.shape):
             raise ValueError(
                 f"to_xarray: expected a mask (B, 1 or C, *shape) for fields {tuple(x.shape)}, got {tuple(there.shape)}; "
                 f"expand it."

@@ -35,12 +35,14 @@ from torch import Tensor
 
 from fnodiff.data.handle import Handle
 from fnodiff.data.source import number_names, reading, selected
+from fnodiff.expected import kinds_checked
 
 VERSION = 2
 GRIDS = ("cell averages", "points")
 _GROUPS = ("x", "field", "mask")
 
 
+@kinds_checked
 class HDF5Fields:
     """Samples from a file that `write_fields` wrote, or one of the same layout.
 

@@ -28,10 +28,12 @@ from tqdm import tqdm
 from fnodiff.data import folders, pixels
 from fnodiff.data.source import selected
 from fnodiff.domain import Box, Shape
+from fnodiff.expected import kinds_checked
 
 _DOMAIN = Box(2)
 
 
+@kinds_checked
 class ImageFolder:
     """The pictures of a folder or a zip (PNG, JPEG, WebP, TIFF, GIF, BMP), as fields on any grid no finer than they are.
 

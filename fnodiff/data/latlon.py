@@ -10,11 +10,13 @@ from torch import Tensor
 
 from fnodiff.domain import Shape, Sphere
 from fnodiff.domain.sphere import GRIDS
+from fnodiff.expected import kinds_checked
 
 _TOLERANCE = 0.02
 """How far a coordinate may be from its place, in spacings: files round theirs."""
 
 
+@kinds_checked
 class LatLon:
     """How arrays on these coordinates become fields on a `Sphere`: rows from north to south, columns east from longitude 0.
 

@@ -20,11 +20,13 @@ from tqdm.auto import tqdm
 from fnodiff.data.augmentation import Augmentation
 from fnodiff.data.source import Fields, _Source, check_ends, checked, epoch, own_domain, same_places, selected
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import at_least, kinds_checked
 
 SMALLEST_GRID = 4
 """Points on each side of the smallest grid to train on: coarser ones have no spectrum to speak of, and networks no levels."""
 
 
+@kinds_checked
 class MultiResolution(_Source, Dataset):
     """Batches for training, by step: `data[step]` is {"x": (B, C, *shape), ...} with shape one of `shapes`.
 
@@ -228,6 +230,7 @@ class Steps(Sampler[int]):
         return range(self.start, self.stop, self.every)
 
 
+@kinds_checked
 class InMemory(_Source):
     """A source's samples on given grids, prepared once and kept: for sources that are slow to read or draw.
 
@@ -263,6 +266,7 @@ class InMemory(_Source):
         self._length = len(fields)
         self._kept: dict[Shape, dict[str, Tensor]] = {}
         shapes = [shapes] if isinstance(shapes, Integral) else list(shapes)
+        at_least("InMemory", 1, chunk=chunk)
         parts = [range(i, min(i + chunk, len(fields))) for i in range(0, len(fields), chunk)]
         with tqdm(total=len(shapes) * len(fields), disable=not progress, desc="preparing data") as bar:
             for shape in (
@@ -287,6 +291,7 @@ class InMemory(_Source):
         return {name: value[rows] for name, value in self._kept[shape].items()}
 
 
+@kinds_checked
 class Upsampled(_Source):
     """A source seen at `shape` at best: on finer grids, its fields there, upsampled.
 
@@ -314,7 +319,7 @@ class Upsampled(_Source):
         (torch.Size([1, 3, 32, 32]), False)
     """
 
-    def __init__(self, fields: Fields, shape: Sequence[int], domain: Domain) -> None:
+    def __init__(self, fields: Fields, shape: Shape | int, domain: Domain) -> None:
         super().__init__(fields)
         self.domain = domain
         self.shape = domain.check_shape(shape)
@@ -340,6 +345,7 @@ class Upsampled(_Source):
         return {**batch, "x": self.domain.upsample(batch["x"], shape)}
 
 
+@kinds_checked(but=("indices",))
 class Part(_Source):
     """Some of a source's samples, such as those to train on and those held out.
 
@@ -389,4 +395,6 @@ class Part(_Source):
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, with indices counted within the part."""
         batch = self.fields.batch([self.selected[i] for i in selected("Part", indices, len(self))], shape)
+        if self.names is not None and not {"x"} <= set(self.names) <= set(batch):
+            raise ValueError(f"Part: expected names among {list(batch)}, x with them, got {list(self.names)}.")
         return batch if self.names is None else {name: batch[name] for name in self.names}

@@ -31,8 +31,11 @@ class Look:
         self.missing |= not bool(there.all())
         scale = _spread(x, there) if self._closed else 0.0
         for axis in list(self._closed):
+            if x.shape[axis + 2] < 3:
+                del self._closed[axis]
+                continue
             ends = [v.select(axis + 2, i) for v in (x, there) for i in (0, -1, -2)]
-            if x.shape[axis + 2] < 3 or not _same(ends[0], ends[1], ends[3], ends[4], scale):
+            if not _same(ends[0], ends[1], ends[3], ends[4], scale):
                 del self._closed[axis]
             else:
                 self._closed[axis] |= not _same(ends[1], ends[2], ends[4], ends[5], scale)

@@ -17,11 +17,13 @@ from fnodiff.data.labelled import VariableRows, open_labelled, require
 from fnodiff.data.rows import JoinedRows, Layout, layout
 from fnodiff.data.source import numbers_together
 from fnodiff.domain import Domain, Sphere
+from fnodiff.expected import kinds_checked
 
 if TYPE_CHECKING:
     import xarray
 
 
+@kinds_checked
 def from_xarray(
     dataset: xarray.Dataset | xarray.DataArray | str | os.PathLike[str],
     variables: str | Sequence[str] | None = None,

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from fnodiff.data.source import Fields, _Source, as_numbers, number_names, selected
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 class WithNumbers(_Source):
     """A source whose samples are conditioned on numbers, such as a viscosity, a Reynolds number or a lead time.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import WrongKind, described
 
 
 @contextmanager
@@ -194,7 +195,10 @@ def selected(owner: str, indices: Any, count: int) -> list[int]:
     """
     if isinstance(indices, slice):
         return list(range(count)[indices])
-    array = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+    try:
+        array = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+    except ValueError:  # lists of different lengths
+        array = np.zeros((0, 0))
     array = array.reshape(1) if array.ndim == 0 else array
     if array.dtype == bool and array.shape == (count,):
         return np.flatnonzero(array).tolist()
@@ -213,8 +217,11 @@ def selected(owner: str, indices: Any, count: int) -> list[int]:
 
 def as_numbers(owner: str, values: Any) -> Tensor:
     """Numbers that condition samples, float32 (N, K), of (N,) or (N, K); ValueError unless they are finite."""
-    numbers = torch.as_tensor(values)
-    if numbers.is_complex() or numbers.ndim not in (1, 2) or not bool(numbers.isfinite().all()):
+    try:
+        numbers = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WrongKind(f"{owner}: expected condition as numbers (N,) or (N, K), got {described(values)}.") from error
+    if not numbers.numel() or numbers.is_complex() or numbers.ndim not in (1, 2) or not bool(numbers.isfinite().all()):
         raise ValueError(
             f"{owner}: expected condition as finite numbers (N,) or (N, K), got {numbers.dtype} {tuple(numbers.shape)}, "
             f"{int((~numbers.isfinite()).sum())} of them not finite; a field on a grid is field=."

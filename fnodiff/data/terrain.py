@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fnodiff.data.source import selected
 from fnodiff.domain import Box, Shape
+from fnodiff.expected import at_least, kinds_checked
 
 FILE = "jacksboro_fault_dem.npz"
 SHAPE = (344, 403)
@@ -35,6 +36,7 @@ CELL = (_STEP * _DEGREE, _STEP * _DEGREE * math.cos(math.radians(_NORTH - _STEP 
 """Height and width of a cell in metres; the width is that at the middle latitude, and 0.2 per cent off at the edges."""
 
 
+@kinds_checked
 class Terrain:
     """Windows of measured terrain at random places, on any grid no finer than they are.
 
@@ -82,6 +84,7 @@ class Terrain:
             raise ValueError(
                 f"Terrain: expected count >= 1, seed >= 0 and a positive scale, got {count}, {seed} and {scale}."
             )
+        at_least("Terrain", 1, window=window)
         height, width = SHAPE
         first, behind = strip
         if not 0 <= first < behind <= width:

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from fnodiff.data.exported import CONVENTIONS, grid_coordinates
 from fnodiff.data.hdf5 import GRIDS, VERSION, datasets, grid_name
-from fnodiff.data.source import Fields, own_domain
+from fnodiff.data.source import Fields, check_source, own_domain
 from fnodiff.domain import Box, Domain, Shape
+from fnodiff.expected import WrongKind, described, kinds_checked
 
 _DTYPES = ("float32", "float64", "uint8")
 
@@ -25,6 +26,7 @@ _PER_SAMPLE = ("label", "condition")
 """What a batch has once, whatever the grid."""
 
 
+@kinds_checked(but=("dtype",))
 def write_fields(
     path: str | os.PathLike[str],
     source: Fields,
@@ -77,10 +79,11 @@ def write_fields(
         >>> len(fields), fields.shapes, fields.attributes["licence"]
         (3, [(16, 16), (24, 24)], 'none')
     """
+    check_source("write_fields", source)
     path, domain = Path(path), own_domain(source)
     shapes = _check_shapes(shapes, domain)
     length = len(source) if length is None else length
-    if dtype not in (None, *_DTYPES):
+    if not isinstance(dtype, str | None) or dtype not in (None, *_DTYPES):
         raise ValueError(f"write_fields: expected dtype among {_DTYPES}, got {dtype!r}; leave it out.")
     if not 1 <= length <= len(source):
         raise ValueError(f"write_fields: expected a length from 1 to the source's {len(source)}, got {length}.")
@@ -232,6 +235,8 @@ def _check_shapes(shapes: Sequence[Sequence[int] | int] | int, domain: Domain | 
 
 
 def _check_attributes(attributes: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
+    if not isinstance(attributes, Mapping):
+        raise WrongKind(f"write_fields: expected attributes as a dict, got {described(attributes)}.")
     missing = [key for key in ("source", "licence", "grid") if key not in attributes]
     reserved = [key for key in ("complete", "version") if key in attributes]
     if missing or reserved or attributes["grid"] not in GRIDS:

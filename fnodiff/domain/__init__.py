@@ -21,13 +21,14 @@ Sphere latitude, longitude  real spherical harmonics                            
 `Product` has axes of both kinds, those of a Torus and those of a Box.
 """
 
-from fnodiff.domain.arrays import as_floats, as_tensor, has_double, in_double, moved, native, on_device, takes_arrays
+from fnodiff.domain.arrays import has_double, in_double, moved, on_device
 from fnodiff.domain.base import Domain, Shape
 from fnodiff.domain.box import Box
 from fnodiff.domain.draws import Generators, normals, seeds, uniforms
 from fnodiff.domain.product import Product
 from fnodiff.domain.sphere import Sphere
 from fnodiff.domain.torus import Torus
+from fnodiff.expected import as_floats, as_tensor, native
 
 __all__ = [
     "Box",
@@ -46,6 +47,5 @@ __all__ = [
     "normals",
     "on_device",
     "seeds",
-    "takes_arrays",
     "uniforms",
 ]

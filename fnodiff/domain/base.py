@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.domain.arrays import as_floats
 from fnodiff.domain.draws import Generators
+from fnodiff.expected import WrongKind, as_floats
 
 Shape = tuple[int, ...]
 
 _WHOLE = (int, np.integer)
+
+LARGEST = 2**38
+"""Points that no grid has: a terabyte of one channel."""
 
 
 class Domain(abc.ABC):
@@ -191,6 +194,8 @@ class Domain(abc.ABC):
             tensor(0.6738)
         """
         shape = self.check_field(x)
+        if not callable(f):
+            raise WrongKind(f"filter: expected a function of the eigenvalues, got {f!r}; write lambda e: 1 / (1 + e).")
         c = self.analyze(x)
         gain = f(self.eigenvalues(shape, device=c.device, dtype=c.real.dtype))
         if gain.ndim > c.ndim or any(n not in (1, m) for n, m in zip(gain.shape[::-1], c.shape[::-1], strict=False)):
@@ -251,7 +256,7 @@ class Domain(abc.ABC):
             tensor([[[ 1., -1.]]])
         """
         shape, points = self.check_field(x), as_floats(points, "points")
-        if points.ndim < 1 or points.shape[0] != self.dim:
+        if points.ndim < 2 or points.shape[0] != self.dim:
             raise ValueError(
                 f"{self._name}.evaluate: expected points of shape ({self.dim}, ...), one row per coordinate, "
                 f"got {tuple(points.shape)}; transpose them if they are stored one point per row."
@@ -296,7 +301,7 @@ class Domain(abc.ABC):
         Raises:
             ValueError: If it is neither.
         """
-        shape = shape.tolist() if isinstance(shape, Tensor) else shape
+        shape = shape.tolist() if isinstance(shape, Tensor | np.ndarray) else shape
         if isinstance(shape, _WHOLE) and not isinstance(shape, bool):
             return self.shape_of(int(shape))
         out = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)
@@ -304,6 +309,10 @@ class Domain(abc.ABC):
             raise ValueError(
                 f"{self._name}(dim={self.dim}): expected a grid of {self.dim} positive sizes, or an int for as many points on "
                 f"each side, got {shape!r}; pass the spatial shape alone, without batch and channels."
+            )
+        if not torch.compiler.is_compiling() and math.prod(map(int, out)) >= LARGEST:
+            raise ValueError(
+                f"{self._name}: expected a grid of fewer than 2**38 points, got {shape!r}; take a coarser one."
             )
         return tuple(n if isinstance(n, int) else int(n) for n in out)
 
@@ -320,7 +329,7 @@ class Domain(abc.ABC):
             raise ValueError(
                 f"{self._name}: expected a tensor, got {type(x).__name__}; convert it: torch.as_tensor(x)."
             )
-        if x.ndim != self.dim + 2:
+        if x.ndim != self.dim + 2 or not x.shape[1]:
             raise ValueError(
                 f"{self._name}(dim={self.dim}): expected a field (B, C, *spatial) with {self.dim} spatial axes, got shape "
                 f"{tuple(x.shape)}; add the missing batch or channel axis, or choose the domain of that dimension."

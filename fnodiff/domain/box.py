@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fnodiff.domain.intervals import Intervals
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Box(Intervals):
     """The box with zero slope at its edges; cell centres (i + 1/2) / n and the cosine basis.
@@ -32,7 +34,7 @@ class Box(Intervals):
     """
 
     dim: int
-    lengths: tuple[float, ...] | None = None
+    lengths: tuple[float, ...] | float | None = None
 
     @property
     def pictures(self) -> bool:

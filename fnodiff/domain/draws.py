@@ -75,10 +75,10 @@ def _stream(seed: int, number: int, *block: int) -> np.random.Generator:
 
 
 @functools.lru_cache(maxsize=32)
-def _shell_order(side: int, dim: int) -> Tensor:
+def _shell_order(side: int, dim: int) -> np.ndarray:
     """Flat positions in a cube of this side, sorted by max(j), ties in lexicographic order (the same in any cube)."""
-    axes = torch.meshgrid(*[torch.arange(side)] * dim, indexing="ij")
-    return torch.stack(axes).amax(0).flatten().argsort(stable=True)
+    axes = np.meshgrid(*[np.arange(side)] * dim, indexing="ij")
+    return np.stack(axes).max(0).ravel().argsort(kind="stable")
 
 
 Block = tuple[int, tuple[int, ...], tuple[slice, ...], tuple[int, ...], tuple[slice, ...]]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from fnodiff.domain.box import Box
 from fnodiff.domain.intervals import Intervals
 from fnodiff.domain.torus import Torus
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Product(Intervals):
     """A product of periodic axes and walled ones: a channel, a zonal belt, a layer between two plates, a duct.

@@ -14,10 +14,12 @@ from fnodiff.domain.base import Domain, Shape, cached, full_precision
 from fnodiff.domain.draws import Generators, normals
 from fnodiff.domain.harmonics import harmonics
 from fnodiff.domain.sums import check_trace, degree_sum
+from fnodiff.expected import kinds_checked
 
 GRIDS = ("legendre-gauss", "equiangular")
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Sphere(Domain):
     """The unit sphere; points (colatitude, longitude) in radians, north first, and real spherical harmonics.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fnodiff.domain.intervals import Intervals
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Torus(Intervals):
     """The periodic box; points i / n and the Fourier basis.
@@ -32,7 +34,7 @@ class Torus(Intervals):
     """
 
     dim: int
-    lengths: tuple[float, ...] | None = None
+    lengths: tuple[float, ...] | float | None = None
 
     def __post_init__(self) -> None:
         self._set_axes(("periodic",) * self._check_dim(self.dim), self.lengths)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from fnodiff.domain import Domain, Generators, Shape, Torus
 from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.expected import kinds_checked
 
 _CONTOUR = 64
 
@@ -170,6 +171,7 @@ def _check_numbers(owner: str, time: float, width: float, dt: float | None = Non
         raise ValueError(f"{owner}: expected time, width and dt > 0, got {time!r}, {width!r} and {dt!r}.")
 
 
+@kinds_checked
 class CahnHilliard(Solved):
     """Mixtures of two liquids u(time) that were nearly mixed at time 0, in (-1, 1): solved on a fine grid, seen on coarser
     ones by `Torus.resample`.

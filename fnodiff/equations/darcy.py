@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from fnodiff.domain import Box, Generators, Shape
 from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.expected import kinds_checked
 
 Kind = Literal["two-valued", "log-normal"]
 Target = Literal["pair", "solution", "coefficient"]
@@ -224,10 +225,11 @@ def _check_coefficient(owner: str, a: Tensor) -> None:
 
 
 def _check_choice(owner: str, name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{owner}: expected {name} one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
+@kinds_checked
 class Darcy(Solved):
     """Pairs (a, u) of permeability and pressure, solved with f = 1 on fine x fine cells and averaged over those of any
     coarser grid, of any size: grids of one data set show one truth.

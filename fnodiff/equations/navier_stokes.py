@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fnodiff.domain import Generators, Shape, Torus
 from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.expected import kinds_checked
 
 Forcing = Callable[[Tensor], Tensor] | Tensor | None
 _TORUS = Torus(2)
@@ -192,6 +193,7 @@ def _check_numbers(owner: str, time: float, viscosity: float, dt: float | None) 
         raise ValueError(f"{owner}: expected dt > 0, or None for steps of half a cell, got {dt!r}.")
 
 
+@kinds_checked
 class NavierStokes(Solved):
     """Vorticities x = w(time), with w(0) as the "field": each solved on fine x fine points, and seen on any coarser grid by
     `Torus.resample`.

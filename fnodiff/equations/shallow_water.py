@@ -28,6 +28,7 @@ from torch import Tensor
 from fnodiff.domain import Shape, Sphere
 from fnodiff.domain.harmonics import harmonics
 from fnodiff.equations.solved import Solved
+from fnodiff.expected import kinds_checked
 
 if TYPE_CHECKING:
     from torch_harmonics.examples import ShallowWaterSolver
@@ -64,6 +65,7 @@ def balance(x: Tensor, domain: Sphere, *, degrees: int = 20) -> Tensor:
     return covariance[:, 0, 1] / (covariance[:, 0, 0] * covariance[:, 1, 1]).sqrt()
 
 
+@kinds_checked
 class ShallowWater(Solved):
     """Height (metres) and relative vorticity (1/s), x = (h, zeta), on grids of (latitudes, 2 latitudes) points or others.
 

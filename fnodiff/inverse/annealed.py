@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape, normals, uniforms
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
@@ -46,6 +47,7 @@ from fnodiff.sde.solvers.spacing import Spacing
 from fnodiff.sde.spectrum import residual_variance, spectra
 
 
+@kinds_checked(but=("denoiser", "seeds", "shape", "device"))
 def annealed(
     denoiser: Denoiser,
     observation: Observation,

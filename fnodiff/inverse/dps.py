@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
@@ -14,6 +15,7 @@ from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.process import over_space
 
 
+@kinds_checked
 class DPS(Guided):
     """Diffusion posterior sampling: p(y | x_t) as if x were x_hat, N(y; A(x_hat), noise_std^2).
 

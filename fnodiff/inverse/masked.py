@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fnodiff.domain import Domain, as_floats, as_tensor
+from fnodiff.domain import Domain, as_floats
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.observation import Observation
 
 
+@kinds_checked
 class Masked(Observation):
     """A field on its own grid, where a mask says that it was measured; a state on another grid is resampled to it.
 
@@ -30,11 +32,7 @@ class Masked(Observation):
     """
 
     def __init__(self, mask: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
-        mask, values, noise_std = (
-            as_tensor(mask, "mask"),
-            as_floats(values, "values"),
-            as_floats(noise_std, "noise_std"),
-        )
+        noise_std = as_floats(noise_std, "noise_std")
         if not bool(((mask == 0) | (mask == 1)).all() and mask.any()):
             raise ValueError(
                 f"Masked: expected a mask of booleans, or of 0 and 1, that is set somewhere, got {mask.dtype} with "
@@ -47,7 +45,13 @@ class Masked(Observation):
             )
         self.mask = mask
         if noise_std.ndim:
-            noise_std = noise_std.expand(values.shape)[..., mask]
+            try:
+                noise_std = noise_std.expand(values.shape)[..., mask]
+            except RuntimeError as error:
+                raise ValueError(
+                    f"Masked: expected noise_std to be one number or to broadcast to the values, {tuple(values.shape)}, got "
+                    f"{tuple(noise_std.shape)}."
+                ) from error
         super().__init__(values[..., mask], noise_std, **channels)
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations, covariance, frozen
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.spectrum import residual_variance, spectra
 
 
+@kinds_checked
 class MatchModes(ReplaceModes):
     """A denoiser that knows a field's low modes: x given x_t and these, as for a Gaussian of the right mean and covariance.
 

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations, covariance
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
@@ -17,6 +18,7 @@ from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.spectrum import residual_variance, spectra
 
 
+@kinds_checked
 class MomentMatching(Guided):
     """x given x_t as a Gaussian of the right mean and covariance; the posterior itself where the prior is Gaussian.
 

@@ -14,12 +14,13 @@ import abc
 import copy
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor
 
 from fnodiff.domain import Domain, as_floats
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 class Observation(abc.ABC):
     """Values measured with errors. Subclasses define `observe`.
 
@@ -44,17 +45,14 @@ class Observation(abc.ABC):
         self.values, self.noise_std = as_floats(values, "values"), as_floats(noise_std, "noise_std")
         self._parts: tuple[slice, ...] = ()
         self._shared = False
-        listed = None if channels is None else np.atleast_1d(np.asarray(channels)).tolist()
-        self.channels = listed
+        self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
         name = type(self).__name__
-        if listed is not None and not all(isinstance(c, int) for c in listed):
-            raise ValueError(f"{name}: expected channels as whole numbers, got {channels!r}; count them from 0.")
         if not bool(self.values.isfinite().all()):
             raise ValueError(
                 f"{name}: expected finite values, got {int((~self.values.isfinite()).sum())} that are not; leave out what was "
                 f"not measured."
             )
-        if not bool((self.noise_std > 0).all() and self.noise_std.isfinite().all()):
+        if self.noise_std.is_complex() or not bool((self.noise_std > 0).all() and self.noise_std.isfinite().all()):
             raise ValueError(
                 f"{name}: expected noise_std > 0, the standard deviation of the measurements' errors, got {noise_std}; give "
                 f"exact values a small one, such as a hundredth of the data's standard deviation."

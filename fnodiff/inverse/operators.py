@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.observation import Observation
 
 
+@kinds_checked
 class Linear(Observation):
     """Any linear operator.
 
@@ -39,6 +41,7 @@ class Linear(Observation):
         return self.operator(x) if self.adjoint is None else apply(self.operator, self.adjoint, x)
 
 
+@kinds_checked
 class Nonlinear(Observation):
     """Any function that PyTorch can differentiate, forwards (`torch.func.jvp`) and backwards; guided denoisers linearise it at
     their estimate.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
@@ -13,6 +15,7 @@ from fnodiff.inverse.observation import Observation
 from fnodiff.sde.denoiser import Denoiser
 
 
+@kinds_checked
 class PiGDM(Guided):
     """Pseudoinverse-guided diffusion: x given x_t as x_hat plus independent errors of variance r^2 at every grid point.
 
@@ -38,7 +41,7 @@ class PiGDM(Guided):
     ) -> None:
         super().__init__(denoiser, observation)
         sigma_data = denoiser.sigma_data if sigma_data is None else sigma_data
-        if sigma_data is None or not sigma_data > 0:
+        if sigma_data is None or not 0 < sigma_data < math.inf:
             raise ValueError(
                 f"PiGDM: expected sigma_data > 0, got {sigma_data!r}; pass the standard deviation of the normalised data."
             )

@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fnodiff.domain import Domain, as_floats, as_tensor
+from fnodiff.domain import Domain, as_tensor
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.observation import Observation
 
 
+@kinds_checked(but=("points",))
 class PointObservation(Observation):
     """Values at arbitrary points: of the function itself, by `domain.evaluate`, not of the nearest grid point.
 
@@ -33,7 +35,7 @@ class PointObservation(Observation):
     """
 
     def __init__(self, points: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
-        values, points = as_floats(values, "values"), as_tensor(points, "points")
+        points = as_tensor(points, "points")
         super().__init__(values[None] if values.ndim == 1 else values, noise_std, **channels)
         self.points = points
         if not points.is_floating_point() or not bool(points.isfinite().all()):
@@ -41,7 +43,7 @@ class PointObservation(Observation):
                 f"PointObservation: expected finite coordinates in the units of the domain's lengths, got {points.dtype}; "
                 f"grid indices i are points (i + 0.5) / n between walls and i / n along periodic axes, times the side's length."
             )
-        if points.ndim != 2 or points.shape[1] != self.values.shape[-1]:
+        if points.ndim != 2 or not self.values.ndim or points.shape[1] != self.values.shape[-1]:
             raise ValueError(
                 f"PointObservation: expected points (dim, P) and values (C, P), got {tuple(points.shape)} and "
                 f"{tuple(self.values.shape)}; transpose points that are stored one per row."

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.annealed import annealed
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.moment_matching import MomentMatching
@@ -17,6 +18,7 @@ from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.sampling import sample
 
 
+@kinds_checked(but=("denoiser", "seeds", "shape", "method"))
 def posterior(
     denoiser: Denoiser,
     observation: Observation,

@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from fnodiff.domain import Domain
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.observation import Observation
 
 
+@kinds_checked
 class Restriction(Observation):
     """The field on a coarser grid: its cell averages where there are walls, its lowest modes on Torus (`domain.pool`).
 

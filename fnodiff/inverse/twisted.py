@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape, in_double, on_device
+from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
@@ -42,6 +43,7 @@ from fnodiff.sde.solvers.spacing import Spacing
 from fnodiff.sde.spectrum import residual_variance, spectra, wiener_gain
 
 
+@kinds_checked(but=("denoiser", "seeds", "shape", "device"))
 def twisted(
     denoiser: Denoiser,
     observation: Observation,

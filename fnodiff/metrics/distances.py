@@ -15,10 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape, in_double, normals, takes_arrays
+from fnodiff.domain import Domain, Shape, in_double, normals
+from fnodiff.expected import at_least, kinds_checked
 
 
-@takes_arrays
+@kinds_checked
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Frechet distance of two sets of features, each (N, D), in float64.
 
@@ -61,7 +62,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, gram
 
 
-@takes_arrays
+@kinds_checked
 def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance of two sets of as many members: the root mean square over random directions of the
     distance between the sorted projections, per coordinate of the flattened members.
@@ -87,15 +88,16 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
             f"sliced_wasserstein: expected two sets of one shape with two members or more, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}; take as many of both, on one grid."
         )
+    at_least("sliced_wasserstein", 1, projections=projections)
     a, b = (in_double(v.flatten(1)) for v in (x, y))
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = torch.Generator().manual_seed(seed)
     directions = normals((1, projections), (a.shape[1],), generator=generator, dtype=torch.float64)[0].T.to(a.device)
     directions = directions / directions.norm(dim=0)
     a, b = ((v @ directions).sort(0).values for v in (a, b))
     return float((a - b).square().mean().sqrt())
 
 
-@takes_arrays
+@kinds_checked
 def kernel_distance(x: Tensor, y: Tensor) -> float:
     """Kernel distance of two sets of features, (N, D) and (M, D): the unbiased estimate of the squared maximum mean
     discrepancy under the kernel k(a, b) = (a . b / D + 1)^3, which is KID's on Inception features,
@@ -129,7 +131,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     return sum(within) - 2 * total(x, y) / (len(x) * len(y))
 
 
-@takes_arrays
+@kinds_checked
 def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8, 8)) -> float:
     """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?
 
@@ -141,9 +143,10 @@ def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8,
     return frechet_distance(*(domain.average(v, shape).flatten(1) for v in (x, y)))
 
 
-@takes_arrays
+@kinds_checked
 def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) -> Tensor:
     """Square patches of images (B, C, H, W) as rows (N, C size^2), evenly thinned to at most `limit`."""
+    at_least("patches", 1, size=size, stride=stride, limit=limit)
     if x.ndim != 4 or min(x.shape[2:]) < size:
         raise ValueError(
             f"patches: expected images (B, C, H, W) of {size} x {size} or more, got {tuple(x.shape)}; "
@@ -153,13 +156,13 @@ def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) 
     return rows[:: -(-len(rows) // limit)]
 
 
-@takes_arrays
+@kinds_checked
 def patch_distance(x: Tensor, y: Tensor, *, size: int = 7) -> float:
     """Frechet distance of patches of `size` x `size` pixels: is the picture locally right? Blind to incoherence."""
     return frechet_distance(patches(x, size), patches(y, size))
 
 
-@takes_arrays
+@kinds_checked
 def high_band_distance(
     x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size: int = 7
 ) -> tuple[float, float]:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, has_double, in_double, takes_arrays
+from fnodiff.domain import Domain, has_double, in_double
+from fnodiff.expected import kinds_checked
 from fnodiff.metrics.errors import measured
 
 
-@takes_arrays
+@kinds_checked
 def crps(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """Continuous ranked probability score, fair, point by point: its mean over the domain and the channels, (B,).
 
@@ -48,7 +49,7 @@ def crps(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = No
     return (((samples - y).abs().mean(0) - spread) * weights).flatten(1).sum(1)
 
 
-@takes_arrays
+@kinds_checked
 def energy_score(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """Energy score, fair: the CRPS of whole fields, by the domain's norm, (B,). It sees correlations in space too.
 
@@ -64,7 +65,7 @@ def energy_score(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | N
     return norms(samples - y).mean(0) - pairs / (count * (count - 1))
 
 
-@takes_arrays
+@kinds_checked
 def coverage(
     samples: Tensor,
     y: Tensor,
@@ -97,7 +98,7 @@ def coverage(
     """
     samples, y, weights = _ensemble("coverage", samples, y, domain, mask)
     count = len(samples)
-    k = round((1 - level) / 2 * (count + 1))
+    k = round((1 - level) / 2 * (count + 1)) if 0 < level < 1 else 0
     if not 1 <= k <= count / 2:
         raise ValueError(
             f"coverage: expected a level near one that {count} samples can have, {1 - 2 * (count // 2) / (count + 1):.3f} to "
@@ -108,7 +109,7 @@ def coverage(
     return 1 - 2 * k / (count + 1), (inside * weights).flatten(1).sum(1)
 
 
-@takes_arrays
+@kinds_checked
 def rank_histogram(
     samples: Tensor,
     y: Tensor,

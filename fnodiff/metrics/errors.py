@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape, takes_arrays
+from fnodiff.domain import Domain, Shape
+from fnodiff.expected import kinds_checked
 
 
-@takes_arrays
+@kinds_checked
 def relative_l2(x: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """|x - y| / |y| per sample, (B,), over the part that was measured.
 

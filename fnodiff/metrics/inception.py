@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fnodiff.domain import takes_arrays
+from fnodiff.expected import kinds_checked
 from fnodiff.metrics.distances import frechet_distance, kernel_distance
 
 SIDE = 299
 """Pixels on each side of what Inception takes."""
 
 
-@takes_arrays
+@kinds_checked
 def inception_distances(
     x: Tensor,
     y: Tensor,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, in_double, takes_arrays
+from fnodiff.domain import Domain, in_double
+from fnodiff.expected import kinds_checked
 
 
-@takes_arrays
+@kinds_checked
 def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     """Variance per mode, averaged over samples, channels and shells of modes of nearly equal wavenumber.
 
@@ -38,7 +39,7 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     return wavenumber[full].to(x.device) / (2 * torch.pi), (total / modes)[full].to(x.device)
 
 
-@takes_arrays
+@kinds_checked
 def spectrum_error(x: Tensor, y: Tensor, domain: Domain) -> float:
     """The mean over shells of |ln(power of x / power of y)|: 0.1 means 10% too much or too little variance per mode.
 
@@ -55,10 +56,12 @@ def spectrum_error(x: Tensor, y: Tensor, domain: Domain) -> float:
             f"spectrum_error: expected two sets on one grid, got {tuple(x.shape[2:])} and {tuple(y.shape[2:])}; resample one."
         )
     (_, power_x), (_, power_y) = radial_spectrum(x, domain), radial_spectrum(y, domain)
+    if not bool(((power_x > 0) & (power_y > 0)).all()):
+        raise ValueError("spectrum_error: expected power in every shell, got none in some; compare fields that vary.")
     return float((power_x / power_y).log().abs().mean())
 
 
-@takes_arrays
+@kinds_checked
 def spectral_slope(x: Tensor, domain: Domain, *, band: tuple[float, float]) -> float:
     """The slope d ln(power) / d ln(wavenumber) of `radial_spectrum`, by least squares over the shells in a band: -p for k^-p.
 
@@ -84,7 +87,7 @@ def spectral_slope(x: Tensor, domain: Domain, *, band: tuple[float, float]) -> f
     return float((a * b).sum() / a.square().sum())
 
 
-@takes_arrays
+@kinds_checked
 def slope_statistics(x: Tensor, domain: Domain, quantiles: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[Tensor, Tensor]:
     """Mean (B,) and quantiles (B, Q) of |grad x| over each field's points and channels, by central differences.
 
@@ -96,5 +99,7 @@ def slope_statistics(x: Tensor, domain: Domain, quantiles: Sequence[float] = (0.
     """
     shape = domain.check_field(x)
     square = sum(domain.derivative(x, axis).square() for axis in range(len(shape)))
-    slope = square.sqrt().flatten(1)
+    slope = square.sqrt().float().flatten(1) if square.dtype.itemsize < 4 else square.sqrt().flatten(1)
+    if not all(0 <= q <= 1 for q in quantiles):
+        raise ValueError(f"slope_statistics: expected quantiles from 0 to 1, got {quantiles}.")
     return slope.mean(1), torch.quantile(slope, torch.tensor(quantiles).to(slope), dim=1).T

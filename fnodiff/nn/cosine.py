@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.factors import check_rank, keeping_order
 from fnodiff.nn.modes import for_all
 
@@ -33,6 +34,7 @@ KERNELS = ("even", "all")
 FACTORIZATIONS = (None, "Dense", "Tucker", "CP", "TT")
 
 
+@kinds_checked
 class CosineConv(nn.Module):
     """A convolution of fields on Box, reflected at the edges, by its lowest modes; from any grid to any.
 
@@ -78,6 +80,7 @@ class CosineConv(nn.Module):
         rank: float | Sequence[int] = 0.5,
     ) -> None:
         super().__init__()
+        at_least("CosineConv", 1, in_channels=in_channels, out_channels=out_channels)
         n_modes = tuple(n_modes)
         if not isinstance(domain, Box) or len(n_modes) != domain.dim or not all(n > 0 for n in n_modes):
             raise ValueError(

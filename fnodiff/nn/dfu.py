@@ -23,6 +23,7 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
+from fnodiff.expected import kinds_checked
 from fnodiff.nn.blocks import ResidualBlock, place_counts, position_channels, positions, usual_places
 from fnodiff.nn.conditions import Conditioned, check_counts
 from fnodiff.nn.dual import DualConv
@@ -38,6 +39,7 @@ def modes_of(domain: Domain, n_modes: Sequence[int] | int) -> tuple[int, ...]:
     return tuple(n_modes)
 
 
+@kinds_checked
 class DFU(Conditioned):
     """The dual Fourier UNet.
 

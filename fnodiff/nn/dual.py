@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Product, Sphere
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.cosine import KERNELS, CosineConv
 from fnodiff.nn.local import LocalConv
 from fnodiff.nn.mixed import MixedConv
 from fnodiff.nn.spectral import SpectralConv
 
 
+@kinds_checked
 class DualConv(nn.Module):
     """A local convolution plus a spectral convolution of the same input; either may be left out.
 
@@ -62,6 +64,8 @@ class DualConv(nn.Module):
         spectral: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        at_least("DualConv", 1, in_channels=in_channels, out_channels=out_channels)
+        at_least("DualConv", 0, init_scale=init_scale)
         walls = "wall" in domain.edges
         if boundary is None:
             boundary = "even" if walls else "periodic"

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fnodiff.domain import Domain
+from fnodiff.expected import at_least, kinds_checked
 
 
+@kinds_checked
 class GroupNorm(nn.GroupNorm):
     """Normalisation by the mean and the variance of groups of channels, both integrals over the domain.
 
@@ -32,6 +34,7 @@ class GroupNorm(nn.GroupNorm):
     part = "norm"
 
     def __init__(self, channels: int, domain: Domain) -> None:
+        at_least("GroupNorm", 1, channels=channels)
         groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
         super().__init__(groups, channels, eps=1e-6)
         self.domain = domain
@@ -48,6 +51,7 @@ class GroupNorm(nn.GroupNorm):
         return (centred * scale).flatten(1, 2) * gain + bias
 
 
+@kinds_checked
 class Attention(nn.Module):
     """Self-attention over the points of the grid, with a residual; heads of 64 channels, or one head.
 
@@ -66,6 +70,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, domain: Domain, init_scale: float = 1.0) -> None:
         super().__init__()
+        at_least("Attention", 0, init_scale=init_scale)
         self.domain, self.heads = domain, channels // 64 if channels % 64 == 0 else 1
         self.norm = GroupNorm(channels, domain)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fnodiff.domain import Domain
 from fnodiff.domain.base import cached
+from fnodiff.expected import at_least, kinds_checked
 
 SMALL = 12
 """Grids with fewer points a side have edges padded by torch alone: our gradient is faster on larger ones."""
@@ -23,6 +24,7 @@ _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
+@kinds_checked
 class LocalConv(nn.Module):
     """A convolution with 3 (or 1) taps per axis, continued at the edges as the domain is.
 
@@ -67,6 +69,9 @@ class LocalConv(nn.Module):
         resize: str = "pool",
     ) -> None:
         super().__init__()
+        at_least("LocalConv", 1, in_channels=in_channels, out_channels=out_channels)
+        if resize not in ("pool", "resample"):
+            raise ValueError(f'LocalConv: expected resize "pool" or "resample", got {resize!r}.')
         if kernel_size not in (1, 3):
             raise ValueError(f"LocalConv: expected kernel_size 1 or 3, got {kernel_size!r}.")
         # Reflection with the edge repeated, one point wide, is what torch calls "replicate"; it has no mode for mixed edges.

@@ -23,11 +23,13 @@ from tltorch import FactorizedTensor
 from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Product, Shape
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.cosine import FACTORIZATIONS, KERNELS, analysis_matrix, synthesis_matrix
 from fnodiff.nn.factors import check_rank, keeping_order, rows, unrows
 from fnodiff.nn.modes import Modes, for_all
 
 
+@kinds_checked
 class MixedConv(nn.Module):
     """A convolution of fields on a `Product`, by its lowest modes; from any grid to any.
 
@@ -74,6 +76,7 @@ class MixedConv(nn.Module):
         rank: float | Sequence[int] = 0.5,
     ) -> None:
         super().__init__()
+        at_least("MixedConv", 1, in_channels=in_channels, out_channels=out_channels)
         n_modes = tuple(n_modes)
         if not isinstance(domain, Product) or len(n_modes) != domain.dim or not all(n > 0 for n in n_modes):
             raise ValueError(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Shape, Torus
 from fnodiff.domain.intervals import Intervals
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.factors import (
     ModeMajorDense,
     by_factors,
@@ -36,6 +37,7 @@ from fnodiff.nn.factors import (
 from fnodiff.nn.modes import Modes, down, up
 
 
+@kinds_checked
 class SpectralConv(neuralop_spectral.SpectralConv):
     """neuralop's spectral convolution, exact at every pair of grids.
 
@@ -98,6 +100,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         if not isinstance(domain, Intervals):
             raise ValueError(f"SpectralConv: expected a Torus or a Box, got {domain!r}; those have Fourier modes.")
         check_rank("SpectralConv", options.get("rank", 0.5))
+        at_least("SpectralConv", 1, in_channels=in_channels, out_channels=out_channels)
         super().__init__(in_channels, out_channels, n_modes, factorization=factorization, **options)
         if type(self.weight) is ComplexDenseTensor and not self.separable:
             self.weight = ModeMajorDense(self.weight.to_tensor())

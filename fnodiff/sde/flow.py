@@ -19,12 +19,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape, in_double
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.scaling import Scaled, Scaling
 from fnodiff.sde.spectrum import linear_estimate
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class FlowScaling(Scaling):
     """The network is the velocity, F(x_t, u) = V with u = sigma / (alpha + sigma), trained at times evenly in [0, 1].

@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.noise import GaussianRandomField, Noise
 from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.spectrum import linear_estimate
 
 
+@kinds_checked
 class GaussianDenoiser(Denoiser):
     """Exact for data ~ N(0, S): per mode, alpha S / (alpha^2 S + sigma^2 C) x_t. The oracle of the tests.
 

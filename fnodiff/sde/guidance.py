@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Wrapper
 from fnodiff.sde.process import over_space
 
 
+@kinds_checked
 class ClassifierFree(Wrapper):
     """Classifier-free guidance: D(x_t | nothing) + scale (D(x_t | condition) - D(x_t | nothing)).
 
@@ -57,6 +59,7 @@ class ClassifierFree(Wrapper):
         return unconditional + self.scale * (conditional - unconditional)
 
 
+@kinds_checked
 class Autoguided(Wrapper):
     """Guidance by a worse model of the same: G(x_t) + scale (D(x_t) - G(x_t)).
 

@@ -28,10 +28,12 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import as_floats, has_double, in_double
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Given, condition_rows, evaluating
 from fnodiff.sde.spectrum import linear_estimate, spectra, wiener_gain
 
 
+@kinds_checked
 def log_likelihood(
     denoiser: Denoiser,
     x: Tensor,
@@ -78,6 +80,8 @@ def log_likelihood(
         >>> bool(log_likelihood(exact, x) > 0), bool(log_likelihood(exact, 0 * x) > 0)  # data, and noise alone
         (True, False)
     """
+    at_least("log_likelihood", 1, batch=batch)
+    at_least("log_likelihood", 0, seed=seed)
     sde, domain = denoiser.sde, denoiser.sde.domain
     x = as_floats(x, "x")
     x = x[None] if x.ndim == domain.dim + 1 else x

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Generators, Shape, uniforms
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser, NotFinite
 from fnodiff.sde.flow import OptimalTransport
 from fnodiff.sde.process import over_space
 from fnodiff.sde.spectrum import linear_error
 
 
+@kinds_checked
 class DenoisingLoss(nn.Module):
     """The denoising loss of each sample.
 

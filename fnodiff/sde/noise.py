@@ -16,14 +16,16 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Generators, normals
+from fnodiff.domain import Domain, Generators, Shape, normals
+from fnodiff.expected import kinds_checked, plain
 
 Spectrum = Callable[[Tensor, int], Tensor]
 
@@ -56,10 +58,13 @@ class _Scaled:
 
 def _check_positive(owner: object, **values: float | None) -> None:
     for name, value in values.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{type(owner).__name__}: expected {name} > 0, got {value!r}; pass a positive number.")
+        if value is not None and not 0 < value < 1e18:  # its square is a float32
+            raise ValueError(
+                f"{type(owner).__name__}: expected {name} > 0 and < 1e18, got {value!r}; take another unit."
+            )
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Matern(_Scaled):
     """The Matern spectrum, (1 + length_scale^2 lambda / (2 nu))^-(nu + dim/2) with nu = `smoothness`.
@@ -90,6 +95,7 @@ class Matern(_Scaled):
         return (1 + scaled) ** -(self.smoothness + dim / 2)
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class RBF(_Scaled):
     """The Gaussian spectrum exp(-length_scale^2 lambda / 2): infinitely smooth functions.
@@ -114,6 +120,7 @@ class RBF(_Scaled):
         return (eigenvalues * (-0.5 * self._length**2)).exp()
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class ChannelSpectra:
     """A spectrum for each channel, (channels, *modes): of fields that differ in smoothness, as coefficient and solution do.
@@ -164,6 +171,7 @@ class Noise(abc.ABC):
         """This noise as seen on one grid; itself, if it is a function that every grid sees."""
         return self
 
+    @kinds_checked(but=("shape",))
     def sample(
         self, shape: Sequence[int], *, generator: Generators = None, device=None, dtype: torch.dtype | None = None
     ) -> Tensor:
@@ -202,12 +210,15 @@ class Noise(abc.ABC):
 
 
 def _split(shape: Sequence[int], domain: Domain) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    batch, spatial = tuple(shape[:2]), tuple(shape[2:])
-    if len(batch) != 2:
-        raise ValueError(f"expected a shape (B, C, *spatial), got {tuple(shape)}; name the batch and the channels too.")
+    shape = plain(shape)
+    shape = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)
+    batch, spatial = shape[:2], shape[2:]
+    if len(batch) != 2 or not all(isinstance(n, Integral) and n >= 0 for n in batch):
+        raise ValueError(f"expected a shape (B, C, *spatial), got {shape}; name the batch and the channels too.")
     return batch, domain.check_shape(spatial)
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class GaussianRandomField(Noise):
     """N(0, C), C = spectrum(-Laplacian) / trace: unit mean variance in the continuum, the modes beyond the grid included.
@@ -282,6 +293,7 @@ class GaussianRandomField(Noise):
         return (self._at(eigenvalues) / trace).sqrt()
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class WhiteNoise(Noise):
     """The same variance for every mode on every grid; mean variance one per point on the reference grid.
@@ -301,7 +313,7 @@ class WhiteNoise(Noise):
     """
 
     domain: Domain
-    reference: tuple[int, ...]
+    reference: Shape | int
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", self.domain.check_shape(self.reference))
@@ -315,6 +327,7 @@ class WhiteNoise(Noise):
         return torch.full_like(eigenvalues, math.sqrt(self.mode_variance))
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class PixelNoise(Noise):
     """Independent unit normals at the points of whatever grid: not a function, and so different on each grid.
@@ -349,6 +362,7 @@ class PixelNoise(Noise):
     def on(self, shape: Sequence[int]) -> Noise:
         return _PixelNoiseOn(self.domain, self.domain.check_shape(shape))
 
+    @kinds_checked(but=("shape",))
     def sample(
         self, shape: Sequence[int], *, generator: Generators = None, device=None, dtype: torch.dtype | None = None
     ) -> Tensor:

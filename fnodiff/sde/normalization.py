@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, in_double
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Normalization:
     """Per-channel affine map between data units and the units in which diffusion runs.

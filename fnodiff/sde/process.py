@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Generators
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum, on_domain
 from fnodiff.sde.schedule import Schedule
 
@@ -41,6 +42,7 @@ def over_space(t: Tensor, x: Tensor) -> Tensor:
     )
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class FunctionSpaceSDE:
     """x_t = alpha_t x + sigma_t z with z drawn from a noise on a domain.

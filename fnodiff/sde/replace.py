@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Wrapper
 
 
+@kinds_checked
 class ReplaceModes(Wrapper):
     """The replacement method: a denoiser whose estimate has a field's low modes replaced by known ones.
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral
+from collections.abc import Callable, Iterator, MappingView, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape, as_floats, on_device
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.solvers import DPMSolver, Solver
@@ -144,6 +144,7 @@ def _through(
     return sample
 
 
+@kinds_checked(but=("denoiser", "seeds", "solver", "plan", "shape", "device"))
 def samples(
     denoiser: Denoiser,
     shape: Shape | int,
@@ -173,12 +174,14 @@ def samples(
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
     shape = domain.check_shape(shape)
     solver = checked_solver(solver)
-    stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
+    plan = default_plan(denoiser, shape) if plan is None else plan
+    stages = plan.plan(denoiser, shape, solver.times(denoiser.sde.schedule))
     bound = Given(denoiser, **condition_rows(denoiser, condition, len(seeds))) if condition else denoiser
     start = (channels_of(denoiser), *shape)
     yield from _batches("sample", bound, solver, stages, start, seeds, batch, device, progress, hold, None)
 
 
+@kinds_checked(but=("denoiser", "seeds", "solver", "plan", "shape", "device"))
 def sample(
     denoiser: Denoiser,
     shape: Shape | int,
@@ -225,6 +228,7 @@ def sample(
     return torch.cat(list(samples(denoiser, shape, seeds, **run_options, **condition)))
 
 
+@kinds_checked(but=("denoiser", "seeds", "solver", "shape", "device"))
 def upscale(
     denoiser: Denoiser,
     low: Tensor,
@@ -290,7 +294,7 @@ def upscale(
             f"upscale: expected one field, or one for each of the {len(seeds)} seeds, got {len(low)}; pass as many seeds."
         )
     low = denoiser.normalization(low).expand(len(seeds), *low.shape[1:])
-    solver = checked_solver(solver or DPMSolver(36))
+    solver = checked_solver(DPMSolver(36) if solver is None else solver)
     stages = [Stage(shape, solver.times(denoiser.sde.schedule), small)]
     bound = Given(denoiser, **condition_rows(denoiser, condition, len(seeds))) if condition else denoiser
     start = (low.shape[1], *shape)
@@ -324,8 +328,7 @@ def _batches(
     low: Tensor | None,
 ) -> Iterator[Tensor]:
     """Samples of a plan, in data units, some seeds at a time."""
-    if not isinstance(batch, Integral) or batch < 1:
-        raise ValueError(f"{name}: expected batch >= 1, got {batch!r}; 32 is usual.")
+    at_least(name, 1, batch=batch)
     sde = denoiser.sde
     device = device_of(denoiser, device)
     if progress:
@@ -355,8 +358,9 @@ def _alike(shape: Shape, sides: Sequence[float], slack: float) -> bool:
 def device_of(denoiser: Denoiser, device: torch.device | str | None) -> torch.device:
     """Where to sample; by default where the denoiser is."""
     try:
-        return next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        here = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+        return torch.empty(0, device=here).device
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f'expected a device such as "cpu" or "cuda", got {device!r}; leave it out for the model\'s.'
         ) from error
@@ -382,13 +386,12 @@ def checked_solver(solver: Solver | None) -> Solver:
 
 def seed_list(seeds: Sequence[int] | int) -> list[int]:
     """Python integers, one or several."""
-    listed = (
-        isinstance(seeds, Iterable)
-        and not isinstance(seeds, str | bytes | set | frozenset)
-        and not hasattr(seeds, "__array__")
-    )
-    given = seeds.detach().cpu() if isinstance(seeds, Tensor) else list(seeds) if listed else seeds
-    numbers = np.atleast_1d(np.asarray(given))
+    listed = list(seeds) if isinstance(seeds, Iterator | MappingView) else seeds
+    given = listed.cpu() if isinstance(listed, Tensor) else listed
+    try:
+        numbers = np.atleast_1d(np.asarray(given))
+    except ValueError:  # lists of different lengths
+        numbers = np.zeros(0)
     whole = numbers.dtype.kind in "iu" and numbers.ndim == 1 and len(numbers)
     if not whole or int(numbers.min()) < 0 or int(numbers.max()) >= 2**63:
         raise ValueError(

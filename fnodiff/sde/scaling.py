@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.spectrum import linear_error, linear_estimate, noise_law, residual_variance, spectra, wiener_gain
@@ -84,6 +85,7 @@ class Scaling(abc.ABC):
         return channels
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class EDMScaling(Scaling):
     """EDM's scalars; see the head of this module. The noise level that the network sees is that at a point, ln(s) / 4.
@@ -145,6 +147,7 @@ class EDMScaling(Scaling):
         return 2 * channels if self.linear_estimate else channels
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class SpectralScaling(Scaling):
     """One number for each mode. With S(lambda) the data's variance per mode, C(lambda) the noise's, and per mode

@@ -21,6 +21,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
+
 
 class Schedule(abc.ABC):
     """t -> (alpha_t, sigma_t). Subclasses define `__call__` and its inverse `time`; sigma / alpha rises with t.
@@ -54,6 +56,7 @@ class Schedule(abc.ABC):
             raise ValueError(f"{name}: expected 0 < {names} < inf, got {got}; {order}{name}() has the usual ones.")
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class EDM(Schedule):
     """The variance-exploding schedule whose equal steps in t are equal steps of sigma^(1/rho).
@@ -90,6 +93,7 @@ class EDM(Schedule):
         return (ratio ** (1 / self.rho) - low) / (high - low)
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class VE(Schedule):
     """The variance-exploding schedule whose equal steps in t are equal steps of ln(sigma).
@@ -147,6 +151,7 @@ class _LinearRate(Schedule):
         return (s - self.t_min) / (1 - self.t_min)
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class VP(_LinearRate):
     """The variance-preserving schedule with a linear rate beta.
@@ -174,6 +179,7 @@ class VP(_LinearRate):
         return self._time(torch.log1p(ratio.square()))
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class SubVP(_LinearRate):
     """The sub-variance-preserving schedule: VP's alpha with the smaller noise sigma = 1 - alpha^2.
@@ -203,6 +209,7 @@ class SubVP(_LinearRate):
         return self._time(2 * (0.5 * ratio).asinh())  # sigma / alpha = 2 sinh(B / 2)
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """The variance-preserving schedule on a quarter circle, cut where sigma / alpha reaches its ends.
@@ -240,6 +247,7 @@ class Cosine(Schedule):
         return (ratio.atan() - low) / (high - low)
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class RectifiedFlow(Schedule):
     """The straight path of flow matching (rectified flow): alpha = 1 - u, sigma = u.

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape, has_double, in_double, takes_arrays
+from fnodiff.domain import Domain, Shape, has_double, in_double
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum, on_domain
 from fnodiff.sde.process import FunctionSpaceSDE, has_data
 
@@ -69,6 +70,7 @@ def linear_error(sde: FunctionSpaceSDE, spectrum: Spectrum, t: Tensor, shape: Se
     return error if has_double(t.device) else error.float().to(t.device)
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class DataSpectrum:
     """S(lambda), interpolated between measured wavenumbers, there nowhere below a floor, and S ~ k^-exponent beyond the last.
@@ -100,7 +102,7 @@ class DataSpectrum:
                 f"DataSpectrum: expected two or more wavenumbers rising from 0 and a power for each, got {k} and "
                 f"{self.powers}; use fit_spectrum."
             )
-        if not (min(self.powers) > 0 and self.floor > 0 and math.isfinite(sum(self.powers) + self.exponent)):
+        if not (min(self.powers) > 0 < self.floor and math.isfinite(sum(self.powers) + self.exponent + self.floor)):
             raise ValueError(
                 f"DataSpectrum: expected positive, finite powers and floor, got {self.powers}, {self.floor}."
             )
@@ -121,14 +123,14 @@ class DataSpectrum:
         return (measured + tail).exp().clamp(min=TINY).to(eigenvalues.dtype).to(eigenvalues.device)
 
 
-@takes_arrays
+@kinds_checked
 def fit_spectra(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> ChannelSpectra:
     """The spectrum of each channel of (N, C, *spatial), by `fit_spectrum`."""
     options = {"cell_averages": cell_averages, "floor": floor}
     return ChannelSpectra(tuple(fit_spectrum(channel, domain, **options) for channel in fields.split(1, dim=1)))
 
 
-@takes_arrays
+@kinds_checked
 def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> DataSpectrum:
     """The spectrum of fields: per shell, the mean square of the modes over samples and channels.
 
@@ -170,6 +172,8 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     if cell_averages:
         kept = max(4, int(0.7 * kept) + 1)
         power = power / domain.attenuation(shape, dtype=torch.float64).square()
+    if not 0 < floor < 1:
+        raise ValueError(f"fit_spectrum: expected a floor in (0, 1), as a share of the largest power, got {floor!r}.")
     if not 0 < float(power.max()) < math.inf:
         raise ValueError("fit_spectrum: expected fields that vary, got zeros; check the normalisation.")
     inside, least = shell < len(wavenumber), floor * float(power.max())
@@ -187,6 +191,8 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
 
     wavenumber, powers, modes = wavenumber[:kept], powers[:kept], modes[:kept]
     held, upper = powers > 1.001 * least, torch.arange(kept) >= kept // 2
+    if not bool(held.any()):
+        raise ValueError(f"fit_spectrum: expected a floor below the shells' power, got {floor!r}; 1e-8 is usual.")
     last = int(held.nonzero().max())
     if int((held & upper).sum()) < 2:  # band-limited: how it falls where the energy ends
         held, upper = torch.ones_like(held), (torch.arange(kept) - last).abs() <= 1
@@ -208,6 +214,7 @@ def _shells(domain: Domain, shape: Shape) -> tuple[Tensor, Tensor]:
     return shell, torch.cat([wavenumber[:1], own, wavenumber[1:]])
 
 
+@kinds_checked
 def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps: float = 0.01) -> tuple[float, float]:
     """The ends of sigma / alpha that suit data of this spectrum on a grid: `EDM(*noise_levels(...))`, or VE, or Cosine.
 
@@ -247,6 +254,7 @@ def noise_levels(noise: Noise, spectrum: Spectrum, shape: Sequence[int], *, eps:
     return math.sqrt(eps * low), math.sqrt(high / eps)
 
 
+@kinds_checked
 def noise_law(noise: Noise, spectrum: Spectrum, shape: Sequence[int]) -> tuple[float, float]:
     """Mean and standard deviation of ln(sigma / alpha) to train at: `DenoisingLoss(model, *noise_law(...))`.
 

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked, plain
 from fnodiff.sde.denoiser import Denoiser
 
 
+@kinds_checked
 @dataclass(frozen=True, eq=False)
 class Stage:
     """One grid of a run, as data.
@@ -96,6 +98,7 @@ class Direct(Plan):
         return [Stage(denoiser.sde.domain.check_shape(shape), times)]
 
 
+@kinds_checked(but=("grids", "through"))
 @dataclass(frozen=True)
 class Progressive(Plan):
     """The state starts on a coarse grid and moves to finer ones as their modes emerge from the noise.
@@ -128,7 +131,7 @@ class Progressive(Plan):
         [((8, 8), 4), ((16, 16), 1), ((32, 32), 6)]
     """
 
-    grids: Sequence[Shape | int] | None = None
+    grids: Sequence[Shape | int] | Shape | int | None = None
     budget: float = 1.0
 
     def __post_init__(self) -> None:
@@ -153,6 +156,7 @@ class Progressive(Plan):
         return [stage for stage in stages[:-1] if stage.steps] + stages[-1:]
 
 
+@kinds_checked(but=("grids", "through"))
 @dataclass(frozen=True)
 class Cascade(Plan):
     """A coarse grid is sampled to its end; finer ones sample the modes that it lacked, with those that it has held.
@@ -189,8 +193,8 @@ class Cascade(Plan):
         True
     """
 
-    grids: Sequence[Shape | int] | None = None
-    through: Sequence[Shape | int] | None = None
+    grids: Sequence[Shape | int] | Shape | int | None = None
+    through: Sequence[Shape | int] | Shape | int | None = None
     keep: float | None = None
     budget: float = 1.0
 
@@ -299,9 +303,10 @@ def _check_budget(plan: Progressive | Cascade) -> None:
 
 def _freeze(plan: Plan, name: str) -> None:
     """Shapes as tuples, or as the ints that were given, in a frozen dataclass; one int is one grid."""
-    value = getattr(plan, name)
+    value = plain(getattr(plan, name))
     if value is not None:
         grids = tuple(value) if isinstance(value, Iterable) else (value,)
+        grids = tuple(map(plain, grids))
         lists = (isinstance(grid, Iterable) and not isinstance(grid, str) for grid in grids)
         object.__setattr__(
             plan, name, tuple(tuple(s) if several else s for s, several in zip(grids, lists, strict=True))

@@ -10,6 +10,7 @@ import torch
 
 from fnodiff.data.loader import MultiResolution, Upsampled
 from fnodiff.data.source import Fields
+from fnodiff.expected import kinds_checked
 from fnodiff.model import Model
 from fnodiff.train.loop import fit
 from fnodiff.train.settings import Adam
@@ -69,6 +70,7 @@ def _networks(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     return [(name, m) for name, m in model.named_modules() if hasattr(m, "parameter_groups")]
 
 
+@kinds_checked(but=("model", "fields"))
 def mixed_finetune(
     model: Model,
     fields: Fields,

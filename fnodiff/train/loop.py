@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from fnodiff import checkpoint
 from fnodiff.data.loader import MultiResolution
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 from fnodiff.model import Model
 from fnodiff.sde import DenoisingLoss
 from fnodiff.sde.denoiser import NotFinite
@@ -41,6 +42,7 @@ from fnodiff.train.state import STATE, check_writable, load, save
 from fnodiff.train.weights import MovingAverage, share_out
 
 
+@kinds_checked(but=("model", "data", "resume", "optimizer"))
 def fit(
     model: Model,
     data: MultiResolution,
@@ -90,7 +92,8 @@ def fit(
         >>> model.training_shapes, model.training
         (((8, 8), (16, 16)), False)
     """
-    optimizer, logging, execution = optimizer or Adam(), logging or Logging(), execution or Execution()
+    optimizer = Adam() if optimizer is None else optimizer
+    logging, execution = logging or Logging(), execution or Execution()
     _check_settings(steps, minutes, {Adam: optimizer, Logging: logging, Execution: execution})
     going_on = _check_folder(folder, resume)
     _check_data(model, data, new=not going_on)
@@ -250,7 +253,11 @@ def _check_settings(steps: int | None, minutes: float | None, settings: dict[typ
 
 def _check_folder(folder: str | os.PathLike[str] | None, resume: bool | Literal["auto"]) -> bool:
     """Whether the run goes on from the folder."""
-    if resume not in (True, False, "auto") or (resume is not False and folder is None):
+    if (
+        not isinstance(resume, bool | str)
+        or resume not in (True, False, "auto")
+        or (resume is not False and folder is None)
+    ):
         raise ValueError(
             f'fit: expected resume True, False or "auto", with a folder=, got {resume!r} and {folder!r}; name the folder of '
             f"the run."

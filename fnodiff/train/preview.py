@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 from fnodiff.sde import Denoiser, Plan, Solver, sample
 from fnodiff.sde.pictures import are_pictures
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Preview:
     """The same seeds, sampled on several grids every some steps, as pictures for accelerate's trackers.

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from accelerate import Accelerator
 
 from fnodiff.domain import Shape
+from fnodiff.expected import kinds_checked
 from fnodiff.train.preview import Preview
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Adam:
     """Adam with a linear ramp-up of the rate, gradient clipping, and a moving average of the weights.
@@ -61,6 +63,7 @@ class Adam:
         return 0.5 ** (batch_size / min(self.ema_halflife, max(1.0, step * batch_size / 20)))
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Logging:
     """What a run says of itself.
@@ -76,6 +79,7 @@ class Logging:
     preview: Preview | None = None
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Execution:
     """How a run is carried out.

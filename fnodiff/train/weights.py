@@ -15,7 +15,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map
 
+from fnodiff.expected import kinds_checked
 
+
+@kinds_checked
 class MovingAverage:
     """An exponential moving average of a model's weights; of weights that are shared out, each process keeps its share.
 
@@ -25,6 +28,10 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+        try:
+            device = torch.empty(0, device=device).device
+        except RuntimeError as error:
+            raise ValueError(f'MovingAverage: expected a device such as "cpu", got {device!r}.') from error
         self._model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
         self._weights = list(self._model.parameters())
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.solvers.base import Fresh, Solver
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class DDIM(Solver):
     """First order: Euler's step of the ODE at eta = 0, ancestral sampling at eta = 1.

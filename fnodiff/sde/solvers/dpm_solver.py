@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.solvers.base import Fresh, Solver
 from fnodiff.sde.solvers.ddim import check_share
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class DPMSolver(Solver):
     """DPM-Solver++ (2M): second order at one evaluation a step, by the estimates of the last two; its SDE form at eta = 1.

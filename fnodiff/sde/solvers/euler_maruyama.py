@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.solvers.base import Fresh, Solver
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class EulerMaruyama(Solver):
     """The reverse SDE, dx = (f x - g^2 C grad log p) dt + g C^(1/2) dW, by Euler and Maruyama's step. Wants hundreds of steps.

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.solvers.base import Fresh, Solver
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Heun(Solver):
     """Second order: Heun's step of dy / ds = (y - D) / s; 2 steps - 1 evaluations in all.

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.solvers.base import Fresh, Solver
 from fnodiff.sde.solvers.euler_maruyama import EulerMaruyama
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class AnnealedLangevin(Solver):
     """Langevin steps alone, at one noise level after the other. Right only where levels are close and corrections many.
@@ -70,6 +72,7 @@ class AnnealedLangevin(Solver):
         return x
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class PredictorCorrector(AnnealedLangevin):
     """A predictor's step, by default that of the reverse SDE, then Langevin steps at the new level.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fnodiff.expected import kinds_checked
 from fnodiff.sde.schedule import Schedule
 
 
@@ -52,6 +53,7 @@ class EvenLogSNR(Spacing):
         return low * (high / low) ** t
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class EvenRho(Spacing):
     """Equal steps of (sigma / alpha)^(1 / rho).
