@@ -140,7 +140,7 @@ def at_least(owner: str, least: float, **values: float) -> None:
     """Raise a ValueError unless the named values are finite and no less than `least`."""
     for name, value in values.items():
         if not least <= value < math.inf:
-            raise ValueError(f"{owner}: expected {name} >= {least:g}, got {value!r}.")
+            raise ValueError(f"{owner}: expected {name} >= {least:g}, got {value!r}; pass such a number.")
 
 
 def described(value: Any) -> str:
