@@ -86,7 +86,7 @@ def build(model: Model, name: str = "a model") -> Any:
                         sizes = [k * play.sizes[-1] for k in (1, 2, 3, 4)]
                         finer = gr.Dropdown(sizes, value=sizes[1], label="Upscaled to")
                         first, many = seed_slider("First seed"), gr.Slider(1, 8, 4, step=1, label="Samples")
-                go = gr.Button("Upscale", variant="primary")
+                go = gr.Button("Draw samples", variant="primary")
                 inputs = [picture, start, finer, first, many, *asked]
                 show = functools.partial(shown, play.upscaled)
                 gr.on([go.click, picture.upload], show, inputs, gr.HTML(elem_id="upscaled", min_height=200), **one)

@@ -1,6 +1,6 @@
 """The page to play with in a browser without a window, which clicks through it; skipped without gradio, selenium or Chromium.
 
-`FNODIFF_SCREENSHOT=docs/_static/playground.png python -m pytest -m slow tests/test_page.py` makes the picture of docs/playground.md.
+With FNODIFF_SCREENSHOT=docs/_static/playground.png in the environment it makes the picture of docs/playground.md.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Page:
 
     def __init__(self, driver, address, width):
         self.driver, self.width = driver, width
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": 950, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get(address)
 
@@ -159,7 +159,7 @@ def test_a_browser_clicks_through_the_page(browser, address, width, tmp_path):
     page.until(lambda: len({*page.pictures("resolutions"), *first}) == 6, "another seed")
 
     page.tab("Upscale")
-    page.press("Upscale")
+    page.press("Draw samples")
     page.until(lambda: "expected a picture, got none" in page.find("#upscaled")[0].text, "what is wrong, on the page")
     write_picture(tmp_path / "a.png", sample(Model.from_pretrained("portraits"), 32, [7])[0])
     page.find("input[type=file]")[0].send_keys(str(tmp_path / "a.png"))
@@ -191,6 +191,6 @@ def test_a_browser_clicks_through_the_page(browser, address, width, tmp_path):
     browser.execute_script("window.scrollTo(0, 0)")
     browser.save_screenshot(str(shot))
     if width == 1280 and (place := os.environ.get("FNODIFF_SCREENSHOT")):
-        Image.open(shot).convert("RGB").quantize(128).save(place, optimize=True)
+        Image.open(shot).convert("RGB").save(place, optimize=True)
     page.press("Take all away")
     page.until(lambda: "expected a sensor" in page.find("#posterior")[0].text, "no sensor, no posterior")

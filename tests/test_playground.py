@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +11,6 @@ from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Matern, Model, 
 from fnodiff.page import shown
 from fnodiff.playground import Playground
 from fnodiff.sde import Normalization
-
 
 BOX = Box(2)
 
