@@ -123,8 +123,9 @@ def build(model: Model, name: str = "a model") -> Any:
 
 def serve(model: Model, name: str = "a model", **options: Any) -> Any:
     """Show the page until it is stopped; options are those of gradio's `launch`, such as server_port=7860."""
+    page = build(model, name)
     import gradio as gr
 
     # Fonts of the machine: the theme's own would come over the network.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return build(model, name).launch(theme=theme, footer_links=[], **options)
+    return page.launch(theme=theme, footer_links=[], **options)

@@ -23,6 +23,7 @@ import fnodiff
 from fnodiff import Model, sample
 from fnodiff.cli.drawing import write_picture
 from fnodiff.hub import write_space
+from fnodiff.page import build
 
 WAIT = 180  # seconds, on a machine that does other things too
 
@@ -42,6 +43,27 @@ def test_the_command_shows_the_page_or_writes_a_space(models, tmp_path, monkeypa
     }
     assert run("app", models / "images", "--space", tmp_path / "space") == 2
     assert "--space FOLDER and --licence together" in capsys.readouterr().err
+
+
+def test_without_gradio_it_says_how_to_install_it(models, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert run("app", models / "images") == 2
+    assert "pip install fnodiff[app]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "there", "not_there"),
+    [
+        ("classes", {"Guidance, 1 for none", "Class", "Picture"}, {"Shown", "Measured"}),
+        ("fields", {"Shown", "Measured"}, {"Guidance, 1 for none", "Class", "Picture"}),
+    ],
+)
+def test_the_controls_are_those_of_the_model(models, name, there, not_there):
+    pytest.importorskip("gradio")
+    page = build(Model.from_pretrained(models / name))
+    labels = {block.label for block in page.blocks.values() if getattr(block, "label", None) and block.visible}
+    assert there <= labels and not not_there & labels
 
 
 @pytest.fixture(scope="module")
