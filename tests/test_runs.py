@@ -211,14 +211,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
-def test_a_signal_to_spawned_workers_too_writes_the_checkpoint(tmp_path, number, status):
+@pytest.mark.parametrize(("number", "statuses"), [(signal.SIGINT, (-signal.SIGINT, 1)), (signal.SIGTERM, (143,))])
+def test_a_signal_to_spawned_workers_too_writes_the_checkpoint(tmp_path, number, statuses):
     (tmp_path / "script.py").write_text(SCRIPT)
     here = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "run"), str(int(number))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == status, done.stderr[-2000:]
+    assert done.returncode in statuses and "stopped after step" in done.stderr, done.stderr[-2000:]
     assert kept(tmp_path / "run")["step"] in (2, 3)
 
 
