@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all test-gpu bench docs format lint clean
+.PHONY: install demo test test-all test-gpu bench docs dist format lint clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -36,6 +36,14 @@ bench: install
 
 docs: install
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# What a release uploads, and a look at it: the wheel holds the library alone, and the models that come with it.
+dist: install
+	rm -rf build dist
+	$(BIN)/pip install --quiet build twine
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	! unzip -Z1 dist/*.whl | grep -v -e '^fnodiff/' -e '^fnodiff-[^/]*.dist-info/'
 
 format: install
 	$(BIN)/ruff format .

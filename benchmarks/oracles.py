@@ -1,4 +1,4 @@
-"""Denoisers in closed form for laws that are not stationary: a Gaussian of any covariance, and a mixture of them.
+"""Denoisers in closed form for laws that are not stationary: a Gaussian of any covariance, and a mixture of them; posteriors.
 
 They know nothing that a trained model would not: E[x | x_t] on any grid, by dense linear algebra over the grid's values.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
-from fnodiff.sde import Denoiser, FunctionSpaceSDE
+from fnodiff.inverse.guided import covariance
+from fnodiff.sde import Denoiser, FunctionSpaceSDE, GaussianRandomField
 
 
 @dataclass
@@ -96,8 +97,8 @@ class Mixture(Denoiser):
             root, inverse = vectors[:, held] * values[held].sqrt(), (vectors[:, held] / values[held].sqrt()).T
             bases = []
             for law in self.laws:
-                mean, covariance = law.moments(shape)
-                values, vectors = torch.linalg.eigh(inverse @ covariance @ inverse.T)
+                mean, c = law.moments(shape)
+                values, vectors = torch.linalg.eigh(inverse @ c @ inverse.T)
                 bases.append((mean, root @ vectors, vectors.T @ inverse, values.clamp(min=0)))
             self._known[shape] = bases
         return self._known[shape]
@@ -112,9 +113,40 @@ def conditional(law: Law, low: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         shape: The grid of the result.
     """
     domain, small = law.domain, tuple(low.shape[2:])
-    mean, covariance = law.moments(shape)
+    mean, c = law.moments(shape)
     unit = torch.eye(len(mean), dtype=torch.float64).reshape(-1, low.shape[1], *shape)
     down = domain.resample(unit, small).flatten(1).T  # (small values, values)
-    gain = covariance @ down.T @ torch.linalg.pinv(down @ covariance @ down.T, hermitian=True, rtol=1e-10)
+    gain = c @ down.T @ torch.linalg.pinv(down @ c @ down.T, hermitian=True, rtol=1e-10)
     difference = low.double().flatten(1) - down @ mean
-    return (mean + difference @ gain.T).unflatten(1, (low.shape[1], *shape)), covariance - gain @ down @ covariance
+    return (mean + difference @ gain.T).unflatten(1, (low.shape[1], *shape)), c - gain @ down @ c
+
+
+@dataclass
+class Posterior:
+    """A stationary Gaussian law of one channel given y = A x + e of linear sensors: its exact mean and draws of it.
+
+    Args:
+        law: Of x.
+        sensors: The rows of A, as fields of which products with x are sums over the grid's values: (m, 1, *shape), float64.
+        noise_std: Of e.
+    """
+
+    law: GaussianRandomField
+    sensors: Tensor
+    noise_std: float
+
+    def __post_init__(self) -> None:
+        spread = covariance(self.law.domain, self.sensors, lambda e: self.law.std(e).square())
+        self.learned = spread.flatten(1)  # the covariance of the values with x
+        gram = self.sensors.flatten(1) @ self.learned.T
+        self.factor = torch.linalg.cholesky(gram + self.noise_std**2 * torch.eye(len(gram), dtype=gram.dtype))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(B, 1, *shape), of values (B, m)."""
+        return (torch.cholesky_solve(values.T, self.factor).T @ self.learned).view(-1, *self.sensors.shape[1:])
+
+    def draw(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """One sample for each row of values (B, m): (B, 1, *shape)."""
+        x = self.law.sample((len(values), *self.sensors.shape[1:]), generator=generator, dtype=torch.float64)
+        errors = self.noise_std * torch.randn(values.shape, generator=generator, dtype=torch.float64)
+        return x + self.mean(values - x.flatten(1) @ self.sensors.flatten(1).T - errors)

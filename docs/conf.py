@@ -27,13 +27,14 @@ default_role = "code"
 exclude_patterns = ["_build", "mechanisms", "*gallery/*.ipynb", "*gallery/*.md5", "**/.ipynb_checkpoints"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_use_rtype = False
 
 # The tutorials' cells run when their page is read; `-D nb_execution_mode=off` leaves them out. No cache, as it would keep the
 # outputs of an older fnodiff. The kernels draw by docs/matplotlibrc.
+myst_heading_anchors = 2  # links to sections of other pages
 nb_execution_mode = "force"
 nb_execution_in_temp = True  # what they write goes with it
 nb_execution_timeout = 600

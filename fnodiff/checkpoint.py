@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -97,10 +98,7 @@ def read(folder: Path, classes: Sequence[type]) -> tuple[Any, dict[str, Any]]:
                 f"in {folder}: expected {CONFIG} and {MODEL}, found {', '.join(there[:5]) or 'nothing'}{more}, without {name}; "
                 f"name the folder that save_pretrained or fit wrote."
             )
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); save the model again.") from error
+    config = read_config(folder)
     if isinstance(config, dict) and config.get("format") in (1, 2):
         raise ValueError(
             f"{folder / CONFIG}: expected an fnodiff model of format {FORMAT}, got format {config['format']}; convert it: "
@@ -118,12 +116,25 @@ def read(folder: Path, classes: Sequence[type]) -> tuple[Any, dict[str, Any]]:
     return model, config
 
 
-def load_tensors(module: nn.Module, path: Path) -> None:
-    """Fill a module from a safetensors file; ValueError naming every tensor that is missing, left over or misshapen."""
+def read_config(folder: Path) -> Any:
+    """What config.json holds; ValueError if it is no JSON."""
     try:
-        tensors = safetensors.torch.load_file(path)
+        return json.loads((folder / CONFIG).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); save the model again.") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; ValueError if it is none."""
+    try:
+        return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); save the model again.") from error
+
+
+def load_tensors(module: nn.Module, path: Path) -> None:
+    """Fill a module from a safetensors file; ValueError naming every tensor that is missing, left over or misshapen."""
+    tensors = read_tensors(path)
     expected = module.state_dict()
     problems = [f"missing {k}" for k in expected if k not in tensors] + [
         f"left over {k}" for k in tensors if k not in expected
@@ -159,13 +170,16 @@ def replace_file(path: Path, write: Callable[[Path], object], before: Callable[[
 
 
 def describe(value: Any) -> Any:
-    """An object as JSON types: a dataclass, or what has a `config`, becomes {"class": name, argument: ...}, a class its name.
+    """An object as JSON types: a dataclass, or what has a `config`, becomes {"class": name, argument: ...}, a class its name,
+    and NumPy's and torch's numbers plain ones.
 
     Raises:
         ValueError: If it, or something inside it, is neither.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic | np.ndarray) or (isinstance(value, torch.Tensor) and value.ndim < 2):
+        return describe(value.tolist())
     if isinstance(value, list | tuple):
         return [describe(v) for v in value]
     if isinstance(value, dict):
@@ -184,6 +198,11 @@ def describe(value: Any) -> Any:
     return {"class": type(value).__name__, **{k: describe(v) for k, v in arguments.items()}}
 
 
+def decode(value: Any, classes: Sequence[type] = ()) -> Any:
+    """The object of a description. Errors as of `read`."""
+    return _decode(value, {c.__name__: c for c in (*_CLASSES, *classes)})
+
+
 def _decode(value: Any, classes: dict[str, type]) -> Any:
     if isinstance(value, list):
         return [_decode(v, classes) for v in value]
@@ -197,9 +216,11 @@ def _decode(value: Any, classes: dict[str, type]) -> Any:
     made = _allowed(value["class"], classes)
     try:
         return made(**arguments)
-    except (ValueError, ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
+    except (ImportError, MemoryError, RecursionError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # arguments of other types make constructors raise errors of nearly every kind
+        if isinstance(error, ValueError) and "expected" in str(error):  # in our words
+            raise
         raise ValueError(
             f"{CONFIG}: {value['class']} does not take these arguments ({type(error).__name__}: {error}); save the model "
             f"again, or read it with the version of fnodiff that wrote it."

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fnodiff.domain import Box, Domain
+from fnodiff.domain import Box, Domain, in_double, on_device
 from fnodiff.sde import Denoiser, FunctionSpaceSDE, PixelNoise, Schedule
 from fnodiff.sde.process import over_space
 from fnodiff.sde.schedule import EDM
@@ -61,22 +61,23 @@ class Timesteps(Schedule):
             )
 
     def _log_ratios(self, like: Tensor) -> Tensor:
-        squares = torch.tensor(self.alphas_cumprod, dtype=torch.float64, device=like.device)
+        squares = torch.tensor(self.alphas_cumprod, dtype=torch.float64, device=in_double(like).device)
         return 0.5 * torch.log((1 - squares) / squares)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         known = self._log_ratios(t)
-        place = t.double() * (len(known) - 1)
+        place = in_double(t) * (len(known) - 1)
         left = place.floor().clamp(0, len(known) - 2).long()
         log_ratio = torch.lerp(known[left], known[left + 1], place - left)
         alpha = torch.sigmoid(-2 * log_ratio).sqrt()  # 1 / (1 + ratio^2)
-        return alpha.to(t.dtype), torch.sigmoid(2 * log_ratio).sqrt().to(t.dtype)
+        sigma = torch.sigmoid(2 * log_ratio).sqrt()
+        return alpha.to(t.dtype).to(t.device), sigma.to(t.dtype).to(t.device)
 
     def time(self, ratio: Tensor) -> Tensor:
-        known, at = self._log_ratios(ratio), ratio.double().log()
+        known, at = self._log_ratios(ratio), in_double(ratio).log()
         right = torch.searchsorted(known, at.contiguous()).clamp(1, len(known) - 1)
         share = (at - known[right - 1]) / (known[right] - known[right - 1])
-        return ((right - 1 + share) / (len(known) - 1)).to(ratio.dtype)
+        return ((right - 1 + share) / (len(known) - 1)).to(ratio.dtype).to(ratio.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +97,13 @@ class Inverted(Schedule):
         return alpha.to(t.dtype).expand_as(t), sigma.to(t.dtype).expand_as(t)
 
     def time(self, ratio: Tensor) -> Tensor:
-        low, high = torch.zeros_like(ratio, dtype=torch.float64), torch.ones_like(ratio, dtype=torch.float64)
+        wanted = in_double(ratio)
+        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
         for _ in range(60):
             middle = 0.5 * (low + high)
-            above = self.ratio(middle) > ratio
+            above = self.ratio(middle) > wanted
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (0.5 * (low + high)).to(ratio.dtype)
+        return (0.5 * (low + high)).to(ratio.dtype).to(ratio.device)
 
 
 class DiffusersDenoiser(Denoiser):
@@ -258,9 +260,8 @@ def to_deepinv(denoiser: Denoiser, *, zero_one: bool = True, **condition: Any) -
             spread = (
                 units.std if isinstance(units.std, float) else math.exp(sum(map(math.log, units.std)) / len(units.std))
             )
-            level = (
-                torch.as_tensor(sigma, dtype=torch.float64, device=x.device).flatten().expand(len(x)) * half / spread
-            )
+            level = on_device(in_double(torch.as_tensor(sigma)), x.device)
+            level = level.flatten().expand(len(x)) * half / spread
             level = level / math.sqrt(sde.noise.variance(tuple(x.shape[2:])))
             t = sde.schedule.time(level.clamp(min=1e-12)).nan_to_num(0.0).clamp(0, 1)
             y = units(half * x - 1 if zero_one else x)

@@ -119,6 +119,17 @@ def cut_hdf5(folder: Path):
     return lambda: HDF5Fields(folder / "a.h5")
 
 
+def damaged_hdf5(folder: Path):
+    """A file whose root can be read, and nothing below it."""
+    hdf5(lambda file: None, folder)
+    content = bytearray((folder / "a.h5").read_bytes())
+    for start in range(len(content)):
+        if content[start : start + 4] in (b"OHDR", b"TREE", b"SNOD", b"HEAP") and start > 1000:
+            content[start + 4 : start + 12] = b"\xff" * 8
+    (folder / "a.h5").write_bytes(content)
+    return lambda: HDF5Fields(folder / "a.h5")
+
+
 def grey():
     """Batches that the model could learn from."""
     x = np.random.default_rng(0).normal(size=(4, 1, 16, 16)).astype("float32")
@@ -143,10 +154,6 @@ def other_model():
     return Model(net(num_blocks=1), SDE, EDMScaling(0.5))
 
 
-def other_data():
-    return MultiResolution(grey().fields, BOX, [16], batch_size=4)
-
-
 class Hostile:
     """Would write a file, if it were unpickled."""
 
@@ -164,6 +171,12 @@ def hostile(name: str, folder: Path):
 def hostile_state(folder: Path):
     call = resumed(None, folder)
     torch.save({"ema": Hostile(folder / "owned")}, folder / "model" / "training.pt")
+    return call
+
+
+def other_state(folder: Path):
+    call = resumed(None, folder)
+    torch.save({"step": 3}, folder / "model" / "training.pt")
     return call
 
 
@@ -234,8 +247,11 @@ FILES = {
     "a state that is noise": (partial(resumed, b"noise"), r"not a readable training state"),
     "a state that runs code": (hostile_state, r"not a readable training state"),
     "a folder that holds a run": (partial(resumed, b"", resume=False), r"holds one; pass resume=True"),
-    "a run of another model": (partial(gone_on_with, other_model, grey), r"expected to resume model.*use the same"),
-    "a run on other data": (partial(gone_on_with, model, other_data), r"expected to resume data.*use the same"),
+    "a state of something else": (other_state, r"not a readable training state"),
+    "a run of another model": (
+        partial(gone_on_with, other_model, grey),
+        r"expected to resume its own model.*use the same",
+    ),
     "an image cut short": (partial(images, keep=0.5), r"mend or remove"),
     "an image that is text": (not_an_image, r"mend or remove"),
     "an image too small": (partial(images, shape=(128, 128)), r"averaging cannot invent detail"),
@@ -251,6 +267,7 @@ FILES = {
     "a file that is no HDF5": (lambda folder: partial(HDF5Fields, image(folder) / "a.png"), r"not an HDF5 file"),
     "no HDF5 at all": (lambda folder: partial(HDF5Fields, folder / "a.h5"), r"not a file"),
     "an HDF5 cut short": (cut_hdf5, r"write it again"),
+    "an HDF5 of damaged names": (damaged_hdf5, r"a.h5 cannot be read, damaged"),
     "an HDF5 without fields": (partial(hdf5, lambda f: f.pop("16x16")), r"<shape>/x"),
     "an HDF5 of another version": (partial(hdf5, lambda f: f.attrs.modify("version", 9)), r"version"),
     "an HDF5 that was not finished": (partial(hdf5, lambda f: f.attrs.modify("complete", 1)), r"complete"),

@@ -146,7 +146,7 @@ CALLS = {
     "exact values": (lambda: cells(noise_std=0.0), r"hundredth"),
     "values that are not there": (lambda: cells(value=NAN), r"not measured"),
     "values without end": (lambda: cells(value=float("inf")), r"not measured"),
-    "a mask of numbers": (lambda: Masked(torch.ones(8, 8), torch.zeros(1, 8, 8), 0.1), r"mask > 0.5"),
+    "a mask of numbers": (lambda: Masked(torch.full((8, 8), 0.5), torch.zeros(1, 8, 8), 0.1), r"mask > 0.5"),
     "a tolerance of one": (lambda: MomentMatching(ORACLE, cells(), tolerance=1.0), r"\(0, 1\)"),
     "a scale of nothing": (lambda: DPS(ORACLE, cells(), scale=0.0), r"1 fits"),
     "an observation twice": (lambda: PiGDM(PiGDM(ORACLE, see := cells(), 1.0), see, 1.0), r"put both into one"),

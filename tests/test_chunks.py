@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from command import run as run_command
 
 from fnodiff import Torus
 from fnodiff.data import ArrayFields, Augmented, Chunks, MultiResolution, Part, from_xarray
@@ -128,3 +129,29 @@ def test_the_chunks_of_a_zarr_store(tmp_path):
 def test_numbers_of_chunks_are_positive(wrong):
     with pytest.raises(ValueError, match="size, together and scan >= 1"):
         Chunks(**wrong)
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_the_command_reads_chunk_by_chunk(tmp_path, monkeypatch):
+    xarray = pytest.importorskip("xarray")
+    values = np.random.default_rng(0).normal(size=(40, 16, 16)).astype(np.float32)
+    xarray.Dataset({"u": (("time", "y", "x"), values)}).to_netcdf(tmp_path / "u.nc", engine="h5netcdf")
+    made = []
+    monkeypatch.setattr(Chunks, "of", lambda self, rows, of=Chunks.of: made.append(of(self, rows)) or made[-1])
+    options = [
+        "--domain",
+        "torus",
+        "--shapes",
+        8,
+        16,
+        "--steps",
+        1,
+        "--batch",
+        4,
+        "--network",
+        "tiny",
+        "--quiet",
+        "--chunks",
+    ]
+    assert run_command("train", tmp_path / "u.nc", *options, "--num-blocks", 0, "--out", tmp_path / "run") == 0
+    assert [rows.size for rows in made] == [32]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from command import run
 
 from fnodiff import Box
 from fnodiff.cli.app import COMMANDS
+from fnodiff.cli.errors import TRACEBACK, one_line, status_of
 from fnodiff.data import ArrayFields, write_fields
 
 SHORT = {"TRAIN": "train {pictures} --shapes 16 --steps 1", "SAMPLE": "sample {images} --size 16"}
@@ -27,6 +30,9 @@ WRONG = {
     "a grid finer than the data": ("train {pictures} --shapes 64 --steps 1", "images that fill 64x64"),
     "no steps": ("train {pictures} --shapes 16 --steps 0", "expected --steps >= 1"),
     "a word for a number": ("train {pictures} --steps many", "expected --steps to be a whole number, got 'many'"),
+    "half a sample": ("TRAIN --batch 2.5", "expected --batch to be a whole number, got '2.5'"),
+    "half a step": ("SAMPLE --steps 2.5", "expected --steps to be a whole number, got '2.5'"),
+    "half a mode": ("TRAIN --n-modes 2.5", "expected --n-modes to be a whole number, got '2.5'"),
     "no value": ("train {pictures} --steps", "expected a value after --steps"),
     "no values": ("train {pictures} --shapes --steps 1", "expected values after --shapes"),
     "a misspelt option": ("train {pictures} --bathc 3", "got --bathc; take --batch"),
@@ -103,6 +109,19 @@ WRONG = {
     "unknown grids": ("report {images}", "does not know its training grids"),
     "no old model": ("convert nowhere new", "found none"),
     "no old format": ("convert {images} new", "expected a model of format 2"),
+    "an old model of a list": ("convert {listed} new", "got format None"),
+    "an old model of nothing": ("convert {emptied} new", "others (KeyError: 'backbone')"),
+    "a state of text": ("train {pictures} --config {toml} --out {texts}", "training.pt: not a readable training state"),
+    "options of text": ("train {pictures} --config {toml} --out {begun}", "expected a TOML file"),
+    "a network of no blocks": ("TRAIN --network tiny --num-blocks -1", "num_blocks as a whole number, 0 or more"),
+    "a seed too large": ("TRAIN --seed 99999999999999999999", "expected --seed from 0"),
+    "a broken picture in a worker": (
+        "train {one} --shapes 16 --steps 9 --batch 2 --network tiny --num-blocks 0 --workers 1 --no-in-memory",
+        "00.png cannot be read",
+    ),
+    "settings of samples that are text": ("SAMPLE --out {run}/samples", "expected the settings of samples"),
+    "conditions of bytes": ("sample {conditioned} --size 16 --condition-file {bytes}.csv", "a line of names and rows"),
+    "a figure of no kind": ("report {run} --out figure.npy", "expected --out as a file of .png"),
     "no finer grid": ("finetune {run} {pictures} --size 16 --steps 1", "a grid finer than"),
     "a weight of 2": ("finetune {run} {pictures} --size 48 --weight 2 --steps 1", "between 0 and 1"),
 }
@@ -125,7 +144,19 @@ def places(room, models, tmp_path_factory):
     about = {"source": "here", "licence": "none", "grid": "cell averages"}
     source = ArrayFields(torch.randn(8, 1, 16, 16), domain=Box(2))
     write_fields(folder / "f.h5", source, [(16, 16)], attributes=about, dtype="float32", progress=False)
-    made = {name: folder / name for name in ("empty", "broken", "file", *tables)}
+    for name in ("listed", "emptied", "texts", "begun"):
+        shutil.copytree(room / "run", folder / name)
+    (folder / "listed" / "config.json").write_text("[]")
+    (folder / "emptied" / "config.json").write_text('{"format": 2, "model": {}}')
+    (folder / "texts" / "training.pt").write_text("text\n")
+    (folder / "begun" / "train.toml").write_text("text\n")
+    shutil.copytree(room / "pictures", folder / "one")
+    (folder / "one" / "00.png").write_bytes((folder / "one" / "00.png").read_bytes()[:900])
+    (room / "run" / "samples").mkdir()
+    (room / "run" / "samples" / "sampling.json").write_text("text")
+    (folder / "bytes.csv").write_bytes(bytes(range(128, 256)))
+    made = {name: folder / name for name in ("empty", "broken", "file", "one", "bytes", *tables)}
+    made |= {name: folder / name for name in ("listed", "emptied", "texts", "begun")}
     made |= {name: models / name for name in ("images", "fields", "classes", "conditioned")}
     made |= {
         "boom": folder / "boom",
@@ -149,3 +180,23 @@ def test_what_is_wrong_is_said_in_one_line(places, tmp_path, capsys, monkeypatch
     start = f"fnodiff {command}: " if command in COMMANDS else "fnodiff: "
     assert len(said) == 1 and said[0].startswith(start) and message in said[0], said
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_memory_that_does_not_suffice_is_said():
+    error = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried 4 bytes"
+    )
+    assert status_of(error) == 2 and one_line(error).endswith("take a smaller --batch, or a smaller grid.")
+
+
+def test_a_fault_of_the_package_is_said_in_one_line_and_raised_where_asked_for(capsys, monkeypatch):
+    def fails(old: str, new: str) -> None:
+        {}["a\nb"]
+
+    monkeypatch.setattr("fnodiff.cli.convert.convert", fails)
+    assert run("convert", "old", "new") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("fnodiff convert: KeyError: ") and said.count("\n") == 1 and TRACEBACK in said
+    monkeypatch.setenv(TRACEBACK, "1")
+    with pytest.raises(KeyError):
+        run("convert", "old", "new")

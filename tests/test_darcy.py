@@ -108,6 +108,19 @@ def test_the_precision_of_the_result_is_that_of_the_coefficient() -> None:
     assert torch.equal(solve(a.float()), solve(a).float())
 
 
+def test_the_derivative_is_that_of_differences() -> None:
+    """Backwards by the adjoint equation, forwards by the linearised one; in a and in f."""
+    a = coefficient((2, 1, 5, 6), "log-normal", generator=generators(0, 1))
+    f, da, df, g = torch.rand(4, 2, 1, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+    change = (solve(a + 1e-5 * da, f + 1e-5 * df) - solve(a - 1e-5 * da, f - 1e-5 * df)) / 2e-5
+    _, forwards = torch.func.jvp(solve, (a, f), (da, df))
+    assert torch.allclose(forwards, change, rtol=1e-6, atol=1e-10)
+    gradients = torch.autograd.grad((solve(a.requires_grad_(), f.requires_grad_()) * g).sum(), (a, f))
+    assert float((gradients[0] * da + gradients[1] * df).sum()) == pytest.approx(float((change * g).sum()), rel=1e-6)
+    alone, _ = torch.func.jvp(solve, (a.detach(),), (da,))
+    assert torch.equal(alone, solve(a.detach()))
+
+
 # ---- the residual -------------------------------------------------------------------------------------------------
 
 

@@ -230,6 +230,24 @@ def test_every_public_name_has_an_example(name):
     assert any(example.want for example in found.examples), "one that prints something"
 
 
+INNER = {"PARTS", "STATE", "Generators", "Shape", "as_floats", "as_tensor", "native", "takes_arrays"}
+"""What rooms share that no program writes, types and names of files."""
+
+
+def test_the_api_has_every_public_name_once_as_programs_import_it():
+    pages = "".join(path.read_text() for path in sorted((ROOT / "docs" / "api").glob("*.md")))
+    shown = re.findall(r"^\.\. auto(?:class|function|data):: (\S+)$", pages, flags=re.M)
+    assert len(shown) == len(set(shown))
+    for path in shown:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+    rooms = ["domain", "sde", "inverse", "nn", "data", "equations", "train", "metrics"]
+    public = {name for room in rooms for name in importlib.import_module(f"fnodiff.{room}").__all__} | set(
+        fnodiff.__all__
+    )
+    assert public - {path.rpartition(".")[2] for path in shown} - INNER - {"metrics"} == set()
+
+
 def sentences(text: str) -> list[str]:
     """Those of the prose, of lists and of tables' cells; code and formulas on lines of their own are left out."""
     for left_out in (r"^---\n.*?^---$", r"^ *(`{3,})[^`]*?^ *\1$", r"<!--.*?-->", r"\$\$.*?\$\$", r"^    .*?$"):

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 import fnodiff
 
@@ -142,8 +143,8 @@ def test_no_file_is_two_nouns(path):
 def test_few_modules_import_the_slow_packages(package):
     users = {str(p.relative_to(ROOT)) for p in MODULES if any(n.split(".")[0] == package for n in imported(p))}
     allowed = {
-        "neuralop": {"nn/spectral.py", "nn/spherical.py", "nn/exact.py", "nn/families.py", "nn/neural_operator.py"},
-        "torch_harmonics": {"nn/spherical.py", "domain/sphere.py", "equations/shallow_water.py"},
+        "neuralop": {"nn/spectral.py", "nn/exact.py", "nn/families.py", "nn/neural_operator.py"},
+        "torch_harmonics": {"equations/shallow_water.py"},  # for its type; the others by `harmonics`
     }
     assert users == allowed[package]
 
@@ -189,6 +190,19 @@ def test_neuralop_loads_only_when_dfu_is_asked_for(anew, monkeypatch):
             exec(statement, {})
         assert refuser.asked == asked, statement
     assert sys.modules["fnodiff"] is not fnodiff, "it was imported anew"
+
+
+def test_all_but_the_sphere_works_without_torch_harmonics(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "torch_harmonics"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("fnodiff.nn.spherical", "neuralop.layers.spherical_convolution"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refuser("torch_harmonics"), *sys.meta_path])
+    x = torch.zeros(1, 1, 8, 16)
+    assert fnodiff.DFU.tiny(1, 1)(x, torch.ones(1)).shape == x.shape
+    match = r"Sphere: expected torch-harmonics compiled for torch .*, got torch-harmonics .* does not load.*install versions"
+    with pytest.raises(ImportError, match=match):
+        fnodiff.DFU.tiny(1, 1, domain=fnodiff.Sphere())(x, torch.ones(1))
 
 
 def test_every_public_name_is_there():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 from pathlib import Path
@@ -48,6 +49,18 @@ FORMATS = {
     "hdf5.h5": lambda data, path: data.to_netcdf(path, engine="h5netcdf"),
     "stored.zarr": lambda data, path: data.to_zarr(path),
 }
+
+
+@pytest.mark.parametrize("part", [b"OHDR", None], ids=["names", "half"])
+def test_a_damaged_file_is_said_and_leaves_nothing_half_open(part, tmp_path: Path, capsys) -> None:
+    globe().to_dataset().to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    content = (tmp_path / "a.nc").read_bytes()
+    damaged = content[: len(content) // 2] if part is None else content.replace(part, b"OHDX")
+    (tmp_path / "a.nc").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a\.nc cannot be read, damaged"):
+        ArrayFields.open(tmp_path / "a.nc", "t2m")
+    gc.collect()
+    assert capsys.readouterr().err == "", "h5netcdf prints a traceback of its own"
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -190,9 +190,9 @@ CALLS = {
         lambda: draw(solver=Steps(3, make=lambda x: (x[..., :8], None))),
         r"Steps.step: expected a state of shape \(1, 1, 16, 16\).*got \(1, 1, 16, 8\)",
     ),
-    "a field without samples": (
-        lambda: sample(paired(), 16, [0], field=X[0]),
-        r"add the missing batch or channel axis",
+    "a field without channels": (
+        lambda: sample(paired(), 16, [0], field=X[0, 0]),
+        r"expected field with one row for each of the 1 seeds, or one for all",
     ),
     "a field for nobody": (lambda: net()(X, T, field=X), r"expected no conditioning field.*leave it out"),
     "a field of fewer samples": (

@@ -47,7 +47,9 @@ def ten_lines(domain: Domain, folder: Path) -> list[Tensor]:
     fields = torch.nn.functional.avg_pool2d(torch.randn(8, 1, 16, 16), 5, 1) * 5
     places = torch.tensor([[0.2, 0.7, 0.4], [0.3, 0.1, 0.9]]) * torch.tensor(domain.lengths)[:, None]
     data = MultiResolution(ArrayFields(fields, domain=domain), domain, shapes=[6, 12], batch_size=4)
-    network = partial(DFU.tiny, hidden_channels=8, positional_modes=1, local="operator")
+    network = partial(
+        DFU.tiny, hidden_channels=8, channel_mult=(1,), spectral_levels=1, positional_modes=1, local="operator"
+    )
     model = Model.for_data(data, network=network)
     fit(model, data, steps=2, folder=folder)
     x = sample(model, shape=(12, 12), seeds=[0])

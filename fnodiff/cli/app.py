@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from fnodiff import __version__
-from fnodiff.cli.errors import explained, one_line
+from fnodiff.cli.arguments import read_toml
+from fnodiff.cli.errors import TRACEBACK, explained, one_line, status_of
 
 COMMANDS = {
     "train": "Train a model on pictures or fields, on several grids at once.",
@@ -53,7 +54,8 @@ def application(config: Dict | None = None, command: str = "") -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command of these arguments (by default those of the process) and return its exit status.
 
-    0: done. 1: it began and failed. 2: an argument, a file or a folder is not what it should be. 130: stopped by Ctrl-C.
+    0: done. 1: it began and failed, or fnodiff is at fault (FNODIFF_TRACEBACK=1 in the environment shows where). 2: an
+    argument, a file or a folder is not what it should be. 130: stopped by Ctrl-C.
     """
     tokens = [str(token) for token in (sys.argv[1:] if arguments is None else arguments)]
     name = tokens[0] if tokens and tokens[0] in COMMANDS else ""
@@ -63,10 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except CycloptsError as error:
         status, text = 2, explained(error, name, list(COMMANDS))
-    except (ValueError, OSError, ImportError) as error:
-        status, text = 2, one_line(error)
-    except FloatingPointError as error:  # a run that diverged
-        status, text = 1, one_line(error)
+    except BrokenPipeError:  # who read what is printed has left: `fnodiff report run | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # wrong arguments and damaged files make libraries raise errors of nearly every kind
+        if os.environ.get(TRACEBACK):
+            raise
+        status, text = status_of(error), one_line(error)
     except KeyboardInterrupt as error:
         goes_on = "; the same command goes on where it was" if name in RESUMABLE else ""
         status, text = 130, one_line(error) or f"stopped{goes_on}"
@@ -83,10 +88,7 @@ def settings(tokens: Sequence[str], command: str) -> Dict | None:
     path = Path(named[-1])
     if not path.is_file():
         raise ValueError(f"expected --config FILE.toml, got {named[-1]!r}, which is no file; name one.")
-    try:
-        data = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a TOML file, got {path}: {error}; mend it.") from error
+    data = read_toml(path)
     if command not in data or not all(key in COMMANDS and isinstance(data[key], dict) for key in data):
         raise ValueError(
             f"expected {path} with a table [{command}], and those of other commands, got {', '.join(data) or 'nothing'}; "

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 if TYPE_CHECKING:
     from fnodiff.domain import Domain, Shape
 
 C = TypeVar("C", bound=type)
+
+
+def whole(_: Any, tokens: Sequence[Token]) -> int:
+    """The number that is written; the parser would round 2.5."""
+    return int(tokens[0].value)
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+MaybeWhole = Annotated[int | None, Parameter(converter=whole)]
 Words = Annotated[tuple[str, ...], Parameter(consume_multiple=1)]
 """One or more words after one flag."""
-Numbers = Annotated[tuple[int, ...], Parameter(consume_multiple=1)]
+Numbers = Annotated[tuple[Whole, ...], Parameter(consume_multiple=1)]
 Reals = Annotated[tuple[float, ...], Parameter(consume_multiple=1)]
 Source = Annotated[
     str, Parameter(help="A folder of `train`, the name of a model that comes with fnodiff, or a hub id.")
@@ -65,14 +75,14 @@ def named(chosen: Any, choice: str, fits: Mapping[str, Sequence[str | None]]) ->
     return found
 
 
-def seeds_of(text: str) -> list[int]:
+def seeds_of(text: str, flag: str = "--seeds") -> list[int]:
     """ "0-3,7" as [0, 1, 2, 3, 7]."""
     seeds: list[int] = []
     for part in text.split(",") if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) else ():
         first, _, last = part.partition("-")
         seeds += range(int(first), int(last or first) + 1)
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"expected --seeds such as 0-63 or 0-3,7, got {text!r}; each seed once, smaller one first.")
+        raise ValueError(f"expected {flag} such as 0-63 or 0-3,7, got {text!r}; each seed once, smaller one first.")
     return seeds
 
 
@@ -87,6 +97,14 @@ def sizes_of(texts: Sequence[str], domain: Domain | None = None) -> list[Shape]:
     if len(set(shapes)) != len(shapes):
         raise ValueError(f"expected different sizes, got {' '.join(texts)}; name each once.")
     return shapes
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says; ValueError if it is none."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a TOML file, got {path}: {error}; mend it.") from error
 
 
 def size_name(shape: Sequence[int]) -> str:

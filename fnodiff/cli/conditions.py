@@ -129,12 +129,12 @@ def _table(file: Path) -> dict[str, list[float]]:
     """Columns of numbers below a line of their names."""
     import csv
 
-    with file.open(newline="") as lines:
-        rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
     try:
+        with file.open(newline="") as lines:
+            rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
         columns = zip(*[[float(value) for value in row] for row in rows[1:]], strict=True)
         found = dict(zip((name.strip() for name in rows[0]), map(list, columns), strict=True))
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise ValueError(
             f"expected a line of names and rows of numbers, as many, separated by commas in {file}, got others ({error})."
         ) from error

@@ -35,21 +35,28 @@ def convert(
     """
     import safetensors.torch
 
-    from fnodiff.checkpoint import CONFIG, FORMAT, MODEL
+    from fnodiff.checkpoint import CONFIG, FORMAT, MODEL, read_config, read_tensors
 
     if (new / CONFIG).exists():
         raise ValueError(f"convert: expected a folder without a model, got {new}; name another one.")
     for name in (CONFIG, MODEL):
         if not (old / name).is_file():
             raise ValueError(f"convert: expected {name} in {old}, found none; name a model's folder.")
-    config = json.loads((old / CONFIG).read_text())
-    if config.get("format") != 2:
-        raise ValueError(f"convert: expected a model of format 2 in {old}, got format {config.get('format')!r}.")
-    described = {"format": FORMAT, "model": _model(config["model"], cell_averages)}
+    config = read_config(old)
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != 2:
+        raise ValueError(f"convert: expected a model of format 2 in {old}, got format {found!r}; name another folder.")
+    try:
+        described = {"format": FORMAT, "model": _model(config["model"], cell_averages)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"convert: expected the entries of a model of format 2 in {old / CONFIG}, got others "
+            f"({type(error).__name__}: {error}); save the old model again."
+        ) from error
     described["training_shapes"] = config.get("training_shapes", [])
     weights = {
         name.replace("backbone.", "network.", 1).replace(".operator.", ".local."): value
-        for name, value in safetensors.torch.load_file(old / MODEL).items()
+        for name, value in read_tensors(old / MODEL).items()
         if not name.startswith(("normalization.", "field_normalization."))
     }
     with tempfile.TemporaryDirectory() as folder:

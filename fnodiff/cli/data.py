@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import fnodiff
 from fnodiff.cli.arguments import Reals, Words, flag, option, options
@@ -31,8 +31,8 @@ class ArrayOptions:
     channels: Literal["1", "3"] | None = option("Of pictures: 3 for colour, which is usual, or 1 for grey.")
     skip: bool = option("Leave out pictures that are broken, or too small to train on.", False)
 
-    def open(self, path: str, domain: Domain | None, smallest: Shape | None = None, **names: str | None) -> Fields:
-        """The source at this path; arrays need the domain, unless their latitudes are known. `names`: of further arrays.
+    def open(self, path: str, domain: Domain | None, smallest: Shape | None = None, **names: Any) -> Fields:
+        """The source at this path; arrays need the domain, unless their latitudes are known. `names`: further options.
 
         Pictures are to fill the grid `smallest`.
         """
@@ -95,13 +95,15 @@ class TrainingData(ArrayOptions):
         "given to the network: 0.12 is usual for few pictures.",
         0.0,
     )
+    chunks: bool = option("Read arrays that are larger than memory chunk by chunk, each once in an epoch.", False)
     in_memory: bool | None = option("Keep the samples on the grids in memory. By default pictures of up to 1 GiB.")
 
     def load(self, path: str, domain: Domain | None, smallest: Shape | None = None) -> Fields:
         """The source at this path, with what conditions it; pictures fill the grid `smallest`."""
-        from fnodiff.data import Part
+        from fnodiff.data import Chunks, Part
 
-        fields = self.open(path, domain, smallest, label=self.label_name)
+        chunks = Chunks() if self.chunks else None
+        fields = self.open(path, domain, smallest, label=self.label_name, chunks=chunks)
         if self.labels:
             return fields
         there = {"field": getattr(fields, "condition_channels", 0), "mask": getattr(fields, "masked", False)}

@@ -79,7 +79,12 @@ class SampleFolder:
         """Write down how the samples are drawn; ValueError if those that are there were drawn otherwise."""
         file, now = self.path / "sampling.json", json.loads(json.dumps(settings))
         self.path.mkdir(parents=True, exist_ok=True)
-        there = json.loads(file.read_text()) if file.is_file() else now
+        try:
+            there = dict(json.loads(file.read_text())) if file.is_file() else now
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"expected the settings of samples in {file}, got something else ({error}); name another --out."
+            ) from error
         for name in sorted({*there, *now}):
             was, got = there.get(name), now.get(name)
             if was != got:

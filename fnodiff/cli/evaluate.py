@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fnodiff
-from fnodiff.cli.arguments import General, Source, Words, is_finer, seeds_of, size_name, sizes_of
+from fnodiff.cli.arguments import General, Source, Whole, Words, is_finer, seeds_of, size_name, sizes_of
 from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.sample import ModelOptions, PlanOptions, SolverOptions
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fnodiff.data import Fields
     from fnodiff.domain import Shape
 
+FIGURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
+"""What a figure can be written as."""
 LOOKS = {
     "sampled": {"marker": "o"},
     "upsampled": {"marker": "s", "ls": "--"},
@@ -58,7 +60,7 @@ def evaluate(
         sizes: By default the training grids, and 1.5 times and twice the largest, as far as the data have them.
         seeds: Such as 0-255.
         out: Folder of samples, table and figure.
-        inception: FID and KID too: wants `pip install fnodiff[fid]` and Inception's weights.
+        inception: FID and KID too, resized as torch-fidelity does: wants `pip install fnodiff[fid]` and Inception's weights.
     """
     chosen = seeds_of(seeds)
     check_inception(inception)
@@ -165,8 +167,8 @@ def report(
     *,
     data: str | None = None,
     shapes: Words | None = None,
-    samples: int = 64,
-    seed: int = 0,
+    samples: Whole = 64,
+    seed: Whole = 0,
     inception: bool = False,
     out: Path = Path("invariance_report.png"),
     arrays: ArrayOptions = ArrayOptions(),
@@ -187,10 +189,12 @@ def report(
         shapes: The grids, the coarsest first. By default the largest that the model was trained on, 1.5 times that, and twice.
         samples: How many on each grid; the data need twice as many.
         seed: Other seeds are other samples.
-        inception: FID and KID too: wants `pip install fnodiff[fid]` and Inception's weights.
+        inception: FID and KID too, resized as torch-fidelity does: wants `pip install fnodiff[fid]` and Inception's weights.
         out: The figure, of fields in two dimensions.
     """
     check_inception(inception)
+    if out.suffix.lower() not in FIGURES or out.is_dir():
+        raise ValueError(f"expected --out as a file of {', '.join(FIGURES)}, got {out}; name such a one.")
 
     from fnodiff.cli.conditions import check_given
     from fnodiff.cli.drawing import guided

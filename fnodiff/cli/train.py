@@ -5,19 +5,35 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import fnodiff
-from fnodiff.cli.arguments import General, Reals, Source, Words, flag, option, options, size_name, sizes_of
+from fnodiff.cli.arguments import (
+    General,
+    MaybeWhole,
+    Reals,
+    Source,
+    Whole,
+    Words,
+    flag,
+    option,
+    options,
+    read_toml,
+    size_name,
+    sizes_of,
+)
 from fnodiff.cli.data import DomainOptions, TrainingData
 from fnodiff.cli.model import NetworkOptions, NoiseOptions, ScalingOptions
 from fnodiff.cli.sample import check_gpu, read_model
+from fnodiff.cli.tracking import TrackingOptions
 
 if TYPE_CHECKING:
     from fnodiff.domain import Shape
-    from fnodiff.train import Adam
+    from fnodiff.train import Adam, Preview
 
 BEGUN = "train.toml"  # what a run was begun with, beside its model; `fnodiff train --config` reads it
 
@@ -28,8 +44,8 @@ class GridOptions:
 
     shapes: Words | None = option("The grids: 16, or 16x24. By default all of an .h5 of fields.")
     weights: Reals | None = option("How often each grid comes up, in the order of --shapes. By default alike.")
-    batch: int = option("Samples per step.", 32)
-    warmup: int = option("Steps over which the grids join, the smallest first.", 0)
+    batch: Whole = option("Samples per step.", 32)
+    warmup: Whole = option("Steps over which the grids join, the smallest first.", 0)
 
 
 @options("Optimizer", 5)
@@ -37,7 +53,7 @@ class OptimizerOptions:
     """Adam, and the moving average of the weights."""
 
     lr: float = option("Learning rate.", 1e-3)
-    rampup: int = option("Steps over which it rises linearly.", 100)
+    rampup: Whole = option("Steps over which it rises linearly.", 100)
     decay: float = option("The last share of the run, over which it falls to zero; 1 for all of it.", 0.0)
     clip: float = option("Largest norm of the gradient.", 1.0)
     ema_halflife: float = option("Half-life of the moving average of the weights, in samples.", 20_000)
@@ -53,23 +69,23 @@ class OptimizerOptions:
 class RunOptions:
     """How long a run takes, where it goes, and how it is carried out."""
 
-    steps: int | None = option("Stop after so many in all.")
+    steps: MaybeWhole = option("Stop after so many in all.")
     minutes: float | None = option("Stop after so many from now; with --steps, whichever comes first.")
     out: Path = option("Folder of the model and of the run's state.", Path("run"))
     resume: Literal["auto", "always", "never"] = option(
         "Go on with the run in --out, if there is one; refuse if there is none; or if there is one.", "auto"
     )
-    save_every: int = option("Steps between checkpoints.", 1000)
-    seed: int = option("Of the first weights, the order of the data and the noise.", 0)
+    save_every: Whole = option("Steps between checkpoints.", 1000)
+    seed: Whole = option("Of the first weights, the order of the data and the noise.", 0)
     reproducible: bool = option("The same run on any number of processes: noise from --seed, step and place.", False)
-    workers: int = option("Processes that prepare batches.", 0)
+    workers: Whole = option("Processes that prepare batches.", 0)
     device: Literal["cpu", "cuda"] | None = option("By default a GPU, if there is one.")
     precision: Literal["no", "bf16", "fp16"] | None = option("Mixed precision; by default as `accelerate launch` says.")
-    parts: int = option("Go through each batch in so many parts, which takes less memory.", 1)
+    parts: Whole = option("Go through each batch in so many parts, which takes less memory.", 1)
     recompute: bool = option("Keep less for the gradient and compute it again: less memory, more time.", False)
     shard: bool = option("Leave each of several processes its share of the weights (FSDP).", False)
 
-    def fit_options(self, quiet: bool) -> dict[str, Any]:
+    def fit_options(self, quiet: bool, tracking: TrackingOptions) -> dict[str, Any]:
         """What `fit` takes beside model, data, loss and optimizer."""
         import torch
         from accelerate import Accelerator
@@ -81,13 +97,23 @@ class RunOptions:
         if not ends or not min(ends) > 0:  # `fit` says so too, but after the data were read
             got = f"{self.steps} and {self.minutes}"
             raise ValueError(f"expected --steps >= 1 or --minutes above 0, got {got}; say when to stop.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"expected --seed from 0 to 2**63 - 1, got {self.seed}; 0 is usual.")
         if self.parts < 1:
             raise ValueError(f"expected --parts >= 1, got {self.parts}; 1 is the whole batch at once.")
         check_gpu(self.device)
+        tracking.check()
         # without cpu=True accelerate takes several processes on CPUs for as many runs
         cpu = self.device == "cpu" or not torch.accelerator.is_available()
         seed = self.seed if self.reproducible else None
-        accelerator = Accelerator(cpu=cpu, mixed_precision=self.precision, gradient_accumulation_steps=self.parts)
+        parts, tracker = self.parts, tracking.tracker
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=self.precision,
+            gradient_accumulation_steps=parts,
+            log_with=tracker,
+            project_dir=self.out,
+        )
         execution = Execution(accelerator, self.save_every, self.workers, seed, self.shard)
         fitting = {"steps": self.steps, "minutes": self.minutes, "folder": self.out, "execution": execution}
         resume = {"auto": "auto", "always": True, "never": False}[self.resume]
@@ -129,6 +155,7 @@ def train(
     scaling: ScalingOptions = ScalingOptions(),
     optimizer: OptimizerOptions = OptimizerOptions(),
     run: RunOptions = RunOptions(),
+    tracking: TrackingOptions = TrackingOptions(),
     general: General = General(),
 ) -> None:
     """Train a model on pictures or fields, on several grids at once.
@@ -143,13 +170,17 @@ def train(
     """
     import torch
 
-    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet)}
+    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process
     source = _batches(data, grids, arrays, domain, run.seed)
     reference = max(source.native_shapes, key=math.prod)
     chosen = {"noise": noise.make_noise(source.domain, reference), "schedule": noise.make_schedule()}
     chosen["scaling"] = scaling.make(reference)
     going_on = run.goes_on()
+    everything = {
+        "--data": data,
+        **_flags(grids, arrays, domain, network, noise, scaling, optimizer, run, tracking),
+    }
     source.fields = arrays.keep(source.fields, source.shapes, not general.quiet and main)  # all else is known to fit
     if going_on:
         _check_begun(run.out, _flags(network, noise, scaling))
@@ -158,14 +189,14 @@ def train(
         torch.manual_seed(run.seed)
         model = fnodiff.Model.for_data(source, network.make(), **chosen)
         if main:
-            everything = _flags(grids, arrays, domain, network, noise, scaling, optimizer, run)
-            _write_begun(run.out, {"--data": data, **everything, "--out": None, "--resume": None})
+            _write_begun(run.out, {**everything, "--out": None, "--resume": None})
     if run.recompute:
         model.network.recompute = True
     if main and not general.quiet:
         _describe(model, source, data)
     loss = fnodiff.DenoisingLoss(model, scaling.p_mean, scaling.p_std, drop_condition=scaling.drop_condition)
-    fnodiff.fit(model, source, loss=loss, **fitting)
+    with _watched(fitting, run.out, everything, tracking, tracking.preview(model, source.fields, source.shapes)):
+        fnodiff.fit(model, source, loss=loss, **fitting)
     if main:
         print(run.done(model, max(model.training_shapes, key=math.prod)))
 
@@ -190,11 +221,12 @@ def finetune(
     *,
     size: str,
     weight: float = 0.3,
-    batch: int = 32,
+    batch: Whole = 32,
     classes_from: str | None = None,
     arrays: TrainingData = TrainingData(),
     optimizer: SlowerOptimizer = SlowerOptimizer(),
     run: RunElsewhere = RunElsewhere(),
+    tracking: TrackingOptions = TrackingOptions(),
     general: General = General(),
 ) -> None:
     """Go on training a model for a finer grid: the paper's mixed fine-tuning.
@@ -215,7 +247,7 @@ def finetune(
 
     from fnodiff.train import mixed_finetune
 
-    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet)}
+    fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process
     trained = read_model(model, classes_from)
     (shape,) = sizes_of([size], trained.sde.domain)
@@ -226,9 +258,27 @@ def finetune(
     if main and not general.quiet:
         native = ", ".join(map(size_name, trained.training_shapes))
         print(f"data: {len(fields)} samples of {data}, at {native}, and upsampled to {size_name(shape)}", flush=True)
-    mixed_finetune(trained, fields, shape, weight=weight, batch_size=batch, seed=run.seed, **fitting)
+    shapes = [*trained.training_shapes, shape]
+    everything = {"--model": model, "--data": data, **_flags(arrays, optimizer, run, tracking)}
+    with _watched(fitting, run.out, everything, tracking, tracking.preview(trained, fields, shapes)):
+        mixed_finetune(trained, fields, shape, weight=weight, batch_size=batch, seed=run.seed, **fitting)
     if main:
         print(run.done(trained, shape))
+
+
+@contextmanager
+def _watched(
+    fitting: dict[str, Any], out: Path, flags: dict[str, Any], tracking: TrackingOptions, preview: Preview | None
+) -> Iterator[None]:
+    """Within it the tracker hears of the run, whose logging gets the preview; at the end all is written."""
+    accelerator = fitting["execution"].accelerator
+    tracking.begin(accelerator, out, flags)
+    fitting["logging"] = replace(fitting["logging"], preview=preview)
+    try:
+        yield
+    finally:
+        if tracking.tracker is not None:
+            accelerator.end_training()
 
 
 def _batches(
@@ -281,7 +331,7 @@ def _write_begun(folder: Path, flags: dict[str, Any]) -> None:
 def _check_begun(folder: Path, flags: dict[str, Any]) -> None:
     """Raise if the run in a folder was begun with other options."""
     file = folder / BEGUN
-    before = tomllib.loads(file.read_text()).get("train", {}) if file.is_file() else {}
+    before = read_toml(file).get("train", {}) if file.is_file() else {}
     for name, now in flags.items() if file.is_file() else ():
         then = before.get(name.removeprefix("--"))
         if then != now:

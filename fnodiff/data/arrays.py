@@ -177,6 +177,7 @@ class ArrayFields:
         longitude: str | None = None,
         mask: str | os.PathLike[str] | None = None,
         channel_axis: int | None = None,
+        chunks: Chunks | None = None,
     ) -> ArrayFields:
         """A source from the arrays of one file: `ArrayFields.open(path, x="sol", field="coeff", domain=Box(2))`.
 
@@ -191,7 +192,7 @@ class ArrayFields:
         `from_xarray`, which finds latitudes and longitudes by itself; it is installed with `pip install fnodiff[xarray]`.
 
         Args:
-            path, x, field, label, domain, channel_axis: As above.
+            path, x, field, label, domain, channel_axis, chunks: As above. Compressed arrays of plain HDF5 are read whole.
             condition: Of numbers that condition samples, by whose arrays' names they are called.
             latitude, longitude: Names of these arrays.
             mask: Name of the array that is 1 where x was measured; or a file with one array.
@@ -204,7 +205,7 @@ class ArrayFields:
 
         names = {"x": x, "field": field, "label": label, "condition": condition, "mask": mask}
         names |= {"latitude": latitude, "longitude": longitude}
-        return open_arrays(cls, path, names, domain, channel_axis)
+        return open_arrays(cls, path, names, domain, channel_axis, chunks)
 
     def __len__(self) -> int:
         return self._x.shape[0]

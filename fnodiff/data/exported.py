@@ -42,7 +42,8 @@ def to_xarray(
         xarray.open_dataset("samples.nc")
 
     Args:
-        samples: (B, C, *shape) in data units, as of `sample`; or a batch of a source, {"x": ..., "mask": ...}.
+        samples: (B, C, *shape) in data units, as of `sample`; or a batch of a source, {"x": ..., "mask": ...}; or ensembles
+            (S, B, C, *shape), which have a dimension member before the others.
         domain: What they are functions on; or a source of such fields, whose names, units and coordinates they get.
         names: Of the channels, each a variable. Without, x is the only one; with several channels it has a dimension channel.
         units: Of each channel, or one for all.
@@ -83,22 +84,25 @@ def to_xarray(
             f"returns."
         )
     x = torch.as_tensor(samples).detach().cpu()
-    shape, channels = domain.check_field(x), x.shape[1]
+    members = ("member",) if x.ndim == domain.dim + 3 else ()
+    ensemble, x = x.shape[: len(members)], x.flatten(0, 1) if members else x
+    shape, channels, count = domain.check_field(x), x.shape[1], len(x) // (ensemble[0] if members else 1)
     names = [names] if isinstance(names, str) else names
     units = [units] * channels if units is None or isinstance(units, str) else list(units)
     wrong = {
         "names": names is not None and (len(names) != channels or len(set(names)) != channels),
         "units": len(units) != channels,
-        "seeds": seeds is not None and len(seeds) != len(x),
+        "seeds": seeds is not None and len(seeds) != count,
     }
     for what, bad in wrong.items():
         if bad:
             raise ValueError(
-                f"to_xarray: expected {what} for {len(x)} samples of {channels} channels, each its own, got "
+                f"to_xarray: expected {what} for {count} samples of {channels} channels, each its own, got "
                 f"{ {'names': names, 'units': units, 'seeds': seeds}[what]!r}; pass one for each."
             )
     if mask is not None:
         there = torch.as_tensor(mask).cpu()
+        there = there.repeat(len(x) // count, *(1,) * (x.ndim - 1)) if len(there) == count else there
         if there.shape not in ((len(x), 1, *shape), x.shape):
             raise ValueError(
                 f"to_xarray: expected a mask (B, 1 or C, *shape) for fields {tuple(x.shape)}, got {tuple(there.shape)}; "
@@ -106,18 +110,19 @@ def to_xarray(
             )
         x = torch.where(there > 0, x, torch.nan)
     coordinates = grid_coordinates(domain, shape, axes)
-    dims = ("sample", *coordinates)
+    x = x.reshape(*ensemble, count, *x.shape[1:])
+    dims = (*members, "sample", *coordinates)
     known: dict[str, Any] = {name: (name, values, attributes) for name, (values, attributes) in coordinates.items()}
     if seeds is not None:
         known["seed"] = ("sample", np.asarray(seeds))
     if names is None:
         alike = {"units": units[0]} if units[0] is not None and len(set(units)) == 1 else {}
-        fields = {"x": (("sample", "channel", *coordinates), x.numpy(), alike)}
+        fields = {"x": ((*members, "sample", "channel", *coordinates), x.numpy(), alike)}
         if channels == 1:
-            fields = {"x": (dims, x[:, 0].numpy(), alike)}
+            fields = {"x": (dims, x.select(-1 - domain.dim, 0).numpy(), alike)}
     else:
         fields = {
-            name: (dims, x[:, i].numpy(), {} if unit is None else {"units": unit})
+            name: (dims, x.select(-1 - domain.dim, i).numpy(), {} if unit is None else {"units": unit})
             for i, (name, unit) in enumerate(zip(names, units, strict=True))
         }
     return xarray.Dataset(fields, known, {"Conventions": CONVENTIONS})

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fnodiff.data.labelled import SUFFIXES as LABELLED
 from fnodiff.data.labelled import is_labelled, read_variable, variables
-from fnodiff.data.rows import native
-from fnodiff.domain import Shape
+from fnodiff.data.source import reading
+from fnodiff.domain import Shape, native
 
 PLAIN = (".mat", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".he5")
 SUFFIXES = (*PLAIN, *LABELLED)
@@ -70,13 +70,8 @@ def _entries(path: Path) -> _Entries:
 
 
 def _attempt(path: Path, read: Callable[[], Any]) -> Any:
-    try:
+    with reading(path, "read_arrays: "):
         return read()
-    except ImportError:
-        raise
-    except Exception as error:  # damaged bytes make the readers raise errors of nearly every kind
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(f"read_arrays: {path} cannot be read, damaged or not what its name says: {reason}.") from error
 
 
 def found_text(found: Mapping[str, Shape], limit: int = 20) -> str:

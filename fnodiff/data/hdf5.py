@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.data.handle import Handle
-from fnodiff.data.source import number_names, selected
+from fnodiff.data.source import number_names, reading, selected
 
 VERSION = 2
 GRIDS = ("cell averages", "points")
@@ -69,13 +69,7 @@ class HDF5Fields:
             raise ValueError(f"HDF5Fields: {self.path} is not a file; pass one that write_fields wrote.")
         if not h5py.is_hdf5(self.path):
             raise ValueError(f"HDF5Fields: {self.path} is not an HDF5 file, or a damaged one; write it again.")
-        try:
-            opened = h5py.File(self.path, "r")
-        except OSError as error:
-            raise ValueError(
-                f"HDF5Fields: {self.path} cannot be opened ({error}); it may be cut short: write it again."
-            ) from error
-        with opened as file:
+        with reading(self.path, "HDF5Fields: ", ValueError), h5py.File(self.path, "r") as file:
             self.shapes, self.channels, self.condition_channels, rows = _check_layout(file, self.path)
             self._labelled, self.masked = "label" in file, any("mask" in name.split("/") for name in datasets(file))
             self.attributes, self._version = dict(file.attrs), layout_version(file)
@@ -141,7 +135,11 @@ class HDF5Fields:
         if index.size == 0:
             raise ValueError("HDF5Fields: expected a sequence of integer indices, at least one, got none; select some.")
         rows, inverse = np.unique(index, return_inverse=True)  # HDF5 selects increasing rows only
-        file, name = self._file(), grid_name(shape)
+        with reading(self.path, "HDF5Fields: "):
+            return self._read(rows, inverse, grid_name(shape))
+
+    def _read(self, rows: np.ndarray, inverse: np.ndarray, name: str) -> dict[str, Tensor]:
+        file = self._file()
         out = {"x": _decode(file[self._path("x", name)][rows][inverse])}
         if self._labelled:
             label = file["label"][rows][inverse]

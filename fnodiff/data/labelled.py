@@ -20,8 +20,9 @@ import numpy as np
 from torch import Tensor
 
 from fnodiff.data.chunks import chunk_of
-from fnodiff.data.rows import Layout, native, single
-from fnodiff.domain import Shape
+from fnodiff.data.rows import Layout, single
+from fnodiff.data.source import reading
+from fnodiff.domain import Shape, native
 
 if TYPE_CHECKING:
     import xarray
@@ -58,22 +59,20 @@ def open_labelled(path: str | os.PathLike[str], group: str | None = None) -> xar
         require("zarr")
         options["engine"] = "zarr"
     elif h5py.is_hdf5(path):
+        with reading(path), h5py.File(path, "r") as file:
+            file.visit(lambda _: None)  # what h5netcdf leaves half open prints a traceback of its own
         other = importlib.util.find_spec("h5netcdf") is None and importlib.util.find_spec("netCDF4") is not None
         require(*([] if other else ["h5netcdf"]))
         options |= {"engine": "netcdf4"} if other else {"engine": "h5netcdf", "phony_dims": "sort"}
     else:
         options["engine"] = "scipy"
-    try:
+    with reading(path if group is None else f"{path}, group {group},"):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "variable .* has multiple fill values")  # all of them are missing values
             warnings.filterwarnings("ignore", "The 'phony_dims' kwarg now defaults")
             return xarray.open_dataset(
                 path, group=group, decode_times=False, decode_timedelta=False, cache=False, **options
             )
-    except Exception as error:  # damaged bytes make the readers raise errors of nearly every kind
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        within = "" if group is None else f", group {group},"
-        raise ValueError(f"{path}{within} cannot be read, damaged or not what its name says: {reason}.") from error
 
 
 def open_variable(path: str | os.PathLike[str], name: str) -> xarray.DataArray:
@@ -135,6 +134,10 @@ class VariableRows:
         return {**self.__dict__, **known}
 
     def __getitem__(self, rows: list[int]) -> Tensor:
+        with reading("the variable" if self.source is None else self.source[0]):
+            return self._read(rows)
+
+    def _read(self, rows: list[int]) -> Tensor:
         variable = self._opened()
         sizes = list(self.samples.values())
         places = dict(zip(self.samples, np.unravel_index(rows, sizes) if sizes else (), strict=True))
@@ -143,15 +146,15 @@ class VariableRows:
             from xarray import Variable
 
             values = variable.isel({dim: Variable(("row",), place) for dim, place in own.items()})
-            values = values.transpose("row", *self.rest).values
+            values = _in_order(values, "row", *self.rest)
         elif own:
             ((dim, place),) = own.items()
             needed, back = np.unique(place, return_inverse=True)  # each is read once, in the file's order
             run = len(needed) and needed[-1] - needed[0] + 1 == len(needed)
             index = slice(int(needed[0]), int(needed[-1]) + 1) if run else needed
-            values = variable.isel({dim: index}).transpose(dim, *self.rest).values[back]
+            values = _in_order(variable.isel({dim: index}), dim, *self.rest)[back]
         else:
-            values = variable.transpose(*self.rest).values
+            values = _in_order(variable, *self.rest)
             values = np.broadcast_to(values, (len(rows), *values.shape))
         turned = [axis + 1 for axis, dim in enumerate(self.rest) if dim in self.flipped]
         values = native(within(np.flip(values, turned), self._limits))
@@ -161,6 +164,11 @@ class VariableRows:
         if self.source is not None and self._process != os.getpid():
             self.variable, self._process = open_variable(*self.source).variable, os.getpid()
         return self.variable
+
+
+def _in_order(variable: Any, *dims: str) -> np.ndarray:
+    """A variable's values along these dimensions. (What xarray transposes before it reads, it reads point by point.)"""
+    return variable.values.transpose([variable.dims.index(dim) for dim in dims])
 
 
 def valid_limits(variable: Any) -> tuple[float, float] | None:
@@ -219,6 +227,6 @@ def groups(path: str | os.PathLike[str]) -> Iterable[str]:
     """The groups of a file, the root as ""."""
     found = [""]
     if Path(path).is_file() and h5py.is_hdf5(path):
-        with h5py.File(path, "r") as file:
+        with reading(path), h5py.File(path, "r") as file:
             file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Group) else None)
     return found

@@ -51,6 +51,7 @@ class LatLon:
         self.domain = _grid(lat[::-1] if self._flipped else lat)
         self._raw = len(lat), len(lon)
         self._columns, self._repeated = _columns(lon)
+        self._turned = self._columns.tolist() != list(range(len(lon)))
         self.shape: Shape = (len(lat), len(self._columns))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ class LatLon:
                 "LatLon: expected the same values on the first meridian and where it is repeated, got others; are the "
                 "longitudes right?"
             )
-        x = x[..., torch.from_numpy(self._columns)]
+        if self._turned:
+            x = x[..., torch.from_numpy(self._columns)]
         return x.flip(-2) if self._flipped else x
 
 

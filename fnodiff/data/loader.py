@@ -207,13 +207,13 @@ class Steps(Sampler[int]):
     """
 
     def __init__(self, start: int = 0, stop: int | None = None, every: int = 1) -> None:
-        whole = all(isinstance(n, int) for n in (start, every, 0 if stop is None else stop))
+        whole = all(isinstance(n, Integral) for n in (start, every, 0 if stop is None else stop))
         if not whole or start < 0 or every < 1 or (stop is not None and stop < start):
             raise ValueError(
                 f"steps: expected 0 <= start <= stop and every >= 1, got {start!r}, {stop!r} and {every!r}; stop=None goes on "
                 f"for ever."
             )
-        self.start, self.stop, self.every = start, stop, every
+        self.start, self.stop, self.every = int(start), None if stop is None else int(stop), int(every)
 
     def __iter__(self) -> Iterator[int]:
         return iter(itertools.count(self.start, self.every) if self.stop is None else self._range)

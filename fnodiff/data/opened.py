@@ -14,11 +14,12 @@ from torch import Tensor
 from fnodiff.data.files import found_text, list_arrays, read_arrays
 from fnodiff.data.labelled import SUFFIXES, is_labelled
 from fnodiff.data.rows import ArrayRows, JoinedRows, Rows, StackedRows, layout
-from fnodiff.data.source import numbers_together
+from fnodiff.data.source import numbers_together, reading
 from fnodiff.domain import Domain, Sphere
 
 if TYPE_CHECKING:
     from fnodiff.data.arrays import ArrayFields
+    from fnodiff.data.chunks import Chunks
 
 
 def open_arrays(
@@ -27,6 +28,7 @@ def open_arrays(
     names: Mapping[str, Any],
     domain: Domain | None,
     channel_axis: int | None,
+    chunks: Chunks | None = None,
 ) -> ArrayFields:
     """What `cls.open` returns; `names` are those of x, field, label, condition, mask, latitude and longitude, None where left
     out."""
@@ -41,7 +43,7 @@ def open_arrays(
         rest = {name: value for name, value in names.items() if name != "x"}
         if apart:
             rest["mask"] = _only(Path(mask))
-        return from_xarray(path, names["x"], domain, **rest, channel_axis=channel_axis)
+        return from_xarray(path, names["x"], domain, **rest, channel_axis=channel_axis, chunks=chunks)
     found = list_arrays(path)
     if names["x"] is None and len(found) != 1:
         raise ValueError(f"ArrayFields: expected x, the name of an array of {path}, which has {found_text(found)}.")
@@ -60,7 +62,7 @@ def open_arrays(
                 given[{"latitude": "latitudes", "longitude": "longitudes"}.get(role, role)] = arrays[matches[0][0]]
         if apart:
             given["mask"] = _only(Path(mask))
-        return cls(**given, domain=domain, channel_axis=channel_axis)
+        return cls(**given, domain=domain, channel_axis=channel_axis, chunks=chunks)
     except ValueError as error:
         raise ValueError(f"{error} {path} has {found_text(found)}.") from error
 
@@ -71,7 +73,7 @@ def labelled(path: Path, names: str | Sequence[str] | None) -> bool:
         return True
     if path.suffix.lower() == ".mat" or not path.is_file() or not h5py.is_hdf5(path):
         return False
-    with h5py.File(path, "r") as file:
+    with reading(path), h5py.File(path, "r") as file:
         asked = [names] if isinstance(names, str) else list(names or file)
         items = [file[name] for name in asked if name in file]
         return any(isinstance(item, h5py.Dataset) and is_labelled(item) for item in items)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Domain, Shape, native
 
 KEPT = 1e-4
 """float32 must keep a channel's values to this share of their spread, or they are handed out in float64."""
@@ -240,19 +239,6 @@ def single(dtype: torch.dtype | np.dtype) -> bool:
         whole = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16}
         return dtype in whole or (dtype.is_floating_point and dtype.itemsize <= 4)
     return dtype.itemsize <= (4 if dtype.kind == "f" else 2)
-
-
-def native(values: np.ndarray) -> Tensor:
-    """A tensor of an array of any byte order, of types that torch has in full; it shares memory where it can."""
-    kind = values.dtype
-    wider = {"u2": np.int32, "u4": np.int64, "u8": np.float64}.get(kind.str[1:])
-    if kind.kind == "f" and kind.itemsize > 8:
-        wider = np.float64
-    values = values.astype(kind.newbyteorder("=") if wider is None else wider, copy=False)
-    values = np.ascontiguousarray(values).reshape(values.shape)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
-        return torch.from_numpy(values)
 
 
 def loses(most: Tensor, spread: Tensor) -> bool:

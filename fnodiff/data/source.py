@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -11,6 +13,21 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], name: str = "", *passing: type[Exception]) -> Iterator[None]:
+    """Within it, what a reader raises is a ValueError that names the file, as damaged bytes make readers raise errors of nearly
+    every kind; those of the kinds `passing`, and a missing package, stay what they are."""
+    try:
+        yield
+    except (ImportError, *passing):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(
+            f"{name}{path} cannot be read, damaged or not what its name says: {reason}; write it again, or name another."
+        ) from error
 
 
 class Fields(Protocol):

@@ -21,6 +21,7 @@ Sphere latitude, longitude  real spherical harmonics                            
 `Product` has axes of both kinds, those of a Torus and those of a Box.
 """
 
+from fnodiff.domain.arrays import as_floats, as_tensor, has_double, in_double, moved, native, on_device, takes_arrays
 from fnodiff.domain.base import Domain, Shape
 from fnodiff.domain.box import Box
 from fnodiff.domain.draws import Generators, normals, seeds, uniforms
@@ -28,4 +29,23 @@ from fnodiff.domain.product import Product
 from fnodiff.domain.sphere import Sphere
 from fnodiff.domain.torus import Torus
 
-__all__ = ["Box", "Domain", "Generators", "Product", "Shape", "Sphere", "Torus", "normals", "seeds", "uniforms"]
+__all__ = [
+    "Box",
+    "Domain",
+    "Generators",
+    "Product",
+    "Shape",
+    "Sphere",
+    "Torus",
+    "as_floats",
+    "as_tensor",
+    "has_double",
+    "in_double",
+    "moved",
+    "native",
+    "normals",
+    "on_device",
+    "seeds",
+    "takes_arrays",
+    "uniforms",
+]

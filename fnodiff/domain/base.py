@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fnodiff.domain.arrays import as_floats
 from fnodiff.domain.draws import Generators
 
 Shape = tuple[int, ...]
@@ -249,7 +250,7 @@ class Domain(abc.ABC):
             >>> Torus(1).evaluate(x, torch.tensor([[0.25, 0.75]])).round(decimals=3)
             tensor([[[ 1., -1.]]])
         """
-        shape = self.check_field(x)
+        shape, points = self.check_field(x), as_floats(points, "points")
         if points.ndim < 1 or points.shape[0] != self.dim:
             raise ValueError(
                 f"{self._name}.evaluate: expected points of shape ({self.dim}, ...), one row per coordinate, "
@@ -295,6 +296,7 @@ class Domain(abc.ABC):
         Raises:
             ValueError: If it is neither.
         """
+        shape = shape.tolist() if isinstance(shape, Tensor) else shape
         if isinstance(shape, _WHOLE) and not isinstance(shape, bool):
             return self.shape_of(int(shape))
         out = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)

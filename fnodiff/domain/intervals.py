@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -40,7 +40,8 @@ class Intervals(Domain):
 
     def _set_axes(self, edges: Sequence[str], lengths: Sequence[float] | None) -> None:
         dim = len(edges)
-        lengths = (1.0,) * dim if lengths is None else tuple(float(v) for v in lengths)
+        lengths = 1.0 if lengths is None else lengths
+        lengths = (float(lengths),) * dim if isinstance(lengths, Real) else tuple(float(v) for v in lengths)
         if len(lengths) != dim or not all(math.isfinite(v) and v > 0 for v in lengths):
             raise ValueError(
                 f"{self._name}: expected {dim} positive side lengths, got {lengths!r}; "

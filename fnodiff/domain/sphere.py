@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fnodiff.domain.base import Domain, Shape, cached, full_precision
 from fnodiff.domain.draws import Generators, normals
+from fnodiff.domain.harmonics import harmonics
 from fnodiff.domain.sums import check_trace, degree_sum
 
 GRIDS = ("legendre-gauss", "equiangular")
@@ -223,17 +224,13 @@ def _shifted_down(c: Tensor) -> Tensor:
 @cached
 def _quadrature(grid: str, latitudes: int) -> tuple[Tensor, Tensor]:
     """Colatitudes from the north, and the share of the sphere's area that each row stands for; float64."""
-    from torch_harmonics.quadrature import precompute_latitudes
-
-    theta, weights = precompute_latitudes(latitudes, grid=grid)
+    theta, weights = harmonics("quadrature").precompute_latitudes(latitudes, grid=grid)
     return theta.double(), weights.double() / 2
 
 
 def _legendre(count: int, x: Tensor) -> Tensor:
     """(orders, degrees, points): sqrt(2) P_lm(x), and P_l0(x), of mean square one over the sphere; float64."""
-    from torch_harmonics.legendre import legpoly
-
-    legendre = legpoly(count, count, x, csphase=False) * math.sqrt(8 * math.pi)
+    legendre = harmonics("legendre").legpoly(count, count, x, csphase=False) * math.sqrt(8 * math.pi)
     legendre[0] /= math.sqrt(2)
     return legendre
 

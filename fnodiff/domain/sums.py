@@ -16,27 +16,45 @@ def lattice_sum(f: Callable[[Tensor], Tensor], steps: Sequence[float]) -> float:
 
     A smooth window splits it: the window's part is summed term by term; the rest varies slowly over a lattice cell, so
     that it equals its integral almost to rounding (Poisson summation), a radial one, taken in the logarithm of the radius.
+    Along axes of small steps the same holds of ever larger windows: far out every second term is taken, then every fourth.
     """
     dim = len(steps)
     zero = torch.zeros(1, dtype=torch.float64)
     if dim == 0:
         return float(f(zero).sum())
-    radius = max(steps) * {1: 2000, 2: 200, 3: 40}[dim]
-
-    def window(r: Tensor) -> Tensor:
-        return 0.5 * torch.erfc(12 * (r / radius - 0.6))
-
-    lattice = zero
+    terms = {1: 2000, 2: 200, 3: 40}[dim]
+    radius = max(steps) * terms
+    lattice, weight = zero, zero + 1
     for i, step in enumerate(steps):
-        k = torch.arange(-math.ceil(1.1 * radius / step), math.ceil(1.1 * radius / step) + 1, dtype=torch.float64)
-        lattice = lattice + along((k * step) ** 2, i, dim)
-    near = float((f(lattice) * window(lattice.sqrt())).sum())
+        k, w = _line(step, terms, radius)
+        lattice, weight = lattice + along(k.square(), i, dim), weight * along(w, i, dim)
+    near = float((f(lattice) * weight * _window(lattice.sqrt(), radius)).sum())
 
     sphere = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
     far = _integral(
-        lambda r: sphere / math.prod(steps) * r ** (dim - 1) * f(r.square()) * (1 - window(r)), 0.1 * radius
+        lambda r: sphere / math.prod(steps) * r ** (dim - 1) * f(r.square()) * (1 - _window(r, radius)), 0.1 * radius
     )
     return near + far
+
+
+def _window(r: Tensor, radius: float) -> Tensor:
+    """From 1 to 0 about 0.6 radius."""
+    return 0.5 * torch.erfc(12 * (r / radius - 0.6))
+
+
+def _line(step: float, terms: int, radius: float) -> tuple[Tensor, Tensor]:
+    """Places k step up to 1.1 radius with weights: each of about the first `terms`, then every second, every fourth, ..."""
+    places, weights, stride, reach = [], [], 1, 0.0
+    while reach < radius * (1 - 1e-9):
+        inner, reach = reach, step * stride * terms
+        count = math.ceil(1.1 * min(reach, radius) / (step * stride))
+        k = step * stride * torch.arange(-count, count + 1, dtype=torch.float64)
+        outside = _window(k.abs(), reach) if reach < radius * (1 - 1e-9) else torch.ones_like(k)
+        w = stride * (outside - _window(k.abs(), inner) if inner else outside)
+        places.append(k[w > 1e-16])
+        weights.append(w[w > 1e-16])
+        stride *= 2
+    return torch.cat(places), torch.cat(weights)
 
 
 def degree_sum(f: Callable[[Tensor], Tensor], terms: int = 20000) -> float:

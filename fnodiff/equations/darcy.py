@@ -17,10 +17,12 @@ Source: Li et al. (2021), Fourier neural operator for parametric partial differe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fnodiff.domain import Box, Generators, Shape
 from fnodiff.equations.solved import Solved, check_scale
@@ -72,7 +74,10 @@ def coefficient(
 
 
 def solve(a: Tensor, f: float | Tensor = 1.0) -> Tensor:
-    """The pressure u, by a sparse direct solver in float64 on the CPU; nothing is differentiated.
+    """The pressure u, by a sparse direct solver in float64 on the CPU; differentiable once, forwards and backwards.
+
+    A derivative takes one more solve with the same factors, of the adjoint equation backwards. That of a two-valued `a` knows
+    no moving jumps: let what is differentiated be a smooth function of them.
 
     Args:
         a: Permeability (B, 1, n, m), positive, constant on each cell; n and m at least 2.
@@ -84,22 +89,77 @@ def solve(a: Tensor, f: float | Tensor = 1.0) -> Tensor:
     Raises:
         ValueError: If `a` or `f` is not as above, or not finite.
     """
-    from scipy.sparse import diags_array
-    from scipy.sparse.linalg import splu
-
     _check_coefficient("solve", a)
-    coefficients = a.detach().double().cpu()
-    sources = _source("solve", f, a).cpu()
-    u, m = torch.empty_like(coefficients), a.shape[-1]
-    for sample, source, rows, columns in zip(u, sources, *_conductances(coefficients), strict=True):
-        diagonal = rows[0, :-1] + rows[0, 1:] + columns[0, :, :-1] + columns[0, :, 1:]
-        down = rows[0, 1:-1].flatten()  # between a cell and the next row's
-        right = torch.nn.functional.pad(columns[0, :, 1:-1], (0, 1)).flatten()[:-1]  # no row's last cell has one
-        bands = [-down, -right, diagonal.flatten(), -right, -down]
-        matrix = diags_array([band.numpy() for band in bands], offsets=[-m, -1, 0, 1, m], format="csc")
-        factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        sample[0] = torch.from_numpy(factors.solve(source.flatten().numpy())).view_as(diagonal)
-    return u.to(a)
+    return _Solution.apply(*_conductances(a.double().cpu()), _source("solve", f, a).cpu(), _Factors()).to(a)
+
+
+class _Factors:
+    """Those of each sample's L, once they are known. No list, as function transforms copy lists."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+
+class _Inverse(torch.autograd.Function):
+    """L^-1 f, (B, 1, n, m), by factors of L."""
+
+    @staticmethod
+    def forward(f: Tensor, factors: _Factors) -> Tensor:
+        solved = [factor.solve(part.flatten().numpy()) for factor, part in zip(factors.found, f.detach(), strict=True)]
+        return torch.from_numpy(np.stack(solved)).view_as(f)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+
+class _Solution(torch.autograd.Function):
+    """u with -div(flux) = f, of the conductances of faces across rows and columns, and the source; L u = f for short."""
+
+    @staticmethod
+    def forward(rows: Tensor, columns: Tensor, source: Tensor, factors: _Factors) -> Tensor:
+        from scipy.sparse import diags_array
+        from scipy.sparse.linalg import splu
+
+        m = source.shape[-1]
+        for across, along in zip(rows[:, 0], columns[:, 0], strict=True):
+            diagonal = across[:-1] + across[1:] + along[:, :-1] + along[:, 1:]
+            down = across[1:-1].flatten()  # between a cell and the next row's
+            right = torch.nn.functional.pad(along[:, 1:-1], (0, 1)).flatten()[:-1]  # no row's last cell has one
+            bands = [band.numpy() for band in (-down, -right, diagonal.flatten(), -right, -down)]
+            matrix = diags_array(bands, offsets=[-m, -1, 0, 1, m], format="csc")
+            options = {"diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+            factors.found.append(splu(matrix, permc_spec="MMD_AT_PLUS_A", **options))
+        return _Inverse.forward(source, factors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.factors = inputs[3]
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        adjoint = _Inverse.apply(g, ctx.factors)
+        pairs = zip(_steps(adjoint), _steps(ctx.saved_tensors[0]), strict=True)
+        rows, columns = (-a * b for a, b in pairs)
+        return rows, columns, adjoint, None
+
+    @staticmethod
+    def jvp(ctx: Any, rows: Tensor | None, columns: Tensor | None, source: Tensor | None, _: None) -> Tensor:
+        (u,) = ctx.saved_tensors
+        change = torch.zeros_like(u) if source is None else source
+        for axis, (conductance, step) in enumerate(zip((rows, columns), _steps(u), strict=True), start=-2):
+            if conductance is not None:
+                change = change + (conductance * step).diff(dim=axis)
+        return _Inverse.apply(change, ctx.factors)
+
+
+def _steps(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of u through the faces across each axis, zero beyond the edge."""
+    outside = torch.nn.functional.pad(u, (1, 1, 1, 1))
+    return outside[..., 1:-1].diff(dim=-2), outside[..., 1:-1, :].diff(dim=-1)
 
 
 def residual(a: Tensor, u: Tensor, f: float | Tensor = 1.0) -> Tensor:
@@ -126,10 +186,8 @@ def residual(a: Tensor, u: Tensor, f: float | Tensor = 1.0) -> Tensor:
         shapes = f"{tuple(a.shape)} and {tuple(u.shape)}"
         raise ValueError(f"residual: expected a and u of one shape, got {shapes}; split a pair (B, 2, n, m) first.")
     source = _source("residual", f, a)
-    outside = torch.nn.functional.pad(u.double(), (1, 1, 1, 1))
-    rows, columns = _conductances(a.double())
-    flux = rows * outside[..., 1:-1].diff(dim=-2), columns * outside[..., 1:-1, :].diff(dim=-1)
-    divergence = flux[0].diff(dim=-2) + flux[1].diff(dim=-1)
+    (rows, columns), (down, right) = _conductances(a.double()), _steps(u.double())
+    divergence = (rows * down).diff(dim=-2) + (columns * right).diff(dim=-1)
     return (_SQUARE.norm(divergence + source) / _SQUARE.norm(source)).to(u.dtype)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Box, Generators, Shape
+from fnodiff.domain.base import cached
 from fnodiff.equations.solved import Solved
 
 Target = Literal["pair", "solution", "source"]
@@ -75,7 +76,7 @@ def _trace() -> float:
     return _SQUARE.trace(_variance)
 
 
-@functools.lru_cache(maxsize=32)
+@cached
 def _sines(n: int) -> Tensor:
     """(n, n), orthonormal: row k - 1 has sin(pi k x), k = 1 .. n, at the cell centres."""
     x, k = (torch.arange(n, dtype=torch.float64) + 0.5) / n, torch.arange(1, n + 1, dtype=torch.float64)
@@ -84,7 +85,7 @@ def _sines(n: int) -> Tensor:
     return waves
 
 
-@functools.lru_cache(maxsize=32)
+@cached
 def _symbol(n: int, m: int, wavenumber: float) -> Tensor:
     """kappa^2 - pi^2 |k|^2, (n, m)."""
     k, j = (torch.arange(1, size + 1, dtype=torch.float64) for size in (n, m))

@@ -19,12 +19,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fnodiff.domain import Shape, Sphere
+from fnodiff.domain.harmonics import harmonics
 from fnodiff.equations.solved import Solved
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class ShallowWater(Solved):
         for name, value in {"first": first, "every": every, "wind": wind, "depth": depth}.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"ShallowWater: expected {name} > 0, got {value!r}.")
-        if not isinstance(snapshots, int) or snapshots < 1:
+        if not isinstance(snapshots, Integral) or snapshots < 1:
             raise ValueError(f"ShallowWater: expected one snapshot or more of each trajectory, got {snapshots!r}.")
         self.first, self.every, self.snapshots = float(first), float(every), snapshots
         self.wind, self.depth = float(wind), float(depth)
@@ -205,10 +207,8 @@ class _Flow:
 
 @functools.lru_cache(maxsize=4)
 def _solver(fine: int, dt: float, depth: float) -> ShallowWaterSolver:
-    from torch_harmonics.examples import ShallowWaterSolver
-
     degrees = 2 * fine // 3
-    solver = ShallowWaterSolver(
+    solver = harmonics("examples").ShallowWaterSolver(
         fine,
         2 * fine,
         dt,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Solved(abc.ABC):
     def __init__(self, count: int, seed: int, *, fine: int, keep: int) -> None:
         least = {"count": (count, 0), "seed": (seed, 0), "fine": (fine, self.smallest), "keep": (keep, 0)}
         for name, (value, lowest) in least.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < lowest:
                 raise ValueError(f"{type(self).__name__}: expected an integer {name} >= {lowest}, got {value!r}.")
         self.count, self.seed, self.fine, self.keep = count, seed, fine, keep
         self._kept: dict[int, Tensor] = {}
@@ -102,7 +103,7 @@ class Solved(abc.ABC):
         """What sample `index` is drawn with."""
         # torch's CPU generator keeps 32 bits of a seed: consecutive ones, as hashes would collide within 1e5 samples.
         first = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-        return torch.Generator().manual_seed((first + index) % 2**32)
+        return torch.Generator().manual_seed(int(first + index) % 2**32)
 
 
 def check_scale(owner: str, scale: float) -> None:

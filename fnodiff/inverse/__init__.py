@@ -1,5 +1,7 @@
 """Inverse problems: observations, and denoisers that heed them."""
 
+from fnodiff.inverse.annealed import annealed
+from fnodiff.inverse.deepinv import DeepinvObservation
 from fnodiff.inverse.dps import DPS
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.linearised import Linearised
@@ -10,11 +12,13 @@ from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.operators import Linear, Nonlinear
 from fnodiff.inverse.pigdm import PiGDM
 from fnodiff.inverse.point import PointObservation
+from fnodiff.inverse.posterior import posterior
 from fnodiff.inverse.restriction import Restriction
 from fnodiff.inverse.twisted import twisted
 
 __all__ = [
     "DPS",
+    "DeepinvObservation",
     "Guided",
     "Linear",
     "Linearised",
@@ -26,5 +30,7 @@ __all__ = [
     "PiGDM",
     "PointObservation",
     "Restriction",
+    "annealed",
+    "posterior",
     "twisted",
 ]

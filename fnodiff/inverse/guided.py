@@ -22,6 +22,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 def check_iterations(name: str, iterations: int) -> int:
     """The number of iterations, if it is one: 1 or more."""
-    if not isinstance(iterations, int) or iterations < 1:
+    if not isinstance(iterations, Integral) or iterations < 1:
         raise ValueError(f"{name}: expected iterations >= 1, got {iterations!r}; 100 is usual.")
     return iterations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fnodiff.domain import Domain
 from fnodiff.inverse.observation import Observation
@@ -35,8 +36,7 @@ class Linearised:
                 f"not depend on its input; pass its adjoint= to Linear."
             )
         self._noise = observation.errors(self._predicted.detach())
-        difference = (observation.targets(self._predicted.detach()) - self._predicted.detach()) / self._noise
-        self.residual = difference.reshape(len(difference), -1)
+        self.residual = observation.residual(self._predicted.detach())
 
     def _observe(self, x: Tensor) -> Tensor:
         return self._apply(self._normalization.inverse(x))
@@ -46,7 +46,8 @@ class Linearised:
         if self._linear:
             out = self._apply(self._normalization.scale(u))
         else:
-            out = torch.func.jvp(self._observe, (self._at.detach(),), (u,))[1]
+            with sdpa_kernel(SDPBackend.MATH):  # a network's attention: others know no forward derivative
+                out = torch.func.jvp(self._observe, (self._at.detach(),), (u,))[1]
         return (out / self._noise).reshape(len(out), -1)
 
     def transpose(self, v: Tensor) -> Tensor:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, as_floats, as_tensor
 from fnodiff.inverse.observation import Observation
 
 
@@ -15,7 +14,7 @@ class Masked(Observation):
     """A field on its own grid, where a mask says that it was measured; a state on another grid is resampled to it.
 
     Args:
-        mask: (*shape) for all channels or (C, *shape), bool: True where measured.
+        mask: (*shape) for all channels or (C, *shape), booleans or 0 and 1: True where measured.
         values: (C, *shape) or (B, C, *shape); what is not measured may be anything, NaN included.
         noise_std: Standard deviation of the errors: one number, or a tensor that broadcasts to the values.
         channels: As for `Observation`.
@@ -31,17 +30,22 @@ class Masked(Observation):
     """
 
     def __init__(self, mask: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
-        if mask.dtype != torch.bool or not bool(mask.any()):
+        mask, values, noise_std = (
+            as_tensor(mask, "mask"),
+            as_floats(values, "values"),
+            as_floats(noise_std, "noise_std"),
+        )
+        if not bool(((mask == 0) | (mask == 1)).all() and mask.any()):
             raise ValueError(
-                f"Masked: expected a bool mask that is True somewhere, got {mask.dtype} with "
+                f"Masked: expected a mask of booleans, or of 0 and 1, that is set somewhere, got {mask.dtype} with "
                 f"{int(mask.count_nonzero())} entries set; write mask > 0.5, or leave the observation out."
             )
+        mask = mask.bool()
         if values.ndim < mask.ndim or tuple(values.shape[-mask.ndim :]) != tuple(mask.shape):
             raise ValueError(
                 f"Masked: expected values (C, *shape) with the mask's shape {tuple(mask.shape)}, got {tuple(values.shape)}."
             )
         self.mask = mask
-        noise_std = torch.as_tensor(noise_std)
         if noise_std.ndim:
             noise_std = noise_std.expand(values.shape)[..., mask]
         super().__init__(values[..., mask], noise_std, **channels)

@@ -14,19 +14,19 @@ import abc
 import copy
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, as_floats
 
 
 class Observation(abc.ABC):
     """Values measured with errors. Subclasses define `observe`.
 
     Args:
-        values: (*m), seen in every sample of a batch, or (B, *m), one observation per sample.
-        noise_std: Standard deviation of each value's error: one number, or a tensor that broadcasts to the values, such as
-            (C, 1) for one number per channel of values (C, P).
+        values: (*m), seen in every sample of a batch, or (B, *m), one observation per sample: tensors, arrays or lists.
+        noise_std: Standard deviation of each value's error: one number, or what broadcasts to the values, such as (C, 1) for
+            one number per channel of values (C, P).
         channels: Which channels of the field are observed; None for all, in their order.
 
     Attributes:
@@ -41,15 +41,14 @@ class Observation(abc.ABC):
     def __init__(
         self, values: Tensor, noise_std: float | Tensor, *, channels: Sequence[int] | int | None = None
     ) -> None:
-        self.values, self.noise_std = torch.as_tensor(values), torch.as_tensor(noise_std)
+        self.values, self.noise_std = as_floats(values, "values"), as_floats(noise_std, "noise_std")
         self._parts: tuple[slice, ...] = ()
         self._shared = False
-        self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
+        listed = None if channels is None else np.atleast_1d(np.asarray(channels)).tolist()
+        self.channels = listed
         name = type(self).__name__
-        if not self.values.is_floating_point():
-            raise ValueError(
-                f"{name}: expected floating-point values, got {self.values.dtype}; convert them: .float()."
-            )
+        if listed is not None and not all(isinstance(c, int) for c in listed):
+            raise ValueError(f"{name}: expected channels as whole numbers, got {channels!r}; count them from 0.")
         if not bool(self.values.isfinite().all()):
             raise ValueError(
                 f"{name}: expected finite values, got {int((~self.values.isfinite()).sum())} that are not; leave out what was "
@@ -117,6 +116,10 @@ class Observation(abc.ABC):
             f"{len(predicted)} samples, got {tuple(self.values.shape)}; name the observed channels by channels=, and sample as "
             f"many samples at a time as there are observations."
         )
+
+    def residual(self, predicted: Tensor) -> Tensor:
+        """(values - A(x)) / noise_std of a prediction A(x), (B, m): of unit variance if x is the truth."""
+        return ((self.targets(predicted) - predicted) / self.errors(predicted)).reshape(len(predicted), -1)
 
     def _cut(self, values: Tensor) -> Tensor:
         for part in self._parts if len(values) > 1 else ():

@@ -36,7 +36,7 @@ class Linear(Observation):
         self.operator, self.adjoint = operator, adjoint
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
-        return self.operator(x) if self.adjoint is None else _WithAdjoint.apply(x, self.operator, self.adjoint)
+        return self.operator(x) if self.adjoint is None else apply(self.operator, self.adjoint, x)
 
 
 class Nonlinear(Observation):
@@ -60,6 +60,11 @@ class Nonlinear(Observation):
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
         return self.function(x)
+
+
+def apply(operator: Callable, adjoint: Callable[[Tensor, tuple[int, ...]], Tensor], x: Tensor) -> Tensor:
+    """A linear operator of x, whose gradient is by its adjoint."""
+    return _WithAdjoint.apply(x, operator, adjoint)
 
 
 class _WithAdjoint(torch.autograd.Function):

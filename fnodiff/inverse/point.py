@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, as_floats, as_tensor
 from fnodiff.inverse.observation import Observation
 
 
@@ -16,7 +15,7 @@ class PointObservation(Observation):
 
     Args:
         points: (dim, P), in the units of the domain's `lengths`; colatitudes and longitudes, in radians, on the sphere.
-        values: (C, P) or (B, C, P), C the observed channels.
+        values: (C, P) or (B, C, P), C the observed channels; (P,) of one.
         noise_std: Standard deviation of the errors, in the values' units.
         channels: As for `Observation`.
 
@@ -34,8 +33,8 @@ class PointObservation(Observation):
     """
 
     def __init__(self, points: Tensor, values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
-        super().__init__(values, noise_std, **channels)
-        points = torch.as_tensor(points)
+        values, points = as_floats(values, "values"), as_tensor(points, "points")
+        super().__init__(values[None] if values.ndim == 1 else values, noise_std, **channels)
         self.points = points
         if not points.is_floating_point() or not bool(points.isfinite().all()):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -31,15 +32,22 @@ class Restriction(Observation):
 
     def __init__(self, shape: Sequence[int], values: Tensor, noise_std: float | Tensor, **channels: Any) -> None:
         super().__init__(values, noise_std, **channels)
-        self.shape = tuple(shape)
+        if isinstance(shape, Integral):
+            raise ValueError(
+                f"Restriction: expected the coarse grid's sides, got {shape!r}; write such as ({shape}, {shape})."
+            )
+        self.shape = tuple(int(n) for n in shape)
         if tuple(self.values.shape[-len(self.shape) :]) != self.shape:
             raise ValueError(
                 f"Restriction: expected values (C, {', '.join(map(str, self.shape))}), got {tuple(self.values.shape)}."
             )
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
-        if any(
-            n < m for n, m in zip(x.shape[2:], self.shape, strict=True)
-        ):  # a coarser state is a function all the same
-            x = domain.resample(x, [max(n, m) for n, m in zip(x.shape[2:], self.shape, strict=True)])
-        return domain.pool(x, self.shape)
+        return at_grid(x, self.shape, domain)
+
+
+def at_grid(x: Tensor, shape: Sequence[int], domain: Domain) -> Tensor:
+    """Fields on a coarser grid, as `Restriction` sees them; what is coarser along an axis is a function all the same."""
+    if any(n < m for n, m in zip(x.shape[2:], shape, strict=True)):
+        x = domain.resample(x, [max(n, m) for n, m in zip(x.shape[2:], shape, strict=True)])
+    return domain.pool(x, shape)

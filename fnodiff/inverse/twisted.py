@@ -30,15 +30,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, in_double, on_device
 from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
-from fnodiff.sde.denoiser import Denoiser, Given, channels_of, condition_rows, evaluating
+from fnodiff.inverse.prepared import prepare
+from fnodiff.sde.denoiser import Denoiser, Given, evaluating
 from fnodiff.sde.noise import Spectrum
-from fnodiff.sde.sampling import check_denoiser, seed_list
-from fnodiff.sde.solvers.spacing import Spacing, usual
+from fnodiff.sde.solvers.spacing import Spacing
 from fnodiff.sde.spectrum import residual_variance, spectra, wiener_gain
 
 
@@ -104,46 +104,27 @@ def twisted(
         >>> bool((Box(1).evaluate(x, torch.tensor([[0.5]])).mean() - 2).abs() < 0.2)
         True
     """
-    check_denoiser(denoiser, None)
-    spectrum = denoiser.spectrum if spectrum is None else spectrum
-    if spectrum is None:
-        raise ValueError(
-            "twisted: expected the data's spectrum, got none; make the model with Model.for_data, or pass "
-            "spectrum=fit_spectrum(fields, domain)."
-        )
-    if denoiser.one_grid:
-        raise ValueError(
-            f"twisted: expected a denoiser without an observation, got {type(denoiser).__name__}, which has its own; pass the "
-            f"prior's."
-        )
-    numbers = {"particles": (particles, 2, 64), "steps": (steps, 2, 50), "batch": (batch, 1, 32)}
-    for name, (value, least, usually) in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"twisted: expected {name} >= {least}, got {value!r}; {usually} is usual.")
-    domain, seeds = denoiser.sde.domain, seed_list(seeds)
-    shape = domain.shape_of(shape) if isinstance(shape, int) else domain.check_shape(shape)
-    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
-    times = (spacing or usual(denoiser.sde.schedule)).times(denoiser.sde.schedule, steps)
-    if denoiser.rows(slice(0, 1)) is not denoiser:
-        raise ValueError(
-            f"twisted: expected a denoiser that holds nothing for each sample, got {type(denoiser).__name__}; pass conditions "
-            f"by name: twisted(..., label=labels)."
-        )
-    rows, seen = (
-        condition_rows(denoiser, condition, len(seeds)),
-        observation(torch.zeros(1, channels_of(denoiser), *shape), domain),
+    given = prepare(
+        "twisted",
+        denoiser,
+        observation,
+        shape,
+        seeds,
+        spectrum=spectrum,
+        steps=steps,
+        spacing=spacing,
+        device=device,
+        condition=condition,
+        particles=(particles, 2, 64),
+        batch=(batch, 1, 32),
     )
-    if observation.values.ndim == seen.ndim and len(observation.values) not in (1, len(seeds)):
-        raise ValueError(
-            f"twisted: expected one observation, or one for each of the {len(seeds)} seeds, got {len(observation.values)}; "
-            f"pass as many seeds."
-        )
     found, sizes = [], []
-    for i, seed in enumerate(tqdm(seeds, disable=not progress, desc="twisted", unit="run", file=sys.stderr)):
-        given = {name: value[i : i + 1].expand(particles, *value.shape[1:]) for name, value in rows.items()}
-        run = _Run(Given(denoiser, **given) if given else denoiser, observation.alone(i), spectrum, particles, batch)
+    for i, seed in enumerate(tqdm(given.seeds, disable=not progress, desc="twisted", unit="run", file=sys.stderr)):
+        rows = {name: value[i : i + 1].expand(particles, *value.shape[1:]) for name, value in given.rows.items()}
+        inner = Given(denoiser, **rows) if rows else denoiser
+        run = _Run(inner, observation.alone(i), given.spectrum, particles, batch)
         with evaluating(denoiser):
-            x, ess = run(torch.Generator().manual_seed(seed), (channels_of(denoiser), *shape), times, device)
+            x, ess = run(torch.Generator().manual_seed(seed), given.size, given.times, given.device)
         found.append(denoiser.normalization.inverse(x if all_particles else x[:1]).cpu())
         sizes.append(ess)
     ess = torch.stack(sizes)
@@ -151,7 +132,7 @@ def twisted(
     if bool(poor.any()):
         warnings.warn(
             f"twisted: the effective sample size fell to {float(ess.min()):.1f} of {particles} particles ({int(poor.sum())} of "
-            f"{len(seeds)} runs fell below a tenth), so few of them stand for all; take more particles or more steps.",
+            f"{len(given.seeds)} runs fell below a tenth), so few of them stand for all; take more particles or more steps.",
             stacklevel=2,
         )
     samples = torch.stack(found) if all_particles else torch.cat(found)
@@ -190,7 +171,7 @@ class _Run:
     ) -> tuple[Tensor, Tensor]:
         """The particles (K, C, *shape), normalised and resampled into random order, and the effective sample sizes (steps,)."""
         sde, count = self.denoiser.sde, self.particles
-        times = times.to(device)
+        times = on_device(times, torch.device(device))
         x = sde.prior((count, *size), generator=generator, device=device)
         state = self.look(x, times[0])
         log_w, sizes = state.log_psi, []
@@ -204,8 +185,8 @@ class _Run:
             log_w, state = log_w + log_ratio + new.log_psi - state.log_psi, new
         log_w = log_w + state.log_likelihood - state.log_psi
         sizes.append(_effective(log_w))
-        chosen = _systematic(log_w, generator)[torch.randperm(count, generator=generator).to(device)]
-        return state.x_hat[chosen], torch.tensor(sizes)
+        chosen = _systematic(log_w, generator)[torch.randperm(count, generator=generator)]
+        return state.x_hat[chosen.to(device)], torch.tensor(sizes)
 
     def look(self, x_t: Tensor, t: Tensor) -> _State:
         """The particles at t, with their estimates."""
@@ -222,7 +203,7 @@ class _Run:
                 lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=50, tolerance=1e-4
             )
             g = near.transpose(v)
-            log_psi, log_likelihood = -0.5 * (r * v).double().sum(1), -0.5 * r.double().square().sum(1)
+            log_psi, log_likelihood = -0.5 * in_double(r * v).sum(1), -0.5 * in_double(r).square().sum(1)
         if not bool(log_psi.isfinite().all() and x_hat.isfinite().all()):
             raise FloatingPointError(
                 f"twisted: the estimates at t = {float(t):.3g} are not finite: the model diverged."
@@ -243,10 +224,10 @@ class _Run:
         q = sigma_s * alpha_t / (sigma_t * alpha_s)
         n, gain = sigma_s * (1 - q.square()).sqrt(), alpha_s - sigma_s * q * alpha_t / sigma_t
         x = gain * state.guided + sigma_s * q / sigma_t * state.x + n * fresh
-        k, g = (gain / n).double().flatten(), state.g
-        first = (g * domain.filter(fresh, lambda e: self.variances(e, state.x, t)[1])).double().flatten(1).sum(1)
+        k, g = in_double(gain / n).flatten(), state.g
+        first = in_double(g * domain.filter(fresh, lambda e: self.variances(e, state.x, t)[1])).flatten(1).sum(1)
         curved = covariance(domain, g, lambda e: torch.stack(self.variances(e, state.x, t)).prod(0))
-        return x, -(k * first + 0.5 * k.square() * (g * curved).double().flatten(1).sum(1))
+        return x, -(k * first + 0.5 * k.square() * in_double(g * curved).flatten(1).sum(1))
 
     def variances(self, eigenvalues: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """V, what is left of a mode's variance given x_t, and V / C."""
@@ -266,4 +247,4 @@ def _systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
     places = (
         torch.arange(count, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)
     ) / count
-    return torch.searchsorted(log_w.softmax(0).cpu().cumsum(0), places).clamp(max=count - 1).to(log_w.device)
+    return torch.searchsorted(log_w.softmax(0).cpu().cumsum(0), places).clamp(max=count - 1)

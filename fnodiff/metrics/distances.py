@@ -15,9 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape, normals
+from fnodiff.domain import Domain, Shape, in_double, normals, takes_arrays
 
 
+@takes_arrays
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Frechet distance of two sets of features, each (N, D), in float64.
 
@@ -31,15 +32,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         >>> round(frechet_distance(x + torch.tensor([3.0, 4.0, 0.0]), x), 3)
         25.0
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"frechet_distance: expected two sets (N, D) with the same D and N >= 2, got {tuple(x.shape)} and "
-            f"{tuple(y.shape)}; flatten each member to a row, and draw more."
-        )
-    if not bool(x.isfinite().all() and y.isfinite().all()):
-        raise ValueError(
-            "frechet_distance: expected finite features, got some that are not; look at the samples first."
-        )
+    _check_features("frechet_distance", x, y)
     (mean_x, cov_x), (mean_y, cov_y) = _moments(x), _moments(y)
     values, vectors = torch.linalg.eigh(cov_x)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -47,16 +40,28 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
 
 
+def _check_features(name: str, x: Tensor, y: Tensor) -> None:
+    """ValueError unless these are two sets of finite features."""
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"{name}: expected two sets (N, D) with the same D and N >= 2, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}; flatten each member to a row, and draw more."
+        )
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise ValueError(f"{name}: expected finite features, got some that are not; look at the samples first.")
+
+
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     mean, gram = torch.zeros(x.shape[1], dtype=torch.float64), torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for part in x.split(65536):
-        mean += part.double().sum(0).cpu() / len(x)
+        mean += in_double(part).sum(0).cpu() / len(x)
     for part in x.split(65536):
-        centred = part.double().cpu() - mean
+        centred = in_double(part).cpu() - mean
         gram += centred.T @ centred / (len(x) - 1)
     return mean, gram
 
 
+@takes_arrays
 def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: int = 0) -> float:
     """Sliced Wasserstein-2 distance of two sets of as many members: the root mean square over random directions of the
     distance between the sorted projections, per coordinate of the flattened members.
@@ -82,47 +87,49 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
             f"sliced_wasserstein: expected two sets of one shape with two members or more, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}; take as many of both, on one grid."
         )
-    a, b = (v.flatten(1).double() for v in (x, y))
-    generator = torch.Generator().manual_seed(seed)
+    a, b = (in_double(v.flatten(1)) for v in (x, y))
+    generator = torch.Generator().manual_seed(int(seed))
     directions = normals((1, projections), (a.shape[1],), generator=generator, dtype=torch.float64)[0].T.to(a.device)
     directions = directions / directions.norm(dim=0)
     a, b = ((v @ directions).sort(0).values for v in (a, b))
     return float((a - b).square().mean().sqrt())
 
 
-def inception_distances(x: Tensor, y: Tensor, *, feature: int | torch.nn.Module = 2048) -> tuple[float, float]:
-    """FID and KID of images (N, 3, H, W) in [-1, 1] against true ones, by torchmetrics, on the features of Inception.
+@takes_arrays
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """Kernel distance of two sets of features, (N, D) and (M, D): the unbiased estimate of the squared maximum mean
+    discrepancy under the kernel k(a, b) = (a . b / D + 1)^3, which is KID's on Inception features,
 
-    Compare only with figures of the same implementation, number of images and size: both resize images themselves.
+        mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j).
 
-    Args:
-        x, y: The images, and the true ones.
-        feature: As torchmetrics takes it: 2048 needs `pip install fnodiff[fid]` and the weights that it downloads; or a network
-            that maps uint8 images to features.
+    Its expectation does not depend on N and M, other than the Frechet distance's. It may be negative.
 
     Raises:
-        ValueError: If they are no such images, or fewer than two.
+        ValueError: As of `frechet_distance`.
+
+    Source: Binkowski, Sutherland, Arbel, Gretton (2018), Demystifying MMD GANs.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff.metrics import kernel_distance
+        >>> kernel_distance(torch.tensor([[1.0], [1.0]]), torch.tensor([[0.0], [0.0]]))  # 8 + 1 - 2
+        7.0
     """
-    if x.ndim != 4 or y.ndim != 4 or x.shape[1] != 3 or y.shape[1] != 3 or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"inception_distances: expected two sets of two images or more of 3 channels, got {tuple(x.shape)} and "
-            f"{tuple(y.shape)}."
-        )
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    from torchmetrics.image.kid import KernelInceptionDistance
+    _check_features("kernel_distance", x, y)
 
-    measures = (
-        FrechetInceptionDistance(feature=feature),
-        KernelInceptionDistance(feature=feature, subset_size=min(len(x), len(y), 1000), subsets=1),
-    )
-    for measure in measures:
-        for images, real in ((y, True), (x, False)):
-            for part in images.split(64):
-                measure.update(((part.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), real=real)
-    fid, (kid, _) = (measure.compute() for measure in measures)
-    return float(fid), float(kid)
+    def total(a: Tensor, b: Tensor) -> float:
+        rows = ((part.double().cpu() @ b.T / b.shape[1] + 1).pow(3).sum() for part in a.split(4096))
+        return float(sum(rows))
+
+    x, y = x.double().cpu(), y.double().cpu()
+    within = [
+        (total(v, v) - float((v.square().sum(1) / v.shape[1] + 1).pow(3).sum())) / (len(v) * (len(v) - 1))
+        for v in (x, y)
+    ]
+    return sum(within) - 2 * total(x, y) / (len(x) * len(y))
 
 
+@takes_arrays
 def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8, 8)) -> float:
     """Frechet distance of images averaged to a coarse grid: does the picture hold together as a whole?
 
@@ -134,6 +141,7 @@ def global_coherence(x: Tensor, y: Tensor, domain: Domain, *, shape: Shape = (8,
     return frechet_distance(*(domain.average(v, shape).flatten(1) for v in (x, y)))
 
 
+@takes_arrays
 def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) -> Tensor:
     """Square patches of images (B, C, H, W) as rows (N, C size^2), evenly thinned to at most `limit`."""
     if x.ndim != 4 or min(x.shape[2:]) < size:
@@ -145,11 +153,13 @@ def patches(x: Tensor, size: int = 7, *, stride: int = 2, limit: int = 200_000) 
     return rows[:: -(-len(rows) // limit)]
 
 
+@takes_arrays
 def patch_distance(x: Tensor, y: Tensor, *, size: int = 7) -> float:
     """Frechet distance of patches of `size` x `size` pixels: is the picture locally right? Blind to incoherence."""
     return frechet_distance(patches(x, size), patches(y, size))
 
 
+@takes_arrays
 def high_band_distance(
     x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size: int = 7
 ) -> tuple[float, float]:
@@ -185,5 +195,5 @@ def high_band_distance(
         )
     x, y = (v - domain.resample(domain.resample(v, band), shape) for v in (x, y))
     rows = patches(x, size), patches(y, size)
-    energy = [float(r.double().square().sum(1).mean()) for r in rows]
+    energy = [float(in_double(r).square().sum(1).mean()) for r in rows]
     return frechet_distance(*rows) / energy[1], energy[0] / energy[1]

@@ -16,10 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, has_double, in_double, takes_arrays
 from fnodiff.metrics.errors import measured
 
 
+@takes_arrays
 def crps(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """Continuous ranked probability score, fair, point by point: its mean over the domain and the channels, (B,).
 
@@ -47,6 +48,7 @@ def crps(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = No
     return (((samples - y).abs().mean(0) - spread) * weights).flatten(1).sum(1)
 
 
+@takes_arrays
 def energy_score(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """Energy score, fair: the CRPS of whole fields, by the domain's norm, (B,). It sees correlations in space too.
 
@@ -62,6 +64,7 @@ def energy_score(samples: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | N
     return norms(samples - y).mean(0) - pairs / (count * (count - 1))
 
 
+@takes_arrays
 def coverage(
     samples: Tensor,
     y: Tensor,
@@ -105,6 +108,7 @@ def coverage(
     return 1 - 2 * k / (count + 1), (inside * weights).flatten(1).sum(1)
 
 
+@takes_arrays
 def rank_histogram(
     samples: Tensor,
     y: Tensor,
@@ -121,12 +125,15 @@ def rank_histogram(
     """
     samples, y, weights = _ensemble("rank_histogram", samples, y, domain, mask)
     rank = _rank(samples, y, generator).flatten()
-    return torch.bincount(rank, weights.flatten().double() / len(y), minlength=len(samples) + 1)
+    weights = in_double(weights.flatten())
+    return torch.bincount(rank.to(weights.device), weights / len(y), minlength=len(samples) + 1)
 
 
 def _rank(samples: Tensor, y: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = y.device if generator is None else generator.device
-    draw = torch.rand(y.shape, generator=generator, device=device, dtype=torch.float64).to(y.device)
+    double = has_double(y.device)
+    device = generator.device if generator is not None else y.device if double else torch.device("cpu")
+    draw = torch.rand(y.shape, generator=generator, device=device, dtype=torch.float64)
+    draw = draw.to(torch.float64 if double else torch.float32).to(y.device)
     return (samples < y).sum(0) + (draw * ((samples == y).sum(0) + 1)).long()
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Domain, Shape, takes_arrays
 
 
+@takes_arrays
 def relative_l2(x: Tensor, y: Tensor, domain: Domain, *, mask: Tensor | None = None) -> Tensor:
     """|x - y| / |y| per sample, (B,), over the part that was measured.
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, in_double, takes_arrays
 
 
+@takes_arrays
 def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     """Variance per mode, averaged over samples, channels and shells of modes of nearly equal wavenumber.
 
@@ -28,7 +29,7 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     """
     shape = domain.check_field(x)
     (shell, wavenumber), mult = domain.shells(shape), domain.multiplicity(shape, dtype=torch.float64)
-    power = domain.analyze(x).abs().double().square().mean((0, 1)).cpu() * mult
+    power = in_double(domain.analyze(x).abs()).square().mean((0, 1)).cpu() * mult
     bins = max(len(wavenumber), int(shell.max()) + 1)
     total, modes = (
         torch.zeros(bins, dtype=torch.float64).index_add_(0, shell.flatten(), v.flatten()) for v in (power, mult)
@@ -37,6 +38,7 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     return wavenumber[full].to(x.device) / (2 * torch.pi), (total / modes)[full].to(x.device)
 
 
+@takes_arrays
 def spectrum_error(x: Tensor, y: Tensor, domain: Domain) -> float:
     """The mean over shells of |ln(power of x / power of y)|: 0.1 means 10% too much or too little variance per mode.
 
@@ -56,6 +58,7 @@ def spectrum_error(x: Tensor, y: Tensor, domain: Domain) -> float:
     return float((power_x / power_y).log().abs().mean())
 
 
+@takes_arrays
 def spectral_slope(x: Tensor, domain: Domain, *, band: tuple[float, float]) -> float:
     """The slope d ln(power) / d ln(wavenumber) of `radial_spectrum`, by least squares over the shells in a band: -p for k^-p.
 
@@ -81,6 +84,7 @@ def spectral_slope(x: Tensor, domain: Domain, *, band: tuple[float, float]) -> f
     return float((a * b).sum() / a.square().sum())
 
 
+@takes_arrays
 def slope_statistics(x: Tensor, domain: Domain, quantiles: Sequence[float] = (0.5, 0.9, 0.99)) -> tuple[Tensor, Tensor]:
     """Mean (B,) and quantiles (B, Q) of |grad x| over each field's points and channels, by central differences.
 

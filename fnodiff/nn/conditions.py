@@ -6,12 +6,21 @@ features by e at every block: the features depend on all of these in every chann
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fnodiff.domain import Domain
 from fnodiff.nn.blocks import NoiseEmbedding
+
+
+def check_counts(name: str, least: int, **counts: int) -> None:
+    """Raise unless these are whole numbers, as layers can be made of."""
+    for count, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**16:
+            raise ValueError(f"{name}: expected {count} as a whole number, {least} or more, got {value!r}; change it.")
 
 
 class NumbersEmbedding(nn.Module):
@@ -153,5 +162,5 @@ class Conditioned(nn.Module):
                 f"{self._name}: expected labels from 0 to {self.num_classes - 1}, or -1 for none, got {int(label.min())} to "
                 f"{int(label.max())}; relabel, or build the network with more num_classes."
             )
-        embedded = self.embed_label(label.clamp(min=0))
+        embedded = self.embed_label(label.clamp(min=0).long())
         return embedded * (label >= 0)[:, None].to(embedded.dtype)

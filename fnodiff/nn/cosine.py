@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
-from fnodiff.nn.factors import keeping_order
+from fnodiff.nn.factors import check_rank, keeping_order
 from fnodiff.nn.modes import for_all
 
 KERNELS = ("even", "all")
@@ -63,6 +63,8 @@ class CosineConv(nn.Module):
         True
     """
 
+    part = "spectral"
+
     def __init__(
         self,
         in_channels: int,
@@ -96,6 +98,7 @@ class CosineConv(nn.Module):
         if kind in (None, "Dense"):
             self.weight = nn.Parameter(std * torch.randn(shape))
         else:
+            check_rank("CosineConv", rank)
             self.weight = FactorizedTensor.new(shape, rank=rank, factorization=kind).normal_(0, std)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 

@@ -24,16 +24,18 @@ from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.nn.blocks import ResidualBlock, place_counts, position_channels, positions, usual_places
-from fnodiff.nn.conditions import Conditioned
-from fnodiff.nn.cosine import CosineConv
+from fnodiff.nn.conditions import Conditioned, check_counts
 from fnodiff.nn.dual import DualConv
-from fnodiff.nn.integrals import Attention, GroupNorm
-from fnodiff.nn.local import LocalConv
-from fnodiff.nn.mixed import MixedConv
-from fnodiff.nn.spectral import SpectralConv
-from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
+from fnodiff.nn.integrals import GroupNorm
 
 SMALLEST_GRID = 4
+
+
+def modes_of(domain: Domain, n_modes: Sequence[int] | int) -> tuple[int, ...]:
+    """A number of modes for each axis; of one number as many along each, (L, 2 L) on a sphere."""
+    if isinstance(n_modes, Integral):
+        return (n_modes, 2 * n_modes) if isinstance(domain, Sphere) else (n_modes,) * domain.dim
+    return tuple(n_modes)
 
 
 class DFU(Conditioned):
@@ -94,7 +96,7 @@ class DFU(Conditioned):
         self,
         in_channels: int,
         out_channels: int,
-        n_modes: Sequence[int],
+        n_modes: Sequence[int] | int,
         hidden_channels: int = 128,
         channel_mult: Sequence[int] = (1, 2, 2, 2),
         num_blocks: int = 4,
@@ -118,11 +120,18 @@ class DFU(Conditioned):
         domain = Box(2) if domain is None else domain
         if boundary is None:
             boundary = "even" if "wall" in domain.edges else "periodic"
+        n_modes = modes_of(domain, n_modes)
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         for name in ("condition_numbers", "augmentation_numbers"):  # as in runs that were begun without them
             if not self.config[name]:
                 del self.config[name]
-        n_modes, channel_mult, count = tuple(n_modes), tuple(channel_mult), len(tuple(channel_mult))
+        channel_mult, count = tuple(channel_mult), len(tuple(channel_mult))
+        check_counts("DFU", 1, in_channels=in_channels, out_channels=out_channels, hidden_channels=hidden_channels)
+        check_counts("DFU", 1, **{f"n_modes[{i}]": n for i, n in enumerate(n_modes)})
+        given = {"num_blocks": num_blocks, "num_classes": num_classes, "condition_channels": condition_channels}
+        check_counts("DFU", 0, **given, condition_numbers=condition_numbers, augmentation_numbers=augmentation_numbers)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"DFU: expected dropout from 0 to below 1, got {dropout!r}; 0.1 is usual, 0 is none.")
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
             raise ValueError(
                 f"DFU: expected spectral_levels from 0 to {count} and attention_levels among {list(range(count))}, as "
@@ -132,14 +141,10 @@ class DFU(Conditioned):
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
         places = place_counts(domain, positional_modes)
-        if min(places) < 0 or hidden_channels % 4 or not all(isinstance(m, int) and m > 0 for m in channel_mult):
+        if min(places) < 0 or hidden_channels % 4 or not all(isinstance(m, Integral) and m > 0 for m in channel_mult):
             raise ValueError(
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
                 f"got {hidden_channels}, {channel_mult} and {positional_modes}; round them up."
-            )
-        if not all(isinstance(n, Integral) and n > 0 for n in (in_channels, out_channels)):
-            raise ValueError(
-                f"DFU: expected positive numbers of channels, got {in_channels!r} and {out_channels!r}; 3 and 3 for images."
             )
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
         self.spectral_modes = n_modes if spectral_levels else None
@@ -277,13 +282,7 @@ class DFU(Conditioned):
         Parts are "spectral", "local", "norm", "attention" and "embedding". The stem and the head belong to level 0, the
         bottleneck to the last. See `fnodiff.train.freeze`.
         """
-        kinds = dict.fromkeys((SpectralConv, CosineConv, MixedConv, SphericalConv), "spectral")
-        kinds |= {GroupNorm: "norm", Attention: "attention"}
-        kinds |= {LocalConv: "local", SphericalLocalConv: "local"}
-        parts = {
-            name: next((part for kind, part in kinds.items() if isinstance(module, kind)), None)
-            for name, module in self.named_modules()
-        }
+        parts = {name: getattr(module, "part", None) for name, module in self.named_modules()}
         found = {}
         for name, _ in self.named_parameters():
             path = name.split(".")
@@ -340,7 +339,5 @@ class DFU(Conditioned):
         cls, in_channels: int, out_channels: int, options: dict[str, Any], n_modes: int | tuple[int, ...], **preset: Any
     ) -> DFU:
         domain = options.get("domain") or Box(2)
-        n_modes = (n_modes,) * domain.dim if isinstance(n_modes, int) else n_modes
-        if isinstance(domain, Sphere):
-            n_modes = (n_modes[0], 2 * n_modes[0])
+        n_modes = modes_of(domain, n_modes[0] if isinstance(domain, Sphere) and isinstance(n_modes, tuple) else n_modes)
         return cls(in_channels, out_channels, **{"n_modes": n_modes, **preset, **options})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from fnodiff.nn.cosine import KERNELS, CosineConv
 from fnodiff.nn.local import LocalConv
 from fnodiff.nn.mixed import MixedConv
 from fnodiff.nn.spectral import SpectralConv
-from fnodiff.nn.spherical import SphericalConv, SphericalLocalConv
 
 
 class DualConv(nn.Module):
@@ -79,7 +79,7 @@ class DualConv(nn.Module):
             raise ValueError(f"DualConv: expected a reference with local={local!r}, got none; name the taps' grid.")
         self.local = None
         if local is not None:
-            kind = SphericalLocalConv if isinstance(domain, Sphere) and local != "point" else LocalConv
+            kind = _spherical().SphericalLocalConv if isinstance(domain, Sphere) and local != "point" else LocalConv
             options = (
                 {"kernel_size": 1} if local == "point" else {"reference": reference if local == "operator" else None}
             )
@@ -90,7 +90,7 @@ class DualConv(nn.Module):
             if boundary != "periodic":
                 options["kernels"] = boundary
             if boundary == "periodic":
-                kind = SphericalConv if isinstance(domain, Sphere) else SpectralConv
+                kind = _spherical().SphericalConv if isinstance(domain, Sphere) else SpectralConv
             else:
                 kind = MixedConv if isinstance(domain, Product) else CosineConv
             self.spectral = kind(in_channels, out_channels, n_modes, domain=domain, **options)
@@ -105,3 +105,10 @@ class DualConv(nn.Module):
             return self.spectral(x, output_shape)
         out = self.local(x, output_shape)
         return out if self.spectral is None else out + self.spectral(x, output_shape)
+
+
+def _spherical() -> ModuleType:
+    """The layers that need torch-harmonics."""
+    from fnodiff.nn import spherical
+
+    return spherical

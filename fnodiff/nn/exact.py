@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
-from neuralop.layers import spectral_convolution, spherical_convolution
+from neuralop.layers import spectral_convolution
 from neuralop.layers.embeddings import GridEmbedding2D, GridEmbeddingND
 from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Shape, Sphere
 from fnodiff.domain.base import cached
 from fnodiff.nn.spectral import SpectralConv
-from fnodiff.nn.spherical import SphericalConv
 
 
 class Coordinates(nn.Module):
@@ -49,14 +49,15 @@ def made_exact(operator: nn.Module, domain: Domain) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, GridEmbeddingND | GridEmbedding2D):
                 setattr(module, name, Coordinates(domain, child.grid_boundaries))
-            elif type(child) in (spectral_convolution.SpectralConv, spherical_convolution.SphericalConv):
+            elif type(child) is spectral_convolution.SpectralConv or _spherical(child):
                 module._modules[name] = _exact(child, domain)
 
 
 def _exact(conv: nn.Module, domain: Domain) -> nn.Module:
     """A spectral convolution of ours with the weights of neuralop's, which are stored as real numbers."""
-    sphere = isinstance(domain, Sphere)
-    kind = SphericalConv if sphere else SpectralConv
+    sphere, kind = isinstance(domain, Sphere), SpectralConv
+    if sphere:
+        from fnodiff.nn.spherical import SphericalConv as kind
     modes = list(conv.max_n_modes)
     if not sphere:
         modes[-1] = 2 * (modes[-1] - 1)  # the last axis holds 0 .. n // 2
@@ -78,3 +79,9 @@ def _exact(conv: nn.Module, domain: Domain) -> nn.Module:
         for key, value in theirs.items():
             ours[key].copy_(torch.view_as_real(value) if value.is_complex() else value)
     return made
+
+
+def _spherical(module: nn.Module) -> bool:
+    """Whether it is neuralop's convolution on the sphere, whose module loads only beside torch-harmonics."""
+    loaded = sys.modules.get("neuralop.layers.spherical_convolution")
+    return loaded is not None and type(module) is loaded.SphericalConv

@@ -14,12 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
+from numbers import Real
 from typing import Any
 
 import torch
 from tltorch.factorized_tensors.complex_factorized_tensors import ComplexDenseTensor
 from tltorch.factorized_tensors.factorized_tensors import CPTensor, FactorizedTensor, TTTensor, TuckerTensor
 from torch import Tensor, nn
+
+
+def check_rank(name: str, rank: float | Sequence[int]) -> None:
+    """Raise unless it is a share of the dense weights' number, or ranks."""
+    if isinstance(rank, Real) and not 0 < rank <= 1e6:
+        raise ValueError(f"{name}: expected a rank above 0, got {rank!r}; 0.1 is a tenth of the dense weights' number.")
 
 
 class ModeMajorDense(ComplexDenseTensor, name="ModeMajorComplexDense"):

@@ -7,6 +7,7 @@ import inspect
 import io
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import neuralop.models
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 from fnodiff.domain import Domain, Shape, Torus
 from fnodiff.nn.exact import coordinates
 
-OPERATORS = tuple(getattr(neuralop.models, name) for name in ("FNO", "TFNO", "SFNO", "UNO", "CODANO", "GINO"))
+NAMES = ("FNO", "TFNO", "SFNO", "UNO", "CODANO", "GINO")
+OPERATORS = tuple(
+    getattr(neuralop.models, name) for name in NAMES if hasattr(neuralop.models, name)
+)  # SFNO may be missing
 """neuralop's models that can be networks, and those that are derived from them."""
 
 
@@ -102,7 +106,7 @@ class UNOFamily(FNOFamily):
         options.setdefault("n_layers", layers)
         options.setdefault("uno_out_channels", [width] * layers)
         options.setdefault("channel_mlp_skip", "linear")  # neuralop's own default needs blocks of one width
-        options["uno_n_modes"] = [list(modes)] * layers if isinstance(modes[0], int) else modes
+        options["uno_n_modes"] = [list(modes)] * layers if isinstance(modes[0], Integral) else modes
         options.setdefault("positional_embedding", None if isinstance(domain, Torus) else "grid")
         return _construct(kind, domain, options, "hidden_channels", in_channels=inputs, out_channels=outputs)
 
@@ -137,7 +141,7 @@ class CODANOFamily(FNOFamily):
                 f"NeuralOperator: expected two dimensions or three, as neuralop's CODANO has no others, got {domain}; take FNO."
             )
         modes, layers = options.get("n_modes") or (8,) * domain.dim, options.setdefault("n_layers", 4)
-        options["n_modes"] = [list(modes)] * layers if isinstance(modes[0], int) else modes
+        options["n_modes"] = [list(modes)] * layers if isinstance(modes[0], Integral) else modes
         options.setdefault("n_heads", [2] * layers)
         options.setdefault("attention_scaling_factors", [1] * layers)
         options.setdefault("per_layer_scaling_factors", [[1] * domain.dim] * layers)
@@ -237,7 +241,7 @@ def _construct(
 ) -> nn.Module:
     """A model of neuralop's, which print to the terminal when they are made."""
     flat = options.get(modes)
-    if isinstance(flat, Sequence) and isinstance(flat[0], int) and len(flat) != domain.dim:
+    if isinstance(flat, Sequence) and isinstance(flat[0], Integral) and len(flat) != domain.dim:
         raise ValueError(
             f"NeuralOperator: expected {modes} with one number per axis of {domain}, got {tuple(flat)}; name {domain.dim}."
         )

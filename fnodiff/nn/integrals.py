@@ -29,6 +29,8 @@ class GroupNorm(nn.GroupNorm):
         1.0
     """
 
+    part = "norm"
+
     def __init__(self, channels: int, domain: Domain) -> None:
         groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
         super().__init__(groups, channels, eps=1e-6)
@@ -59,6 +61,8 @@ class Attention(nn.Module):
 
     Source: Vaswani et al. (2017), Attention is all you need; the residual is scaled as in Song et al. (2021).
     """
+
+    part = "attention"
 
     def __init__(self, channels: int, domain: Domain, init_scale: float = 1.0) -> None:
         super().__init__()

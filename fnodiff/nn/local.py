@@ -54,6 +54,8 @@ class LocalConv(nn.Module):
         True
     """
 
+    part = "local"
+
     def __init__(
         self,
         in_channels: int,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Product, Shape
 from fnodiff.nn.cosine import FACTORIZATIONS, KERNELS, analysis_matrix, synthesis_matrix
-from fnodiff.nn.factors import keeping_order, rows, unrows
+from fnodiff.nn.factors import check_rank, keeping_order, rows, unrows
 from fnodiff.nn.modes import Modes, for_all
 
 
@@ -58,6 +58,8 @@ class MixedConv(nn.Module):
         >>> bool((channel.resample(there, (9, 8)) - here).abs().max() < 1e-5)
         True
     """
+
+    part = "spectral"
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class MixedConv(nn.Module):
         if kind in (None, "Dense"):
             self.weight = nn.Parameter(std * torch.randn(shape))
         else:
+            check_rank("MixedConv", rank)
             self.weight = FactorizedTensor.new(shape, rank=rank, factorization=kind).normal_(0, std)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 

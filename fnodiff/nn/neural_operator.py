@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import neuralop.models
@@ -87,7 +88,7 @@ class NeuralOperator(Conditioned):
         self.reference = None if reference is None else domain.check_shape(reference)
         made, kind = isinstance(operator, nn.Module), operator if isinstance(operator, type) else type(operator)
         family = family_of(kind)
-        if isinstance(domain, Sphere) != issubclass(kind, neuralop.models.SFNO):
+        if isinstance(domain, Sphere) != issubclass(kind, getattr(neuralop.models, "SFNO", ())):
             raise ValueError(
                 f"NeuralOperator: expected SFNO on a Sphere and another operator elsewhere, got {kind.__name__} on {domain}; "
                 f"take the other."
@@ -102,7 +103,7 @@ class NeuralOperator(Conditioned):
                     f"{operator.out_channels}, got {given}; leave them out."
                 )
             in_channels, out_channels = channels, operator.out_channels
-        if not all(isinstance(n, int) and n > 0 for n in (in_channels, out_channels)):
+        if not all(isinstance(n, Integral) and n > 0 for n in (in_channels, out_channels)):
             raise ValueError(
                 f"NeuralOperator: expected positive in_channels and out_channels, got {in_channels!r} and {out_channels!r}; "
                 f"name them, or give Model.for_data, which knows them, NeuralOperator.of({kind.__name__}, ...)."
@@ -148,7 +149,7 @@ class NeuralOperator(Conditioned):
     def spectral_modes(self) -> Shape | None:
         """Modes per axis of the finest spectral layer, which a training grid has to hold; None if there are several kinds."""
         modes = self._options.get("n_modes", self._options.get("fno_n_modes"))
-        plain = modes is not None and all(isinstance(n, int) for n in modes)
+        plain = modes is not None and all(isinstance(n, Integral) for n in modes)
         return tuple(modes) if plain else None
 
     def forward(

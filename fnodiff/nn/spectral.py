@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import neuralop.layers.spectral_convolution as neuralop_spectral
@@ -22,7 +23,16 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Shape, Torus
 from fnodiff.domain.intervals import Intervals
-from fnodiff.nn.factors import ModeMajorDense, by_factors, keeping_order, multiply_factors, rows, scale_modes, unrows
+from fnodiff.nn.factors import (
+    ModeMajorDense,
+    by_factors,
+    check_rank,
+    keeping_order,
+    multiply_factors,
+    rows,
+    scale_modes,
+    unrows,
+)
 from fnodiff.nn.modes import Modes, down, up
 
 
@@ -60,6 +70,8 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         True
     """
 
+    part = "spectral"
+
     def __init__(
         self,
         in_channels: int,
@@ -71,9 +83,9 @@ class SpectralConv(neuralop_spectral.SpectralConv):
         factorization: str | None = "ComplexDense",
         **options: Any,
     ) -> None:
-        n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+        n_modes = (n_modes,) if isinstance(n_modes, Integral) else tuple(n_modes)
         domain = Torus(len(n_modes)) if domain is None else domain
-        if len(n_modes) != domain.dim or not all(isinstance(n, int) and n > 0 for n in n_modes):
+        if len(n_modes) != domain.dim or not all(isinstance(n, Integral) and n > 0 for n in n_modes):
             raise ValueError(
                 f"SpectralConv: expected {domain.dim} positive integers as n_modes on {domain}, got {n_modes}; "
                 f"pass one number of modes per spatial axis."
@@ -85,6 +97,7 @@ class SpectralConv(neuralop_spectral.SpectralConv):
             )
         if not isinstance(domain, Intervals):
             raise ValueError(f"SpectralConv: expected a Torus or a Box, got {domain!r}; those have Fourier modes.")
+        check_rank("SpectralConv", options.get("rank", 0.5))
         super().__init__(in_channels, out_channels, n_modes, factorization=factorization, **options)
         if type(self.weight) is ComplexDenseTensor and not self.separable:
             self.weight = ModeMajorDense(self.weight.to_tensor())

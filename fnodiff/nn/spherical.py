@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
-import neuralop.layers.spherical_convolution as neuralop_spherical
 import torch
 from torch import Tensor, nn
-from torch_harmonics import DiscreteContinuousConvS2
 
 from fnodiff.domain import Shape, Sphere
 from fnodiff.domain.base import cached, full_precision
-from fnodiff.nn.factors import keeping_order
+from fnodiff.domain.harmonics import harmonics
+from fnodiff.nn.factors import check_rank, keeping_order
+
+neuralop_spherical = harmonics("layers.spherical_convolution", "neuralop")
+DiscreteContinuousConvS2 = harmonics("disco").DiscreteContinuousConvS2
 
 KERNEL = (3, 4)
 """Rings and angles of the local filters: five functions, one at the centre and four around it."""
@@ -42,6 +45,8 @@ class SphericalConv(neuralop_spherical.SphericalConv):
     Source: Bonev et al. (2023), Spherical Fourier neural operators; neuraloperator 2.0.
     """
 
+    part = "spectral"
+
     def __init__(
         self,
         in_channels: int,
@@ -53,7 +58,7 @@ class SphericalConv(neuralop_spherical.SphericalConv):
         **options: Any,
     ) -> None:
         domain, n_modes = Sphere() if domain is None else domain, tuple(n_modes)
-        if len(n_modes) != 2 or not isinstance(n_modes[0], int) or n_modes[0] < 1 or n_modes[1] != 2 * n_modes[0]:
+        if len(n_modes) != 2 or not isinstance(n_modes[0], Integral) or n_modes[0] < 1 or n_modes[1] != 2 * n_modes[0]:
             raise ValueError(
                 f"SphericalConv: expected n_modes (L, 2 L) for L degrees, got {n_modes}; pass such as (16, 32)."
             )
@@ -65,6 +70,7 @@ class SphericalConv(neuralop_spherical.SphericalConv):
                 f"SphericalConv: expected neither of {sorted(given)}: the domain says the grid, the input its size and its "
                 f"precision; leave them out."
             )
+        check_rank("SphericalConv", options.get("rank", 0.5))
         super().__init__(
             in_channels, out_channels, list(n_modes), factorization=factorization, sht_grids=domain.grid, **options
         )
@@ -129,6 +135,8 @@ class SphericalLocalConv(nn.Module):
 
     Source: Ocampo, Price, McEwen (2023), Scalable and equivariant spherical CNNs by discrete-continuous convolutions.
     """
+
+    part = "local"
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, as_floats, as_tensor, moved
 from fnodiff.sde.noise import Spectrum, on_domain
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.process import FunctionSpaceSDE
@@ -240,7 +240,7 @@ class Given(Wrapper):
         self.condition = condition
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        bound = {name: value.to(x_t.device) for name, value in self.condition.items()}
+        bound = {name: moved(value, x_t.device) for name, value in self.condition.items()}
         return self.denoiser(x_t, t, **bound, **condition)
 
     def rows(self, part: slice) -> Denoiser:
@@ -262,8 +262,9 @@ def condition_rows(denoiser: Denoiser, condition: Mapping[str, Any], count: int)
 
     Args:
         denoiser: What they are given to: it knows how many numbers condition a sample, and their names.
-        condition: By name: label, a class or shares of the classes; field; condition, numbers as `number_rows` takes them. One
-            for all samples or one for each.
+        condition: By name: label, a class or shares of the classes; field, (C, *shape) for all samples or (B, C, *shape), or a
+            number for one that is the same everywhere; condition, numbers as `number_rows` takes them. One for all samples or
+            one for each; None is left out.
         count: Of samples.
 
     Raises:
@@ -275,9 +276,11 @@ def condition_rows(denoiser: Denoiser, condition: Mapping[str, Any], count: int)
             f"expected conditions among label, field and condition, got {', '.join(unknown)}; mend the name, or leave it out."
         )
     out = {}
+    kinds = {"label": _label_rows, "field": _field_rows, "condition": number_rows}
     for name, value in condition.items():
-        rows = number_rows(denoiser, value, count) if name == "condition" else torch.as_tensor(value)
-        rows = rows[None] if rows.ndim == 0 else rows
+        if value is None:
+            continue
+        rows = kinds[name](denoiser, value, count)
         if len(rows) not in (1, count):
             raise ValueError(
                 f"expected {name} with one row for each of the {count} seeds, or one for all, got {tuple(rows.shape)}; repeat "
@@ -290,6 +293,28 @@ def condition_rows(denoiser: Denoiser, condition: Mapping[str, Any], count: int)
             "expected numbers in condition, or NaN for one that is not given, got infinite ones; mend them."
         )
     return out
+
+
+def _label_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
+    """Labels (1 or count,), int64, or shares of the classes (1 or count, K)."""
+    rows = as_tensor(value, "label")
+    if rows.is_floating_point() and rows.ndim < 2:  # shares for all; labels are whole numbers
+        if rows.ndim == 0 or abs(float(rows.sum()) - 1) > 1e-3:
+            raise ValueError(
+                f"expected label as whole numbers, or shares of the classes that sum to one, got {rows.tolist()}; write such "
+                f"as label=1."
+            )
+        return rows[None]
+    rows = rows if rows.is_floating_point() else rows.long()
+    return rows[None] if rows.ndim == 0 else rows
+
+
+def _field_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
+    """Fields (1 or count, C, *shape)."""
+    rows, domain = as_floats(value, "field"), denoiser.sde.domain
+    if rows.ndim == 0:
+        return rows.expand(1, 1, *domain.shape_of(4))
+    return rows[None] if rows.ndim == domain.dim + 1 else rows
 
 
 def number_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
@@ -313,15 +338,14 @@ def number_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
                 f"expected condition numbers among {list(names) or 'none, as the model knows no names'}, got {sorted(value)}; "
                 f"mend the names."
             )
-        columns = [torch.as_tensor(value.get(name, torch.nan)).float().flatten() for name in names]
+        columns = [as_floats(value.get(name, torch.nan), name).float().flatten() for name in names]
         if any(len(column) not in (1, count) for column in columns):
             raise ValueError(
                 f"expected for each of {sorted(value)} one number, or one for each of {count} samples, got "
                 f"{[len(column) for column in columns]}; repeat or cut them."
             )
         return torch.stack([column.expand(count) for column in columns], dim=1)
-    rows = torch.as_tensor(value)
-    rows = rows if rows.is_floating_point() else rows.float()
+    rows = as_floats(value, "condition")
     if rows.ndim < 2 and wanted == 1:
         rows = rows.reshape(-1, 1)
     elif rows.ndim < 2 and (wanted or rows.ndim == 0):
@@ -330,6 +354,6 @@ def number_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
         named = f" ({', '.join(names)})" if names else ""
         raise ValueError(
             f"expected {wanted} numbers{named} as condition=, for all samples or in a row for each, got shape "
-            f"{tuple(torch.as_tensor(value).shape)}; pass such as condition={[0.0] * wanted}."
+            f"{tuple(as_tensor(value).shape)}; pass such as condition={[0.0] * wanted}."
         )
     return rows

@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Domain, Shape, in_double
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.scaling import Scaled, Scaling
@@ -98,8 +98,7 @@ class OptimalTransport:
 
     def __call__(self, x: Tensor, z: Tensor, domain: Domain) -> Tensor:
         """The noise z (B, C, *spatial) in the order in which it is paired with x."""
-        weights = domain.weights(x.shape[2:], device=x.device, dtype=torch.float64)
-        inner = (x.double() * weights).flatten(1) @ z.double().flatten(
-            1
-        ).T  # |x|^2 + |z|^2 is the same for all pairings
+        a, b = in_double(x), in_double(z)
+        weights = domain.weights(x.shape[2:], device=a.device, dtype=torch.float64)
+        inner = (a * weights).flatten(1) @ b.flatten(1).T  # |x|^2 + |z|^2 is the same for all pairings
         return z[torch.as_tensor(linear_sum_assignment(inner.cpu().numpy(), maximize=True)[1], device=z.device)]

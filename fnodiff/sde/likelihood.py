@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fnodiff.domain import as_floats, has_double, in_double
 from fnodiff.sde.denoiser import Denoiser, Given, condition_rows, evaluating
 from fnodiff.sde.spectrum import linear_estimate, spectra, wiener_gain
 
@@ -49,7 +50,7 @@ def log_likelihood(
 
     Args:
         denoiser: A model, or an exact denoiser.
-        x: Fields (B, C, *spatial), in data units.
+        x: Fields (B, C, *spatial), or one (C, *spatial), in data units.
         noisy: Whether x has the noise of the lowest level in it already; by default it is added, by the seed: one seed is one
             function on every grid, and without it l would be that of a field which the law at s_0 never draws.
         steps: Of the probability flow, evenly in ln s, each of two estimates and `probes` gradients.
@@ -78,6 +79,8 @@ def log_likelihood(
         (True, False)
     """
     sde, domain = denoiser.sde, denoiser.sde.domain
+    x = as_floats(x, "x")
+    x = x[None] if x.ndim == domain.dim + 1 else x
     shape = domain.check_field(x)
     if not bool(x.isfinite().all()) or steps < 1 or probes < 1:
         raise ValueError(
@@ -105,7 +108,7 @@ def log_likelihood(
             rows = denoiser.rows(part) if len(x) > batch else denoiser
             inner = Given(rows, **{name: value[part] for name, value in given.items()}) if given else rows
             y = denoiser.normalization(x[part].to(device))
-            generators = [torch.Generator().manual_seed(seed + 1000003 * i) for i in range(first, first + len(y))]
+            generators = [torch.Generator().manual_seed(int(seed) + 1000003 * i) for i in range(first, first + len(y))]
             if not noisy:
                 lowest = sde.schedule.ratio(torch.zeros((), dtype=torch.float64)).to(y)
                 y = y + lowest * sde.noise.sample(y.shape, generator=generators, device=device, dtype=y.dtype)
@@ -119,16 +122,18 @@ def _along(denoiser: Denoiser, y: Tensor, steps: int, probes: int, generators: l
     y = domain.resample(y, tuple(y.shape[2:]))  # the modes that the grid holds
     ends = sde.schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).log()
     levels = torch.linspace(float(ends[0]), float(ends[1]), steps + 1, dtype=torch.float64).exp()
-    times = sde.schedule.time(levels).clamp(0, 1).to(y.device)
-    lowest, total = _energy(denoiser, y) / levels[0] ** 2, torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    times = sde.schedule.time(levels).clamp(0, 1)
+    w, dtype, device = in_double(y) / levels[0], y.dtype, y.device
+    times = times.to(w.device)
+    lowest, total = _energy(denoiser, y) / levels[0] ** 2, torch.zeros(len(y), dtype=torch.float64, device=w.device)
     estimate, trace = _estimate(denoiser, y, times[0], probes, generators)
-    w, dtype = (y.double() / levels[0]), y.dtype
     for i in range(steps):
         s, change = levels[i + 1], 1 / levels[i + 1] - 1 / levels[i]
         with torch.no_grad():
-            there = _call(denoiser, (s * (w + change * estimate.double())).to(dtype), times[i + 1])
-        w = w + 0.5 * change * (estimate + there).double()
-        estimate, following = _estimate(denoiser, (s * w).to(dtype), times[i + 1], probes, generators)
+            ahead = (s * (w + change * in_double(estimate))).to(dtype).to(device)
+            there = _call(denoiser, ahead, times[i + 1])
+        w = w + 0.5 * change * in_double(estimate + there)
+        estimate, following = _estimate(denoiser, (s * w).to(dtype).to(device), times[i + 1], probes, generators)
         total += 0.5 * (trace + following) * float((levels[i + 1] / levels[i]).log())
         trace = following
     return lowest - _energy(denoiser, w) - total
@@ -138,8 +143,9 @@ def _energy(denoiser: Denoiser, y: Tensor) -> Tensor:
     """<y, y>_C / 2, over the modes of the grid, (B,)."""
     domain, shape = denoiser.sde.domain, tuple(y.shape[2:])
     eigenvalues, mult = (f(shape, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity))
+    y = in_double(y)
     variance = denoiser.sde.noise.on(shape).std(eigenvalues.to(y.device)).square()
-    return 0.5 * (mult.to(y.device) * domain.analyze(y.double()).abs().square() / variance).flatten(1).sum(1)
+    return 0.5 * (mult.to(y.device) * domain.analyze(y).abs().square() / variance).flatten(1).sum(1)
 
 
 def _call(denoiser: Denoiser, y: Tensor, t: Tensor) -> Tensor:
@@ -151,8 +157,9 @@ def _estimate(
 ) -> tuple[Tensor, Tensor]:
     """D, and the trace of dD / dy of each sample, (B,), float64."""
     sde, domain, spectrum = denoiser.sde, denoiser.sde.domain, denoiser.spectrum
-    shape, total = tuple(y.shape[2:]), torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    shape, total = tuple(y.shape[2:]), torch.zeros(len(y), dtype=torch.float64)
     weights = domain.weights(shape, device=y.device, dtype=y.dtype)
+    sums = torch.float64 if has_double(y.device) else None
     with torch.enable_grad():
         y = y.detach().requires_grad_()
         estimate = _call(denoiser, y, t)
@@ -164,7 +171,7 @@ def _estimate(
             if spectrum is not None:
                 alpha_t = sde.marginal(v, t)[0]
                 gradient = gradient - weights * linear_estimate(sde, spectrum, alpha_t * v, t)
-            total += (gradient * v).double().flatten(1).sum(1) / probes
+            total += (gradient * v).flatten(1).sum(1, dtype=sums).cpu() / probes
     if spectrum is not None:
         eigenvalues, mult = (f(shape, dtype=torch.float64) for f in (domain.eigenvalues, domain.multiplicity))
         alpha_t, sigma_t = sde.schedule(t.double().cpu())

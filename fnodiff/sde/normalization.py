@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, in_double
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Normalization:
     def inverse(self, x: Tensor) -> Tensor:
         """To data units, in float64 where these need it; on the CPU where the device of x has none."""
         if x.dtype != torch.float64 and self._needs_double:
-            x = x.cpu().double() if x.device.type == "mps" else x.double()
+            x = in_double(x)
         return self.scale(x) + _per_channel(self.mean, x)
 
     @property

@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, as_floats, on_device
 from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.solvers import DPMSolver, Solver
@@ -50,7 +51,7 @@ def integrate(denoiser: Denoiser, solver: Solver, x: Tensor, times: Tensor, *, n
     """
     noise = noise or (lambda x: denoiser.sde.noise.sample(x.shape, device=x.device, dtype=x.dtype))
     memory: Any = None
-    for t, s in itertools.pairwise(times.to(x.device)):
+    for t, s in itertools.pairwise(on_device(times, x.device)):
         made = solver.step(denoiser, x, t, s, memory, noise)
         pair = isinstance(made, tuple) and len(made) == 2
         if not pair or not isinstance(made[0], Tensor) or made[0].shape != x.shape:
@@ -96,8 +97,7 @@ def run(
             f"run: expected stages that end on the grid {finest} of start, and low= for a first stage with `held`, got "
             f"{[(stage.shape, stage.held) for stage in stages]}; make them with a plan."
         )
-    one = torch.ones((), dtype=torch.float64, device=start.device)
-    unit = start / sde.marginal(start, one)[1]
+    unit = start / sde.marginal(start, torch.ones((), dtype=torch.float64))[1]
     with evaluating(denoiser):
         sample = _through(denoiser, solver, stages, unit, sample, hold, noise)
     bad = int((~sample.isfinite()).flatten(1).any(1).sum())
@@ -122,7 +122,7 @@ def _through(
     sde, domain, finest = denoiser.sde, denoiser.sde.domain, tuple(unit.shape[2:])
     y, inner = None, denoiser
     for number, stage in enumerate(stages):
-        t = stage.times[0].to(unit.device)
+        t = on_device(stage.times[0], unit.device)
         noise_here = domain.resample(unit, stage.shape) / share(denoiser, stage.shape, finest)
         level = sde.schedule.ratio(t).to(unit)
         if stage.held is not None:
@@ -137,7 +137,7 @@ def _through(
             fresh, grid = emerged(denoiser, noise_here, t), tuple(y.shape[2:])
             y = domain.resample(y, stage.shape) + fresh - domain.resample(domain.resample(fresh, grid), stage.shape)
         x = integrate(inner, solver, sde.marginal(y, t)[0] * y, stage.times, noise=noise)
-        last = stage.times[-1].to(unit.device)
+        last = on_device(stage.times[-1], unit.device)
         y = x / sde.marginal(x, last)[0]
         if number == len(stages) - 1 or stages[number + 1].held is not None:
             sample = inner(x, last)
@@ -274,7 +274,7 @@ def upscale(
     check_denoiser(denoiser, None)
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
     shape = domain.check_shape(shape)
-    low = torch.as_tensor(low)
+    low = as_floats(low, "low")
     low = low[None] if low.ndim == domain.dim + 1 else low
     small = domain.check_field(low)
     if not all(n <= m for n, m in zip(small, shape, strict=True)) or small == shape:
@@ -324,10 +324,10 @@ def _batches(
     low: Tensor | None,
 ) -> Iterator[Tensor]:
     """Samples of a plan, in data units, some seeds at a time."""
-    if not isinstance(batch, int) or batch < 1:
+    if not isinstance(batch, Integral) or batch < 1:
         raise ValueError(f"{name}: expected batch >= 1, got {batch!r}; 32 is usual.")
     sde = denoiser.sde
-    device = _device(denoiser, device)
+    device = device_of(denoiser, device)
     if progress:
         tqdm.write(f"{name}: {describe(stages)}", file=sys.stderr)
     with tqdm(total=len(seeds), disable=not progress, desc=name, unit="sample") as bar:
@@ -339,7 +339,7 @@ def _batches(
                 return sde.noise.sample(x.shape, generator=generators, device=x.device, dtype=x.dtype)
 
             start = sde.prior((len(generators), *shape), generator=generators, device=device)
-            known = None if low is None else low[part].to(start)
+            known = None if low is None else low[part].to(start.dtype).to(start.device)
             rows = denoiser.rows(part) if len(seeds) > batch else denoiser
             x = run(rows, solver, stages, start, low=known, hold=hold, noise=noise)
             yield denoiser.normalization.inverse(x).cpu()
@@ -352,7 +352,7 @@ def _alike(shape: Shape, sides: Sequence[float], slack: float) -> bool:
     return all(abs(n - each * side) <= slack for n, side in zip(shape, sides, strict=True))
 
 
-def _device(denoiser: Denoiser, device: torch.device | str | None) -> torch.device:
+def device_of(denoiser: Denoiser, device: torch.device | str | None) -> torch.device:
     """Where to sample; by default where the denoiser is."""
     try:
         return next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
@@ -382,7 +382,13 @@ def checked_solver(solver: Solver | None) -> Solver:
 
 def seed_list(seeds: Sequence[int] | int) -> list[int]:
     """Python integers, one or several."""
-    numbers = np.atleast_1d(np.asarray(seeds))
+    listed = (
+        isinstance(seeds, Iterable)
+        and not isinstance(seeds, str | bytes | set | frozenset)
+        and not hasattr(seeds, "__array__")
+    )
+    given = seeds.detach().cpu() if isinstance(seeds, Tensor) else list(seeds) if listed else seeds
+    numbers = np.atleast_1d(np.asarray(given))
     whole = numbers.dtype.kind in "iu" and numbers.ndim == 1 and len(numbers)
     if not whole or int(numbers.min()) < 0 or int(numbers.max()) >= 2**63:
         raise ValueError(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Domain, Shape, has_double, in_double, takes_arrays
 from fnodiff.sde.noise import ChannelSpectra, Noise, Spectrum, on_domain
 from fnodiff.sde.process import FunctionSpaceSDE, has_data
 
@@ -59,12 +59,14 @@ def linear_estimate(sde: FunctionSpaceSDE, spectrum: Spectrum, x_t: Tensor, t: T
 def linear_error(sde: FunctionSpaceSDE, spectrum: Spectrum, t: Tensor, shape: Sequence[int]) -> Tensor:
     """tr V, the mean square error at a point of the best linear estimate: of t's shape, or (*t.shape, C) if channels differ."""
     shape = sde.domain.check_shape(shape)
+    there = t.device if has_double(t.device) else torch.device("cpu")
     eigenvalues, mult = (
-        f(shape, device=t.device, dtype=torch.float64) for f in (sde.domain.eigenvalues, sde.domain.multiplicity)
+        f(shape, device=there, dtype=torch.float64) for f in (sde.domain.eigenvalues, sde.domain.multiplicity)
     )
     s, c = spectra(sde, spectrum, eigenvalues, shape)
-    level = sde.schedule.ratio(t.double()).reshape(*t.shape, *(1,) * s.ndim)
-    return (mult * residual_variance(s, c, torch.ones_like(level), level)).flatten(-mult.ndim).sum(-1)
+    level = sde.schedule.ratio(in_double(t)).reshape(*t.shape, *(1,) * s.ndim)
+    error = (mult * residual_variance(s, c, torch.ones_like(level), level)).flatten(-mult.ndim).sum(-1)
+    return error if has_double(t.device) else error.float().to(t.device)
 
 
 @dataclass(frozen=True)
@@ -105,25 +107,28 @@ class DataSpectrum:
 
     def __call__(self, eigenvalues: Tensor, dim: int = 0) -> Tensor:
         """S at these eigenvalues of -Laplacian, of their shape and dtype; `dim` is not needed."""
-        k = torch.tensor(self.wavenumbers, dtype=torch.float64, device=eigenvalues.device)
+        wanted = in_double(eigenvalues)
+        k = torch.tensor(self.wavenumbers, dtype=torch.float64, device=wanted.device)
         k[0] = 0.5 * k[1]  # on a logarithmic axis
         x, y = k.log(), torch.tensor(self.powers, dtype=torch.float64, device=k.device).log()
         mean, y[0] = y[0].clone(), y[:2].max()
-        at = eigenvalues.double().sqrt().clamp(min=float(k[0])).log()
+        at = wanted.sqrt().clamp(min=float(k[0])).log()
         right = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)
         share = (at - x[right - 1]) / (x[right] - x[right - 1])
         inside = torch.lerp(y[right - 1], y[right], share.clamp(max=1))
         tail = -self.exponent * (at - x[-1]).clamp(min=0)
-        measured = torch.where(eigenvalues == 0, mean, inside).clamp(min=math.log(self.floor))
-        return (measured + tail).exp().clamp(min=TINY).to(eigenvalues.dtype)
+        measured = torch.where(wanted == 0, mean, inside).clamp(min=math.log(self.floor))
+        return (measured + tail).exp().clamp(min=TINY).to(eigenvalues.dtype).to(eigenvalues.device)
 
 
+@takes_arrays
 def fit_spectra(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> ChannelSpectra:
     """The spectrum of each channel of (N, C, *spatial), by `fit_spectrum`."""
     options = {"cell_averages": cell_averages, "floor": floor}
     return ChannelSpectra(tuple(fit_spectrum(channel, domain, **options) for channel in fields.split(1, dim=1)))
 
 
+@takes_arrays
 def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False, floor: float = 1e-8) -> DataSpectrum:
     """The spectrum of fields: per shell, the mean square of the modes over samples and channels.
 
@@ -160,7 +165,7 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
             f"fit_spectrum: expected finite fields on a grid of 4 shells or more, got {tuple(fields.shape)} on {domain}, "
             f"{int((~fields.isfinite()).sum())} values not finite; use a finer grid, or clean the data."
         )
-    power = domain.analyze(fields).abs().double().square().mean((0, 1)).cpu()
+    power = in_double(domain.analyze(fields).abs()).square().mean((0, 1)).cpu()
     kept = len(wavenumber)
     if cell_averages:
         kept = max(4, int(0.7 * kept) + 1)

@@ -76,13 +76,19 @@ class Preview:
         """Draw, and hand the pictures to those trackers that take some."""
         pictures = {name: picture[None] for name, picture in self.draw(denoiser).items()}
         for tracker in can_show(trackers):
-            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images(pictures, step=step, **options)
+            if tracker.name == "mlflow":  # accelerate's has no method for pictures
+                import mlflow
+
+                for name, picture in pictures.items():
+                    mlflow.log_image(picture[0], key=name, step=step)
+            else:
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images(pictures, step=step, **options)
 
 
 def can_show(trackers: Sequence[Any]) -> list[Any]:
-    """Those of accelerate's trackers that take pictures: TensorBoard and wandb."""
-    return [tracker for tracker in trackers if hasattr(tracker, "log_images")]
+    """Those of accelerate's trackers that take pictures: TensorBoard, wandb and MLflow."""
+    return [tracker for tracker in trackers if hasattr(tracker, "log_images") or tracker.name == "mlflow"]
 
 
 def montage(x: Tensor, grey: bool = False) -> np.ndarray:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -67,7 +68,7 @@ class Solver(abc.ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, Integral) or self.steps < 1:
             raise ValueError(f"{name}: expected steps >= 1, got {self.steps!r}; {self.usual_steps} is usual.")
         if self.spacing is not None and not isinstance(self.spacing, Spacing):
             raise ValueError(

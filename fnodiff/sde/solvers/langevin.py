@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -43,7 +44,7 @@ class AnnealedLangevin(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.corrections, int) or self.corrections < 1 or not 0 < self.snr < 1:
+        if not isinstance(self.corrections, Integral) or self.corrections < 1 or not 0 < self.snr < 1:
             raise ValueError(
                 f"{type(self).__name__}: expected corrections >= 1 and snr in (0, 1), got {self.corrections!r} and "
                 f"{self.snr!r}; 0.16 is usual."

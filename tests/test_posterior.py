@@ -1,0 +1,67 @@
+"""posterior: one call for every method, and coefficients that are seen through an equation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, sample
+from fnodiff.equations.poisson import solve
+from fnodiff.inverse import DPS, MomentMatching, Nonlinear, PointObservation, annealed, posterior, twisted
+from fnodiff.sde import GaussianDenoiser
+
+BOX, SQUARE = Box(1), Box(2)
+LAW = GaussianRandomField(BOX, Matern(1.0, 0.3))
+PRIOR = GaussianDenoiser(LAW, FunctionSpaceSDE(LAW, EDM()))
+SEEN = PointObservation(torch.tensor([[0.2, 0.7]]), torch.tensor([[1.0, -1.5]]), 0.2)
+CURVED = Nonlinear(lambda x: BOX.evaluate(x, SEEN.points).sinh(), SEEN.values, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "method", "options", "expected"),
+    [
+        (SEEN, None, {}, lambda: sample(MomentMatching(PRIOR, SEEN), 8, [0, 1])),
+        (SEEN, DPS, {"solver": DPMSolver(4)}, lambda: sample(DPS(PRIOR, SEEN), 8, [0, 1], solver=DPMSolver(4))),
+        (SEEN, partial(DPS, scale=0.5), {}, lambda: sample(DPS(PRIOR, SEEN, 0.5), 8, [0, 1])),
+        (SEEN, annealed, {"steps": 3}, lambda: annealed(PRIOR, SEEN, 8, [0, 1], steps=3)),
+        (CURVED, None, {"steps": 3}, lambda: annealed(PRIOR, CURVED, 8, [0, 1], steps=3)),
+        (CURVED, partial(twisted, particles=4), {"steps": 9}, lambda: twisted(PRIOR, CURVED, 8, [0, 1], particles=4, steps=9)),
+    ],
+)  # fmt: skip
+def test_it_is_the_method_that_it_names(seen, method, options, expected):
+    assert torch.equal(posterior(PRIOR, seen, 8, [0, 1], method=method, **options), expected())
+
+
+@pytest.mark.parametrize("method", ["annealed", int, partial(dict, a=1), 3])
+def test_other_methods_are_refused(method):
+    with pytest.raises(ValueError, match="expected a method such as MomentMatching, annealed or twisted"):
+        posterior(PRIOR, SEEN, 8, [0], method=method)
+
+
+@pytest.mark.parametrize("method", [MomentMatching, annealed])
+@pytest.mark.parametrize("sensors", ["solution", "source", "both"])
+def test_a_source_is_found_from_sensors_of_itself_and_of_its_solution(sensors, method):
+    """Every method gives the mean that the source has, given both kinds of sensors: dense linear algebra."""
+    law = GaussianRandomField(SQUARE, Matern(1.0, 0.47))
+    prior = GaussianDenoiser(law, FunctionSpaceSDE(GaussianRandomField(SQUARE, Matern(0.5, 0.3)), EDM()))
+    shape, generator = (9, 9), torch.Generator().manual_seed(0)
+    places = torch.rand(2, 6, generator=generator, dtype=torch.float64)
+
+    def seen(a):
+        parts = {"source": SQUARE.evaluate(a, places), "solution": SQUARE.evaluate(30 * solve(a), places)}
+        return torch.cat([part for name, part in parts.items() if sensors in (name, "both")], -1)
+
+    unit = torch.eye(81, dtype=torch.float64).reshape(81, 1, *shape)
+    covariance = SQUARE.filter(81 * unit, lambda e: law.std(e).square()).flatten(1)
+    sensing = seen(unit)[:, 0].T
+    errors = torch.where(torch.arange(len(sensing)) < 6, 0.05, 0.1)[None].double()
+    values = seen(law.sample((1, 1, *shape), generator=generator, dtype=torch.float64))[0]
+    total = sensing @ covariance @ sensing.T + torch.diag(errors[0].square())
+    gain = torch.linalg.solve(total, sensing @ covariance).T
+    mean, std = gain @ values[0], (covariance - gain @ sensing @ covariance).diagonal().sqrt()
+    options = {"method": method, "batch": 64, **({"steps": 2} if method is annealed else {})}
+    x = posterior(prior, Nonlinear(seen, values, errors), shape, range(64), **options).double().flatten(1)
+    assert float(((x.mean(0) - mean) / std).square().mean().sqrt()) < 2.5 / 8 + (0.1 if method is MomentMatching else 0)
+    assert abs(float((x.var(0) / std.square()).mean().sqrt()) - 1) < 2.5 / 128**0.5
