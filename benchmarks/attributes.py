@@ -5,8 +5,9 @@ glasses, colours, place, ...), the size that they were drawn at, and how much no
 holds the features. It comes trained::
 
     python -m benchmarks.attributes --test portraits-test.h5      # how well it reads at every size; the floors
+    python datasets/portraits.py middle.h5 --count 8192 --resolutions 48 64
     python datasets/portraits.py fine.h5 --count 3072 --resolutions 96 128
-    python -m benchmarks.attributes --train 5 --count 10240 --data portraits.h5 fine.h5   # as it was trained
+    python -m benchmarks.attributes --train 5 --count 10240 --data portraits.h5 middle.h5 fine.h5   # as it was trained
 
 Pictures of all sizes are brought to one size first, so that a blurred picture looks to it like one drawn on fewer pixels.
 """

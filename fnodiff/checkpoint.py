@@ -199,6 +199,11 @@ def describe(value: Any) -> Any:
     return {"class": type(value).__name__, **{k: describe(v) for k, v in arguments.items()}}
 
 
+def decode(value: Any, classes: Sequence[type] = ()) -> Any:
+    """The object of a description. Errors as of `read`."""
+    return _decode(value, {c.__name__: c for c in (*_CLASSES, *classes)})
+
+
 def _decode(value: Any, classes: dict[str, type]) -> Any:
     if isinstance(value, list):
         return [_decode(v, classes) for v in value]

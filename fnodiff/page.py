@@ -86,7 +86,7 @@ def build(model: Model, name: str = "a model") -> Any:
                         sizes = [k * play.sizes[-1] for k in (1, 2, 3, 4)]
                         finer = gr.Dropdown(sizes, value=sizes[1], label="Upscaled to")
                         first, many = seed_slider("First seed"), gr.Slider(1, 8, 4, step=1, label="Samples")
-                go = gr.Button("Upscale", variant="primary")
+                go = gr.Button("Draw samples", variant="primary")
                 inputs = [picture, start, finer, first, many, *asked]
                 show = functools.partial(shown, play.upscaled)
                 gr.on([go.click, picture.upload], show, inputs, gr.HTML(elem_id="upscaled", min_height=200), **one)
@@ -123,8 +123,9 @@ def build(model: Model, name: str = "a model") -> Any:
 
 def serve(model: Model, name: str = "a model", **options: Any) -> Any:
     """Show the page until it is stopped; options are those of gradio's `launch`, such as server_port=7860."""
+    page = build(model, name)
     import gradio as gr
 
     # Fonts of the machine: the theme's own would come over the network.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return build(model, name).launch(theme=theme, footer_links=[], **options)
+    return page.launch(theme=theme, footer_links=[], **options)

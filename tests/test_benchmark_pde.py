@@ -10,6 +10,8 @@ import torch
 
 from benchmarks import pde
 from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, Torus
+from fnodiff.equations import Darcy
+from fnodiff.sde import Normalization
 
 
 def test_wrong_cells():
@@ -36,6 +38,52 @@ def test_table(tmp_path, monkeypatch, capsys):
     # The norm of a mean is at most the mean of the norms; a share of wrong cells has no such law.
     assert all(a >= b for a, b in zip(single[:1] + single[2:], mean[:1] + mean[2:], strict=True))
     assert "16x16" in out and "trained on 12, 16" in out
+
+
+def test_other_ways_are_rows_of_their_own(tmp_path, monkeypatch, capsys):
+    """A prior and a surrogate of Darcy alone; the flow, which has neither, has its law."""
+    options = []
+    for name, inputs, domain in (("darcy", 2, Box(2)), ("navier-stokes", 2, Torus(2)), ("darcy-prior", 1, Box(2))):
+        sde = FunctionSpaceSDE(GaussianRandomField(domain, Matern(0.5, 0.3)), EDM(0.01, 30.0))
+        units = {"normalization": Normalization(7.5, 4.5), "spectrum": Matern(1.0, 0.3)} if inputs == 1 else {}
+        model = Model(DFU.tiny(inputs, inputs, domain=domain), sde, EDMScaling(1.0), **units)
+        model.training_shapes = ((8, 8),)
+        model.save_pretrained(tmp_path / name)
+        options += [f"--{name}", str(tmp_path / name)]
+    half = lambda w, *_, save=(), **settings: torch.cat([w, 0.5 * w], 1) if save else 0.5 * w  # noqa: E731
+    monkeypatch.setattr(pde.navier_stokes, "solve", half)
+    ways = ["--ways", "surrogate", "solver", "law", "--share", "0.1", "--directions", "2", "--inner", "1"]
+    monkeypatch.setattr(sys, "argv", ["pde", *options, *ways, "--cases", "1", "--members", "2", "--evaluations", "2"])
+    pde.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("surr", "solv", "law"))]
+    found = {way: [line for line in rows if line[0] == f"{way},"] for way in ("surrogate", "solver", "law")}
+    assert all(len(lines) == 4 for lines in found.values())
+    assert all("-" in line and "nan%" not in line for line in found["surrogate"] + found["solver"])
+    assert not any("-" in line for line in found["law"])
+
+
+def test_the_law_itself_finds_two_values():
+    """Seen at half as many points as there are cells, Darcy's a is found but for some cells at its jumps, and u with it."""
+    cases = Darcy(1, seed=1, scale=3.0, constant_mode=False, fine=12).batch([0], (12, 12))["x"]
+    options = ["--evaluations", "6", "--members", "1", "--noise", "0.02", "--device", "cpu"]
+    args = pde.options([*options, "--share", "0.5"])
+    prior = pde.Prior(pde.law(Box(2), 3.0, 2.0), pde.pressure, pde.two_valued)
+    problem = pde.Problem("Darcy", prior.denoiser, cases, 0, pde.wrong_cells, {"law": prior})
+    x, _ = pde.solve(problem, 0, args, "law")
+    wrong = pde.wrong_cells(x[:, 0, :1], cases[:, :1], Box(2))
+    assert float(wrong.mean()) < 0.15 < float(pde.wrong_cells(0 * cases + 12, cases, Box(2)))
+    assert float((x[:, 0, 1:] - cases[:, 1:]).norm() / cases[:, 1:].norm()) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("domain", "tau", "alpha", "std"), [(Box(2), 3.0, 2.0, 1.0), (Torus(2), 7.0, 2.5, 25 * 7**0.75)]
+)
+def test_the_laws_are_those_that_cases_are_drawn_from(domain, tau, alpha, std):
+    found = pde.law(domain, tau, alpha, std)
+    e = domain.eigenvalues((9, 9), dtype=torch.float64)
+    expected = std**2 * (e + tau**2) ** -alpha
+    expected[0, 0] = 0
+    assert torch.allclose((found.normalization.std * found.data.std(e)).square(), expected, rtol=1e-5)
 
 
 def test_errors_are_those_of_the_channel_that_is_not_seen(monkeypatch, capsys):

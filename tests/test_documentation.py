@@ -230,7 +230,19 @@ def test_every_public_name_has_an_example(name):
     assert any(example.want for example in found.examples), "one that prints something"
 
 
-INNER = {"PARTS", "STATE", "Generators", "Shape", "as_floats", "as_tensor", "native"}
+INNER = {
+    "PARTS",
+    "STATE",
+    "has_double",
+    "in_double",
+    "moved",
+    "on_device",
+    "Generators",
+    "Shape",
+    "as_floats",
+    "as_tensor",
+    "native",
+}
 """What rooms share that no program writes, types and names of files."""
 
 

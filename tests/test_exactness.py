@@ -26,7 +26,7 @@ from fnodiff import (
     sample,
     upscale,
 )
-from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, twisted
+from fnodiff.inverse import MatchModes, MomentMatching, PointObservation, annealed, twisted
 from fnodiff.sde import RBF, AnnealedLangevin, DPMSolver, EvenLogSNR, GaussianDenoiser, Given, ReplaceModes, Wrapper
 
 BOX, FINE, SMALL = Box(1), (32,), (8,)
@@ -229,18 +229,22 @@ def test_modes_are_not_matched_beside_an_observation():
         MatchModes(MomentMatching(denoiser, seen), torch.zeros(1, 1, 8))
 
 
-def test_particles_weigh_the_components_of_a_mixture():
+def two_kinds(share):
+    """A mixture whose means are 4 standard deviations apart, values of a share of one at points, its exact weight."""
     factors = basis(BOX, FINE, GaussianRandomField(BOX, Matern(1.0, 0.1)))
     mean = torch.zeros(1, *FINE, dtype=torch.float64)
     std = GaussianRandomField(BOX, Matern(1.0, 0.1)).std(BOX.eigenvalues(FINE, dtype=torch.float64))
-    mean[..., 2], mean[..., 12] = 2 * std[2], 2 * std[12]  # 4 standard deviations apart
+    mean[..., 2], mean[..., 12] = 2 * std[2], 2 * std[12]
     mean = BOX.synthesize(mean[None], FINE)[0]
     laws = [Law(BOX, factors, mean), Law(BOX, factors, -mean)]
     denoiser = Mixture(laws, process("white"), spectrum=spectrum(Law(BOX, torch.cat([factors, mean[None]]))))
     points = (torch.arange(8.0)[None] + 0.5) / 8
-    value = 0.25 * BOX.evaluate(mean[None], points)[0].float()
-    seen = PointObservation(points, value, noise_std=0.3)
-    exact, runs = _weights(laws, seen, points, value), 20
+    value = share * BOX.evaluate(mean[None], points)[0].float()
+    return denoiser, PointObservation(points, value, noise_std=0.3), _weights(laws, points, value, 0.3)
+
+
+def test_particles_weigh_the_components_of_a_mixture():
+    (denoiser, seen, exact), runs = two_kinds(0.25), 20
     x = twisted(denoiser, seen, FINE, range(runs), particles=48, steps=20, all_particles=True)
     assert x.shape == (runs, 48, 1, *FINE)
     found = (
@@ -250,15 +254,23 @@ def test_particles_weigh_the_components_of_a_mixture():
     assert abs(float(found.mean()) - exact) < 3 * float(found.std()) / runs**0.5 < 0.1
 
 
-def _weights(laws, seen, points, value):
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0.4, 0.6), (0.25, 0.13, 0.3), (1.0, 0.0, 0.03)])
+def test_annealing_weighs_the_components_by_what_is_seen(share, least, most):
+    """Rightly where both are alike or one is plain, and the rarer one too often in between."""
+    denoiser, seen, exact = two_kinds(share)
+    x = annealed(denoiser, seen, FINE, range(200), steps=32, spacing=EvenLogSNR(), batch=200)
+    found = denoiser.components(x.double(), torch.zeros(()))[1].softmax(0)[1]
+    assert least < float(found.mean()) < most and least - 0.02 < exact < most
+    assert float((found - 0.5).abs().mean()) > 0.45, "each sample is of one kind or the other"
+
+
+def _weights(laws, points, value, noise_std):
     """The posterior probability of the second component."""
     log_p = []
     for law in laws:
         sensing = BOX.evaluate(torch.eye(FINE[0], dtype=torch.float64)[:, None], points)[:, 0].T
         mean, covariance = law.moments(FINE)
-        total = sensing @ covariance @ sensing.T + float(seen.noise_std) ** 2 * torch.eye(
-            len(sensing), dtype=torch.float64
-        )
+        total = sensing @ covariance @ sensing.T + noise_std**2 * torch.eye(len(sensing), dtype=torch.float64)
         r = value.double().flatten() - sensing @ mean
         log_p.append(-0.5 * (r @ torch.linalg.solve(total, r) + total.logdet()))
     return float(torch.stack(log_p).softmax(0)[1])

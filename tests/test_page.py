@@ -1,7 +1,6 @@
 """The page to play with in a browser without a window, which clicks through it; skipped without gradio, selenium or Chromium.
 
-`FNODIFF_SCREENSHOT=docs/_static/playground.png python -m pytest -m slow tests/test_page.py` makes the picture of
-docs/playground.md.
+With FNODIFF_SCREENSHOT=docs/_static/playground.png in the environment it makes the picture of docs/playground.md.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import fnodiff
 from fnodiff import Model, sample
 from fnodiff.cli.drawing import write_picture
 from fnodiff.hub import write_space
+from fnodiff.page import build
 
 WAIT = 180  # seconds, on a machine that does other things too
 
@@ -43,6 +43,27 @@ def test_the_command_shows_the_page_or_writes_a_space(models, tmp_path, monkeypa
     }
     assert run("app", models / "images", "--space", tmp_path / "space") == 2
     assert "--space FOLDER and --licence together" in capsys.readouterr().err
+
+
+def test_without_gradio_it_says_how_to_install_it(models, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert run("app", models / "images") == 2
+    assert "pip install fnodiff[app]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "there", "not_there"),
+    [
+        ("classes", {"Guidance, 1 for none", "Class", "Picture"}, {"Shown", "Measured"}),
+        ("fields", {"Shown", "Measured"}, {"Guidance, 1 for none", "Class", "Picture"}),
+    ],
+)
+def test_the_controls_are_those_of_the_model(models, name, there, not_there):
+    pytest.importorskip("gradio")
+    page = build(Model.from_pretrained(models / name))
+    labels = {block.label for block in page.blocks.values() if getattr(block, "label", None) and block.visible}
+    assert there <= labels and not not_there & labels
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +100,7 @@ class Page:
 
     def __init__(self, driver, address, width):
         self.driver, self.width = driver, width
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": 950, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         driver.get(address)
 
@@ -160,7 +181,7 @@ def test_a_browser_clicks_through_the_page(browser, address, width, tmp_path):
     page.until(lambda: len({*page.pictures("resolutions"), *first}) == 6, "another seed")
 
     page.tab("Upscale")
-    page.press("Upscale")
+    page.press("Draw samples")
     page.until(lambda: "expected a picture, got none" in page.find("#upscaled")[0].text, "what is wrong, on the page")
     write_picture(tmp_path / "a.png", sample(Model.from_pretrained("portraits"), 32, [7])[0])
     page.find("input[type=file]")[0].send_keys(str(tmp_path / "a.png"))
@@ -192,6 +213,6 @@ def test_a_browser_clicks_through_the_page(browser, address, width, tmp_path):
     browser.execute_script("window.scrollTo(0, 0)")
     browser.save_screenshot(str(shot))
     if width == 1280 and (place := os.environ.get("FNODIFF_SCREENSHOT")):
-        Image.open(shot).convert("RGB").quantize(128).save(place, optimize=True)
+        Image.open(shot).convert("RGB").save(place, optimize=True)
     page.press("Take all away")
     page.until(lambda: "expected a sensor" in page.find("#posterior")[0].text, "no sensor, no posterior")

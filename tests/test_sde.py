@@ -468,7 +468,7 @@ class TestSamples:
         ("options", "message"),
         [
             ({"batch": 0}, "batch >= 1"),
-            ({"label": torch.zeros(2)}, "one row for each of the 3 seeds"),
+            ({"label": torch.zeros(2, dtype=torch.long)}, "one row for each of the 3 seeds"),
             ({"solver": Heun}, "expected a solver"),
         ],
     )

@@ -9,15 +9,24 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 if TYPE_CHECKING:
     from fnodiff.domain import Domain, Shape
 
 C = TypeVar("C", bound=type)
+
+
+def whole(_: Any, tokens: Sequence[Token]) -> int:
+    """The number that is written; the parser would round 2.5."""
+    return int(tokens[0].value)
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+MaybeWhole = Annotated[int | None, Parameter(converter=whole)]
 Words = Annotated[tuple[str, ...], Parameter(consume_multiple=1)]
 """One or more words after one flag."""
-Numbers = Annotated[tuple[int, ...], Parameter(consume_multiple=1)]
+Numbers = Annotated[tuple[Whole, ...], Parameter(consume_multiple=1)]
 Reals = Annotated[tuple[float, ...], Parameter(consume_multiple=1)]
 Source = Annotated[
     str, Parameter(help="A folder of `train`, the name of a model that comes with fnodiff, or a hub id.")

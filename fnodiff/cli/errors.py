@@ -11,7 +11,7 @@ from cyclopts.exceptions import ConsumeMultipleError, UnknownCommandError, Unuse
 
 TRACEBACK = "FNODIFF_TRACEBACK"
 """The environment variable with which errors are raised, for who looks for their cause."""
-KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+KINDS = {int: "a whole number", int | None: "a whole number", float: "a number", bool: "true or false"}
 
 
 WRONG = (ValueError, OSError, ImportError, EOFError, MemoryError, OverflowError, RecursionError)

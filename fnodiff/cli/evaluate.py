@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fnodiff
-from fnodiff.cli.arguments import General, Source, Words, is_finer, seeds_of, size_name, sizes_of
+from fnodiff.cli.arguments import General, Source, Whole, Words, is_finer, seeds_of, size_name, sizes_of
 from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.sample import ModelOptions, PlanOptions, SolverOptions
 
@@ -167,8 +167,8 @@ def report(
     *,
     data: str | None = None,
     shapes: Words | None = None,
-    samples: int = 64,
-    seed: int = 0,
+    samples: Whole = 64,
+    seed: Whole = 0,
     inception: bool = False,
     out: Path = Path("invariance_report.png"),
     arrays: ArrayOptions = ArrayOptions(),

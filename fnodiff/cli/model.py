@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 import fnodiff
-from fnodiff.cli.arguments import Numbers, named, option, options
+from fnodiff.cli.arguments import MaybeWhole, Numbers, named, option, options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,10 +23,10 @@ class NetworkOptions:
 
     network: Literal["tiny", "small", "paper"] = option("Of 0.7, 2.1 and 706 million parameters for pictures.", "small")
     n_modes: Numbers | None = option("Modes per axis of the finest level's spectral branch; one number for all axes.")
-    hidden_channels: int | None = option("Width of the first level, a multiple of 4.")
+    hidden_channels: MaybeWhole = option("Width of the first level, a multiple of 4.")
     channel_mult: Numbers | None = option("Width of each level, in units of --hidden-channels.")
-    num_blocks: int | None = option("Residual blocks per level.")
-    spectral_levels: int | None = option("Levels with spectral branches, from the finest; 0 for a plain UNet.")
+    num_blocks: MaybeWhole = option("Residual blocks per level.")
+    spectral_levels: MaybeWhole = option("Levels with spectral branches, from the finest; 0 for a plain UNet.")
     attention_levels: Annotated[Numbers | None, Parameter(negative="--no-attention-levels")] = option(
         "Levels with attention, 0 the finest."
     )
@@ -40,7 +40,7 @@ class NetworkOptions:
         "On a box, how spectral branches take a field beyond its edges; periodic is the paper's."
     )
     dropout: float | None = option("Probability, in every block.")
-    positional_modes: int | None = option("Waves per axis that tell the network where it is.")
+    positional_modes: MaybeWhole = option("Waves per axis that tell the network where it is.")
     rank: float | None = option("Factorise the spectral weights (Tucker) to this share of their number.")
 
     def make(self) -> Callable[..., nn.Module]:

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 import fnodiff
-from fnodiff.cli.arguments import General, Source, Words, named, option, options, seeds_of, size_name, sizes_of
+from fnodiff.cli.arguments import (
+    General,
+    MaybeWhole,
+    Source,
+    Whole,
+    Words,
+    named,
+    option,
+    options,
+    seeds_of,
+    size_name,
+    sizes_of,
+)
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -33,8 +45,8 @@ class ModelOptions:
 
     classes_from: str | None = option("A Python file or module, which is run, with classes that config.json names.")
     device: Literal["cpu", "cuda"] | None = option("By default a GPU, if there is one.")
-    batch: int = option("Samples at a time.", 16)
-    label: int | None = option("The class, of a model that has classes; -1 for none.")
+    batch: Whole = option("Samples at a time.", 16)
+    label: MaybeWhole = option("The class, of a model that has classes; -1 for none.")
     condition: Words | None = option(
         "Numbers, of a model that has some: viscosity=1e-3 lead-time=6; nan for one not given."
     )
@@ -75,7 +87,7 @@ class SolverOptions:
     solver: Literal["dpm", "heun", "ddim", "euler-maruyama", "predictor-corrector", "langevin"] = option(
         "DPM-Solver++ (2M), Heun, DDIM, the reverse SDE, that with corrections, or annealed Langevin.", "dpm"
     )
-    steps: int | None = option(
+    steps: MaybeWhole = option(
         "Noise levels. By default 12 of dpm (36 of `upscale`), 18 of heun, 50 of ddim, 200 of euler-maruyama, else 100."
     )
     spacing: Literal["time", "log-snr", "rho"] | None = option(
@@ -84,7 +96,7 @@ class SolverOptions:
     rho: float | None = option("Of --spacing rho. By default 7.")
     eta: float | None = option("Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0.")
     churn: float | None = option("Of heun: noise that is added before each step (S_churn). By default 0.")
-    corrections: int | None = option("Of predictor-corrector and langevin: Langevin steps per level. By default 1.")
+    corrections: MaybeWhole = option("Of predictor-corrector and langevin: Langevin steps per level. By default 1.")
     snr: float | None = option("Of the same two: their length. By default 0.16.")
 
     def make(self, **steps: int) -> Solver:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import fnodiff
 from fnodiff.cli.arguments import (
     General,
+    MaybeWhole,
     Reals,
     Source,
+    Whole,
     Words,
     flag,
     option,
@@ -42,8 +44,8 @@ class GridOptions:
 
     shapes: Words | None = option("The grids: 16, or 16x24. By default all of an .h5 of fields.")
     weights: Reals | None = option("How often each grid comes up, in the order of --shapes. By default alike.")
-    batch: int = option("Samples per step.", 32)
-    warmup: int = option("Steps over which the grids join, the smallest first.", 0)
+    batch: Whole = option("Samples per step.", 32)
+    warmup: Whole = option("Steps over which the grids join, the smallest first.", 0)
 
 
 @options("Optimizer", 5)
@@ -51,7 +53,7 @@ class OptimizerOptions:
     """Adam, and the moving average of the weights."""
 
     lr: float = option("Learning rate.", 1e-3)
-    rampup: int = option("Steps over which it rises linearly.", 100)
+    rampup: Whole = option("Steps over which it rises linearly.", 100)
     decay: float = option("The last share of the run, over which it falls to zero; 1 for all of it.", 0.0)
     clip: float = option("Largest norm of the gradient.", 1.0)
     ema_halflife: float = option("Half-life of the moving average of the weights, in samples.", 20_000)
@@ -67,19 +69,19 @@ class OptimizerOptions:
 class RunOptions:
     """How long a run takes, where it goes, and how it is carried out."""
 
-    steps: int | None = option("Stop after so many in all.")
+    steps: MaybeWhole = option("Stop after so many in all.")
     minutes: float | None = option("Stop after so many from now; with --steps, whichever comes first.")
     out: Path = option("Folder of the model and of the run's state.", Path("run"))
     resume: Literal["auto", "always", "never"] = option(
         "Go on with the run in --out, if there is one; refuse if there is none; or if there is one.", "auto"
     )
-    save_every: int = option("Steps between checkpoints.", 1000)
-    seed: int = option("Of the first weights, the order of the data and the noise.", 0)
+    save_every: Whole = option("Steps between checkpoints.", 1000)
+    seed: Whole = option("Of the first weights, the order of the data and the noise.", 0)
     reproducible: bool = option("The same run on any number of processes: noise from --seed, step and place.", False)
-    workers: int = option("Processes that prepare batches.", 0)
+    workers: Whole = option("Processes that prepare batches.", 0)
     device: Literal["cpu", "cuda"] | None = option("By default a GPU, if there is one.")
     precision: Literal["no", "bf16", "fp16"] | None = option("Mixed precision; by default as `accelerate launch` says.")
-    parts: int = option("Go through each batch in so many parts, which takes less memory.", 1)
+    parts: Whole = option("Go through each batch in so many parts, which takes less memory.", 1)
     recompute: bool = option("Keep less for the gradient and compute it again: less memory, more time.", False)
     shard: bool = option("Leave each of several processes its share of the weights (FSDP).", False)
 
@@ -219,7 +221,7 @@ def finetune(
     *,
     size: str,
     weight: float = 0.3,
-    batch: int = 32,
+    batch: Whole = 32,
     classes_from: str | None = None,
     arrays: TrainingData = TrainingData(),
     optimizer: SlowerOptimizer = SlowerOptimizer(),

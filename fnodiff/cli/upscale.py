@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from fnodiff.cli.arguments import General, Source, Words, is_finer, seeds_of, size_name, sizes_of
+from fnodiff.cli.arguments import General, Source, Whole, Words, is_finer, seeds_of, size_name, sizes_of
 from fnodiff.cli.sample import ModelOptions, SolverOptions
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def upscale(
     seeds: str = "0-3",
     out: Path = Path("upscaled"),
     start: Annotated[str | None, Parameter(name="--from")] = None,
-    index: int = 0,
+    index: Whole = 0,
     format: Literal["png", "hdf5"] | None = None,
     reading: ModelOptions = ModelOptions(),
     solver: SolverOptions = SolverOptions(),

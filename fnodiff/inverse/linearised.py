@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fnodiff.domain import Domain
 from fnodiff.inverse.observation import Observation
@@ -45,7 +46,8 @@ class Linearised:
         if self._linear:
             out = self._apply(self._normalization.scale(u))
         else:
-            out = torch.func.jvp(self._observe, (self._at.detach(),), (u,))[1]
+            with sdpa_kernel(SDPBackend.MATH):  # a network's attention: others know no forward derivative
+                out = torch.func.jvp(self._observe, (self._at.detach(),), (u,))[1]
         return (out / self._noise).reshape(len(out), -1)
 
     def transpose(self, v: Tensor) -> Tensor:

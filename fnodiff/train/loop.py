@@ -13,11 +13,11 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -31,18 +31,19 @@ from tqdm.auto import tqdm
 
 from fnodiff import checkpoint
 from fnodiff.data.loader import MultiResolution
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, moved
 from fnodiff.expected import kinds_checked
 from fnodiff.model import Model
 from fnodiff.sde import DenoisingLoss
 from fnodiff.sde.denoiser import NotFinite
 from fnodiff.train.preview import can_show
 from fnodiff.train.settings import Adam, Execution, Logging
-from fnodiff.train.state import STATE, check_writable, load, save
+from fnodiff.train.signals import Interruption, deaf, interruptible
+from fnodiff.train.state import STATE, check_writable, load, reached, save
 from fnodiff.train.weights import MovingAverage, share_out
 
 
-@kinds_checked(but=("model", "data", "resume", "optimizer"))
+@kinds_checked(but=("model", "data", "optimizer"))
 def fit(
     model: Model,
     data: MultiResolution,
@@ -64,9 +65,11 @@ def fit(
         data: Batches, one grid each.
         steps: Stop after this many in all, those of a resumed run included.
         minutes: Stop after this much wall-clock time of this call; with `steps`, whichever comes first.
-        folder: Where checkpoints go, every so many steps, at the end, and on SIGINT before leaving.
+        folder: Where checkpoints go, every so many steps, at the end, and on SIGINT and SIGTERM before leaving: by a
+            KeyboardInterrupt, and with exit status 143 or by a handler of your own.
         resume: Go on from the run in `folder`: with the same thread count, on one CPU process, to the bit. "auto": go on if
-            there is one, else begin. False: begin, in a folder that holds no run.
+            there is one, else begin. False: begin, in a folder that holds no run. Another batch size, other samples or grids,
+            and another number of processes are said in a warning; units and spectrum stay those that the run began with.
         loss: The loss; `DenoisingLoss(model)` by default.
         optimizer: Rate, ramp-up, decay, clipping and moving average.
         logging: What is said on the way.
@@ -106,6 +109,7 @@ def fit(
             f"fit: expected a tracker that shows the preview's pictures, got {[t.name for t in accelerator.trackers]}; take "
             f'Accelerator(log_with="tensorboard", project_dir=...) and call its init_trackers.'
         )
+    _check_precision(model, accelerator)
     loss = loss or DenoisingLoss(model)
     if getattr(loss, "model", None) is not model:
         raise ValueError("fit: expected a loss of this model, got one of another; build DenoisingLoss(model).")
@@ -137,18 +141,23 @@ def fit(
         sampler=data.steps(step, max(step, last)),
         num_workers=execution.workers,
         generator=torch.Generator(),
+        worker_init_fn=deaf,
     )
     elapsed = 0.0
     bar = _Bar(loss, steps, step, deadline, logging.progress and accelerator.is_main_process)
-    with _interruptible() as interrupted, bar:
-        for batch in loader if step < last else ():
+    with interruptible() as interrupted, bar:
+        for batch in _until(loader, interrupted) if step < last else ():
+            if batch is None:  # the signal reached the workers too
+                if folder is not None and (accelerator.is_main_process or execution.shard):
+                    save(Path(folder), step, model, average, adam, data, write=accelerator.is_main_process)
+                break
             shape = tuple(batch["x"].shape[2:])
             rate = optimizer.rate(step, elapsed / (60 * minutes) if steps is None else step / steps)
             for group in adam.param_groups:
                 group["lr"] = rate
             adam.zero_grad(set_to_none=True)
             value = _backward(prepared, share.parts(batch, step), accelerator)
-            stop = interrupted.is_set() or time.monotonic() >= deadline
+            stop = bool(interrupted) or time.monotonic() >= deadline
             elapsed = time.monotonic() - start
             if accelerator.num_processes > 1:  # all go on, or none, at the same rate
                 agreed = torch.tensor([value, stop, elapsed], dtype=torch.float32, device=accelerator.device)
@@ -166,7 +175,7 @@ def fit(
             bar.note(shape, value)
             if logging.callback is not None:
                 logging.callback(step, shape, value)
-            done = step >= last or bool(stop) or (accelerator.num_processes == 1 and interrupted.is_set())
+            done = step >= last or bool(stop) or (accelerator.num_processes == 1 and bool(interrupted))
             if accelerator.trackers and (done or step % 10 == 0):
                 accelerator.log({**bar.losses("loss/"), "lr": rate}, step=step)
             saving = folder is not None and (done or step % execution.save_every == 0)
@@ -183,11 +192,28 @@ def fit(
     if not execution.shard:
         model.load_state_dict(trained.state_dict())
         model.eval()
-    if interrupted.is_set():
-        raise KeyboardInterrupt(
-            f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
-        )
+    if interrupted:
+        text = f"stopped after step {step}" + (f"; resume from {folder}" if folder is not None else "")
+        if interrupted.number == signal.SIGTERM and accelerator.is_main_process:
+            tqdm.write(text, file=sys.stderr)
+        interrupted.leave(text)
     return trained if execution.shard else model
+
+
+def _until(loader: DataLoader, interrupted: Interruption) -> Iterator[dict[str, Tensor] | None]:
+    """The batches; None, and no more, if a signal ended the workers while one was made."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:  # torch's, of workers that are gone
+            if not interrupted or "DataLoader worker" not in str(error):
+                raise
+            yield None
+            return
+        yield batch
 
 
 class _Bar:
@@ -253,11 +279,7 @@ def _check_settings(steps: int | None, minutes: float | None, settings: dict[typ
 
 def _check_folder(folder: str | os.PathLike[str] | None, resume: bool | Literal["auto"]) -> bool:
     """Whether the run goes on from the folder."""
-    if (
-        not isinstance(resume, bool | str)
-        or resume not in (True, False, "auto")
-        or (resume is not False and folder is None)
-    ):
+    if resume is not False and folder is None:
         raise ValueError(
             f'fit: expected resume True, False or "auto", with a folder=, got {resume!r} and {folder!r}; name the folder of '
             f"the run."
@@ -265,8 +287,16 @@ def _check_folder(folder: str | os.PathLike[str] | None, resume: bool | Literal[
     there = folder is not None and (Path(folder) / STATE).is_file()
     if there and resume is False:
         raise ValueError(
-            f"fit: expected a folder without a run, got {folder}, which holds one; pass resume=True to go on with it, or "
-            f"another folder=."
+            f"fit: expected a folder without a run, got {folder}, which holds one; pass resume=True to go on with it"
+            f"{reached(Path(folder))}, or another folder=."
+        )
+    alone = [
+        name for name in (checkpoint.CONFIG, checkpoint.MODEL) if folder is not None and (Path(folder) / name).exists()
+    ]
+    if alone and not there and resume is not True:
+        raise ValueError(
+            f"fit: expected a folder without a model, got {folder}, which holds {' and '.join(alone)} without a run; name "
+            f"another folder=, as this model would be written over."
         )
     return there if resume == "auto" else bool(resume)
 
@@ -292,6 +322,18 @@ def _check_data(model: Model, data: MultiResolution, new: bool) -> None:
             f"fit: expected a network of modes that one of the grids {data.shapes} holds, got n_modes={modes}: the others "
             f"would learn nothing, and show on finer grids; build it with fewer, or train on finer grids too."
         )
+
+
+def _check_precision(model: Model, accelerator: Accelerator) -> None:
+    """Say what weights of half precision lose, and refuse what torch does."""
+    half = {p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
+    if not half:
+        return
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in half))
+    mend = 'keep weights in float32, model.float(), and pass Execution(Accelerator(mixed_precision="bf16"))'
+    if torch.float16 in half and accelerator.mixed_precision == "fp16":
+        raise ValueError(f"fit: expected float32 weights with mixed precision fp16, got {names}; {mend}.")
+    warnings.warn(f"fit: small steps are rounded away in weights of {names}; {mend}.", stacklevel=3)
 
 
 class _Share(Dataset):
@@ -347,29 +389,9 @@ def _moved(name: str, value: Any, device: torch.device) -> Any:
     """A batch's entry on the device. x in float64 stays until the loss has normalised it: not every device has float64."""
     if not isinstance(value, Tensor) or (name == "x" and value.dtype == torch.float64):
         return value
-    return (value.float() if device.type == "mps" and value.dtype == torch.float64 else value).to(device)
+    return moved(value, device)
 
 
 def _without_nan(value: Any) -> Any:
     floating = isinstance(value, Tensor) and value.is_floating_point()
     return torch.where(value.isfinite(), value, 0.0) if floating else value
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Set an event at the first SIGINT instead of raising; a second one raises as usual."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def stop(*_: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from fnodiff.train.weights import MovingAverage, placed, whole
 
 STATE = "training.pt"
 """The file with the run's state, beside the model."""
+MEASURED = ("condition_normalization", "normalization", "spectrum")
+"""What of a model is measured on its data."""
 
 
 def check_writable(folder: Path) -> None:
@@ -46,6 +49,7 @@ def save(
         "step": step,
         "model": checkpoint.describe(model),
         "data": _data_state(data),
+        "processes": _processes(),
         "weights": whole(model.state_dict()),
         "ema": ema.state_dict(),
         "optimizer": whole(optimizer.state_dict()),
@@ -69,7 +73,10 @@ def load(
     """Go on from what `save` wrote, by any number of processes, with weights whole or shared out; returns the step.
 
     Raises:
-        ValueError: If there is nothing, it cannot be read, or the run was one of another model or other data.
+        ValueError: If there is nothing, it cannot be read, or the run was one of another model.
+
+    Warns:
+        UserWarning: If data or processes are others than they were.
     """
     if not (folder / STATE).is_file():
         raise ValueError(
@@ -85,9 +92,10 @@ def load(
             f"{folder / STATE}: not a readable training state: cut short, or not from fit; go on from a copy of the folder, or "
             f"train anew from its model, Model.from_pretrained({str(folder)!r})."
         ) from error
-    for name, ours in (("model", checkpoint.describe(model)), ("data", _data_state(data))):
-        if state[name] != ours:
-            raise ValueError(f"{folder}: expected to resume {name} {state[name]}, got {ours}; use the same.")
+    changed = _changed({**state["data"], "processes": state.get("processes", _processes())}, data)
+    changed += _units_kept(folder, state["model"], model, average)
+    if changed:
+        warnings.warn(f"{folder}: the run goes on with {', '.join(changed)}.", stacklevel=3)
     own = model.state_dict()
     model.load_state_dict({name: placed(value, own[name]) for name, value in state["weights"].items()})
     average.load_state_dict(state["ema"])
@@ -98,6 +106,58 @@ def load(
     optimizer.load_state_dict(state["optimizer"])
     _set_random_state(state["random"])
     return state["step"]
+
+
+def reached(folder: Path) -> str:
+    """ " from step 1200", where the run in a folder is, if that can be read."""
+    try:
+        return f" from step {int(torch.load(folder / STATE, weights_only=True, map_location='cpu', mmap=True)['step'])}"
+    except Exception:  # damaged bytes make the reader raise errors of nearly every kind; `load` says so
+        return ""
+
+
+def _changed(was: dict[str, Any], data: MultiResolution) -> list[str]:
+    """What of data and processes is another than it was, in words."""
+    now = {**_data_state(data), "processes": _processes()}
+    return [f"{name} {now[name]} (before {was[name]})" for name in now if name in was and was[name] != now[name]]
+
+
+def _units_kept(folder: Path, was: dict[str, Any], model: Model, average: MovingAverage) -> list[str]:
+    """Give a model the units and the spectrum that the run in a folder began with, which more data measure otherwise.
+
+    Raises:
+        ValueError: If the model is another one.
+    """
+    ours = checkpoint.describe(model)
+    other = sorted(name for name in {*was, *ours} if was.get(name) != ours.get(name))
+    try:
+        kept = {name: checkpoint.decode(was[name]) for name in other if name in MEASURED}
+    except ValueError:  # of a class of the user's own
+        kept = {}
+    if len(kept) < len(other):
+        names = [name for name in other if name not in kept]
+        raise ValueError(
+            f"{folder}: expected to resume its own model, got one of another {' and '.join(names)}: "
+            f"{'; '.join(_apart(name, was.get(name), ours.get(name)) for name in names)}; use the same: "
+            f"Model.from_pretrained({str(folder)!r})."
+        )
+    for name, value in kept.items():
+        for one in (model, average.model()):
+            setattr(one, name, value)
+    return [f"its own {name.replace('_', ' ')}, not that of these data" for name in kept]
+
+
+def _apart(name: str, was: Any, got: Any) -> str:
+    """Where two descriptions differ first: "network.num_blocks 0, got 1"."""
+    if isinstance(was, dict) and isinstance(got, dict):
+        for key in {**was, **got}:
+            if was.get(key) != got.get(key):
+                return _apart(f"{name}.{key}", was.get(key), got.get(key))
+    return f"{name} {str(was)[:80]}, got {str(got)[:80]}"
+
+
+def _processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def _check_entries(state: Any) -> None:
@@ -133,8 +193,8 @@ def _random_state() -> dict[str, Any]:
 def _set_random_state(state: dict[str, Any]) -> None:
     """Undo `_random_state`."""
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, known in enumerate(state["cuda"][: torch.cuda.device_count()] if torch.cuda.is_available() else ()):
+        torch.cuda.set_rng_state(known, device)  # of as many as there are here
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype("uint32"), *rest))  # noqa: NPY002
     version, internal, gauss = state["python"]

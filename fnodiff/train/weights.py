@@ -33,6 +33,10 @@ class MovingAverage:
         except RuntimeError as error:
             raise ValueError(f'MovingAverage: expected a device such as "cpu", got {device!r}.') from error
         self._model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+        for part in self._model.modules():  # half precision would round the small changes of an average away
+            for name, weight in part._parameters.items():
+                if weight is not None and weight.dtype in (torch.float16, torch.bfloat16):
+                    part._parameters[name] = nn.Parameter(weight.float(), False)
         self._weights = list(self._model.parameters())
 
     def follow(self, model: nn.Module) -> None:
@@ -52,7 +56,8 @@ class MovingAverage:
         """
         if not 0 <= decay <= 1:
             raise ValueError(f"MovingAverage: expected decay from 0 to 1, got {decay!r}; 0.999 is usual.")
-        get_ema_multi_avg_fn(decay)(self._weights, list(model.parameters()), None)
+        now = [p.to(w.dtype) for p, w in zip(model.parameters(), self._weights, strict=True)]
+        get_ema_multi_avg_fn(decay)(self._weights, now, None)
         for average, buffer in zip(self._model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 
