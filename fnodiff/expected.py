@@ -136,11 +136,12 @@ def as_floats(value: Any, name: str = "values") -> Tensor:
     return out if out.is_floating_point() else out.to(torch.get_default_dtype())
 
 
-def at_least(owner: str, least: float, **values: float) -> None:
-    """Raise a ValueError unless the named values are finite and no less than `least`."""
+def at_least(owner: str, least: float, below: float = math.inf, /, **values: float) -> None:
+    """Raise a ValueError unless the named values are finite, no less than `least`, and less than `below`."""
     for name, value in values.items():
-        if not least <= value < math.inf:
-            raise ValueError(f"{owner}: expected {name} >= {least:g}, got {value!r}; pass such a number.")
+        if not least <= value < below:
+            and_below = f" and < {below:g}" if below < math.inf else ""
+            raise ValueError(f"{owner}: expected {name} >= {least:g}{and_below}, got {value!r}; pass such a number.")
 
 
 def described(value: Any) -> str:

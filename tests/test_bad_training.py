@@ -47,7 +47,7 @@ CALLS = {
     "a run that may be nowhere": (lambda: fit(model(), data(), 1, resume="auto"), r"with a folder=, got 'auto'"),
     "a folder to resume": (
         lambda: fit(model(), data(), 1, resume="run", folder="run"),
-        r'True, False or "auto".*got \'run\'',
+        r"resume as True or False or 'auto', got 'run'",
     ),
     "previews that nothing shows": (
         lambda: fit(model(), data(), 1, logging=Logging(progress=False, preview=Preview([(16, 16)]))),

@@ -113,7 +113,7 @@ WRONG = {
     "an old model of nothing": ("convert {emptied} new", "others (KeyError: 'backbone')"),
     "a state of text": ("train {pictures} --config {toml} --out {texts}", "training.pt: not a readable training state"),
     "options of text": ("train {pictures} --config {toml} --out {begun}", "expected a TOML file"),
-    "a network of no blocks": ("TRAIN --network tiny --num-blocks -1", "num_blocks as a whole number, 0 or more"),
+    "a network of no blocks": ("TRAIN --network tiny --num-blocks -1", "num_blocks >= 0"),
     "a seed too large": ("TRAIN --seed 99999999999999999999", "expected --seed from 0"),
     "a broken picture in a worker": (
         "train {one} --shapes 16 --steps 9 --batch 2 --network tiny --num-blocks 0 --workers 1 --no-in-memory",

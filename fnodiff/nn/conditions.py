@@ -6,21 +6,12 @@ features by e at every block: the features depend on all of these in every chann
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fnodiff.domain import Domain
 from fnodiff.nn.blocks import NoiseEmbedding
-
-
-def check_counts(name: str, least: int, **counts: int) -> None:
-    """Raise unless these are whole numbers, as layers can be made of."""
-    for count, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**16:
-            raise ValueError(f"{name}: expected {count} as a whole number, {least} or more, got {value!r}; change it.")
 
 
 class NumbersEmbedding(nn.Module):

@@ -23,9 +23,9 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
-from fnodiff.expected import kinds_checked
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.blocks import ResidualBlock, place_counts, position_channels, positions, usual_places
-from fnodiff.nn.conditions import Conditioned, check_counts
+from fnodiff.nn.conditions import Conditioned
 from fnodiff.nn.dual import DualConv
 from fnodiff.nn.integrals import GroupNorm
 
@@ -128,10 +128,11 @@ class DFU(Conditioned):
             if not self.config[name]:
                 del self.config[name]
         channel_mult, count = tuple(channel_mult), len(tuple(channel_mult))
-        check_counts("DFU", 1, in_channels=in_channels, out_channels=out_channels, hidden_channels=hidden_channels)
-        check_counts("DFU", 1, **{f"n_modes[{i}]": n for i, n in enumerate(n_modes)})
+        at_least("DFU", 1, 2**16, in_channels=in_channels, out_channels=out_channels, hidden_channels=hidden_channels)
+        at_least("DFU", 1, 2**16, **{f"n_modes[{i}]": n for i, n in enumerate(n_modes)})
         given = {"num_blocks": num_blocks, "num_classes": num_classes, "condition_channels": condition_channels}
-        check_counts("DFU", 0, **given, condition_numbers=condition_numbers, augmentation_numbers=augmentation_numbers)
+        given |= {"condition_numbers": condition_numbers, "augmentation_numbers": augmentation_numbers}
+        at_least("DFU", 0, 2**16, **given)
         if not 0 <= dropout < 1:
             raise ValueError(f"DFU: expected dropout from 0 to below 1, got {dropout!r}; 0.1 is usual, 0 is none.")
         if not count or not 0 <= spectral_levels <= count or not all(0 <= i < count for i in attention_levels):
@@ -143,7 +144,7 @@ class DFU(Conditioned):
         if len(n_modes) != domain.dim:
             raise ValueError(f"DFU: expected n_modes with one number per axis of {domain}, got {n_modes}.")
         places = place_counts(domain, positional_modes)
-        if min(places) < 0 or hidden_channels % 4 or not all(isinstance(m, Integral) and m > 0 for m in channel_mult):
+        if min(places) < 0 or hidden_channels % 4 or not all(m > 0 for m in channel_mult):
             raise ValueError(
                 f"DFU: expected hidden_channels divisible by 4, channel_mult of positive integers and positional_modes >= 0, "
                 f"got {hidden_channels}, {channel_mult} and {positional_modes}; round them up."
