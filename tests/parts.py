@@ -66,7 +66,7 @@ def pairwise(*axes: list) -> list[Any]:
 # ---- domains, noises, schedules, scalings -------------------------------------------------------------------------
 
 DOMAINS = [Torus(1), Torus(2), Torus(2, (1.0, 2.5)), Torus(3), Box(1), Box(2), Box(2, (1.0, 2.5)), Box(3)]
-DOMAINS += [Sphere(), Sphere("equiangular")]
+DOMAINS += [Sphere(), Sphere("equiangular"), Sphere("cell-centred", half_longitudes=True)]
 MIXED = [  # periodic along some axes, walls along others, in every order
     Product([Torus(1), Box(1)]),
     Product([Box(1, (2.5,)), Torus(1, (1.5,))]),

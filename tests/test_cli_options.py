@@ -120,6 +120,7 @@ def test_the_options_of_sampling(options, solver, plan):
         ("points", ["--domain", "torus-box", "--lengths", 1, 2], Product([Torus(1), Box(1, (2.0,))])),
         ("cell averages", ["--domain", "box-torus"], Product([Box(1), Torus(1)])),
         ("points", ["--domain", "sphere-equiangular"], Sphere("equiangular")),
+        ("points", ["--domain", "sphere-cell-centred"], Sphere("cell-centred")),
     ],
 )
 def test_the_domain_is_the_files_or_the_one_that_is_named(tmp_path, grid, options, domain):

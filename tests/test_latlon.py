@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fnodiff import Sphere
-from fnodiff.data import ArrayFields, LatLon, MultiResolution
+from fnodiff.data import ArrayFields, LatLon, MultiResolution, to_xarray
 from fnodiff.data.files import read_arrays
 
-GRIDS = ["legendre-gauss", "equiangular"]
+GRIDS = ["legendre-gauss", "equiangular", "cell-centred"]
 
 
 def globe(grid, shape=(16, 32), count=3):
@@ -106,12 +106,50 @@ def test_packed_values_are_unpacked(tmp_path, fill):
     assert fields.masked == (fill is not None)
 
 
-class TestBadInput:
-    def test_cell_centres_are_no_grid_of_ours(self):
-        lat = np.arange(-87.1875, 90, 5.625)  # WeatherBench's 32 x 64
-        with pytest.raises(ValueError, match="cell centres"):
-            LatLon(lat, np.arange(64) * 5.625)
+class TestCellCentres:
+    @pytest.mark.parametrize(
+        ("lat", "lon", "domain"),
+        [
+            (np.arange(-87.1875, 90, 5.625), np.arange(64) * 5.625, Sphere("cell-centred")),  # WeatherBench's 32 x 64
+            (np.arange(-89.5, 90), np.arange(0.5, 360), Sphere("cell-centred", half_longitudes=True)),
+            (np.arange(-89.0, 90, 2), np.arange(-179.0, 180, 2), Sphere("cell-centred", half_longitudes=True)),
+            (np.arange(89.5, -90, -1), np.arange(360), Sphere("cell-centred")),
+            (np.linspace(90, -90, 9), np.arange(11.25, 360, 22.5), Sphere("equiangular", half_longitudes=True)),
+        ],
+    )
+    def test_they_are_known_by_their_coordinates(self, lat, lon, domain):
+        globe = LatLon(lat, lon)
+        assert globe.domain == domain
+        assert globe.shape == (len(lat), len(lon))
+        # A field of its own coordinates comes back as the domain's points have them.
+        latitudes, longitudes = (torch.from_numpy(v * 1.0) for v in np.meshgrid(lat, lon % 360, indexing="ij"))
+        theta, phi = domain.points(globe.shape, dtype=torch.float64)
+        torch.testing.assert_close(globe(latitudes), 90 - theta.rad2deg())
+        torch.testing.assert_close(globe(longitudes), phi.rad2deg())
 
+    def test_fields_go_on_to_other_grids_where_they_lie(self):
+        lat, lon = np.arange(-87.5, 90, 5), np.arange(2.5, 360, 5)
+        theta, phi = np.radians(90 - lat)[:, None], np.radians(lon)
+        x = np.cos(theta) + np.sin(theta) * np.cos(
+            phi - 1
+        )  # of degree 1, highest at colatitude 45 degrees, longitude 1
+        fields = ArrayFields(x[None], latitudes=lat, longitudes=lon)
+        y = fields.domain.resample(fields.batch([0], (36, 72))["x"], (18, 36))
+        theta, phi = fields.domain.points((18, 36))
+        torch.testing.assert_close(y[0, 0], theta.cos() + theta.sin() * (phi - 1).cos(), rtol=0, atol=1e-5)
+
+    def test_files_of_them_are_read_and_written(self, tmp_path):
+        domain = Sphere("cell-centred", half_longitudes=True)
+        x = domain.synthesize(torch.randn(2, 1, 4, 4), (8, 16))
+        there = to_xarray(x, domain)
+        assert there.latitude.values[:2].tolist() == [78.75, 56.25] and there.longitude.values[0] == 11.25
+        there.to_netcdf(tmp_path / "globe.nc")
+        fields = ArrayFields.open(tmp_path / "globe.nc")
+        assert fields.domain == domain
+        torch.testing.assert_close(fields.batch([0, 1], (8, 16))["x"], x)
+
+
+class TestBadInput:
     def test_part_of_the_globe(self):
         lat = np.linspace(90, -90, 17)
         with pytest.raises(ValueError, match="around the globe"):
@@ -127,7 +165,7 @@ class TestBadInput:
 
     def test_no_zero_meridian(self):
         with pytest.raises(ValueError, match="longitude 0"):
-            LatLon(np.linspace(90, -90, 9), np.arange(16) * 22.5 + 11.25)
+            LatLon(np.linspace(90, -90, 9), np.arange(16) * 22.5 + 5.6)
 
     def test_coordinates_of_every_point(self):
         with pytest.raises(ValueError, match="one column and one row"):

@@ -238,6 +238,17 @@ class TestLayers:
         for out in outs[1:]:
             assert float(metrics.relative_l2(out, outs[0], domain).max()) < 0.05
 
+    def test_on_cell_centres_they_are_what_they_are_on_gauss_grids(self, grid):
+        domain, gauss, shape = Sphere("cell-centred", half_longitudes=True), Sphere(), (16, 32)
+        function = torch.randn(1, 2, 6, 6)
+        for kind, options in ((SphericalLocalConv, {"reference": shape}), (SphericalLocalConv, {})):
+            layers = [kind(2, 3, domain=d, **options) for d in (domain, gauss)]
+            layers[0].load_state_dict(layers[1].state_dict())
+            ours, theirs = (
+                d.analyze(f(d.synthesize(function, shape))) for d, f in zip((domain, gauss), layers, strict=True)
+            )
+            torch.testing.assert_close(ours, theirs[..., :8, :8])
+
     def test_local_is_torch_harmonics(self, grid):
         shape, ours = (12, 24), SphericalLocalConv(3, 2, domain=Sphere(grid))
         reach, grids = 2 * math.pi / (12 - (grid == "equiangular")), {"grid_in": grid, "grid_out": grid}

@@ -124,8 +124,8 @@ class DomainOptions:
     """What the samples are functions on."""
 
     domain: str | None = option(
-        "box (with edges), torus (periodic), one of them for each axis as torus-box, sphere or sphere-equiangular. By default "
-        "a box for pictures and for other cell averages."
+        "box (with edges), torus (periodic), one of them for each axis as torus-box, sphere, sphere-equiangular or "
+        "sphere-cell-centred. By default a box for pictures and for other cell averages."
     )
     dim: Literal["1", "2", "3"] | None = option(
         "Dimensions of box and torus. By default those of an .h5; of other arrays 2, or 1 if they have two axes."
@@ -137,15 +137,15 @@ class DomainOptions:
         from fnodiff.data import HDF5Fields
         from fnodiff.data.files import list_arrays
 
-        if self.domain in ("sphere", "sphere-equiangular"):
+        if self.domain in ("sphere", "sphere-equiangular", "sphere-cell-centred"):
             if self.lengths is not None or self.dim is not None:
                 raise ValueError("expected no --lengths and no --dim with a sphere, got one; leave them out.")
-            return fnodiff.Sphere() if self.domain == "sphere" else fnodiff.Sphere("equiangular")
+            return fnodiff.Sphere(self.domain.partition("-")[2] or "legendre-gauss")
         factors = (self.domain or "box").split("-")
         if set(factors) - {"box", "torus"} or len(factors) > 3:
             raise ValueError(
-                f"expected --domain box, torus, an axis each such as torus-box or torus-torus-box, sphere or "
-                f"sphere-equiangular, got {self.domain}; name one of these."
+                f"expected --domain box, torus, an axis each such as torus-box or torus-torus-box, sphere, "
+                f"sphere-equiangular or sphere-cell-centred, got {self.domain}; name one of these."
             )
         kind = arrays.kind(path)
         if kind == "pictures" and set(factors) != {"box"}:

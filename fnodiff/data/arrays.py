@@ -136,6 +136,8 @@ class ArrayFields:
         lengths = [rows.shape[0] for rows in (self._x, self._field) if rows is not None] + lengths
         if len(set(lengths)) > 1:
             raise ValueError(f"ArrayFields: expected as many samples in each array, got {lengths}; cut the longer.")
+        if not self._x.shape[0]:
+            raise ValueError("ArrayFields: expected one sample or more, got none; look at the selection, or the file.")
         self.channels, self._ends = self._x.shape[1], (slice(None),) * domain.dim
         seen = [*range(len(self))]
         if chunks is not None:

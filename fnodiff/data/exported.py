@@ -25,7 +25,7 @@ _ATTRIBUTES = {
 CONVENTIONS = "CF-1.11"
 
 
-@kinds_checked
+@kinds_checked(but=("samples",))
 def to_xarray(
     samples: Tensor | np.ndarray | Mapping[str, Tensor],
     domain: Domain | Fields,

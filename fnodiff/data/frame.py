@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fnodiff.data.rows import Axis
-from fnodiff.domain import Domain, Sphere
-from fnodiff.domain.sphere import GRIDS
+from fnodiff.domain import Domain
+from fnodiff.domain.sphere import GLOBES
 
 if TYPE_CHECKING:
     import xarray
@@ -87,7 +87,7 @@ def frame(
     first = arrays[0]
     sizes = {dim: array.sizes[dim] for array in arrays for dim in array.dims}
     found = {kind: _degrees(first, kind, given.get(kind)) for kind in NAMES}
-    globe = domain is None or domain in [Sphere(grid) for grid in GRIDS]
+    globe = domain is None or domain in GLOBES
     if globe and None in found.values():
         raise ValueError(
             f"from_xarray: expected latitudes and longitudes along two of the dimensions {first.dims}, found none; name them "

@@ -26,7 +26,8 @@ class LatLon:
             repeated at the end.
 
     Attributes:
-        domain: `Sphere("equiangular")` for latitudes from pole to pole, `Sphere()` for Gaussian ones.
+        domain: `Sphere("equiangular")` for latitudes from pole to pole, `Sphere("cell-centred")` for centres of equal steps,
+            `Sphere()` for Gaussian ones; with `half_longitudes=True` if longitudes are centres of cells that begin at 0.
         shape: Of the fields, (latitudes, longitudes).
 
     Raises:
@@ -50,10 +51,11 @@ class LatLon:
                 f"{lon.shape}; of coordinates given for every point of the grid, pass one column and one row."
             )
         self._flipped = bool(lat[0] < lat[-1])
-        self.domain = _grid(lat[::-1] if self._flipped else lat)
+        grid = _grid(lat[::-1] if self._flipped else lat)
         self._raw = len(lat), len(lon)
-        self._columns, self._repeated = _columns(lon)
+        self._columns, self._repeated, half = _columns(lon)
         self._turned = self._columns.tolist() != list(range(len(lon)))
+        self.domain = Sphere(grid, half)
         self.shape: Shape = (len(lat), len(self._columns))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -88,22 +90,22 @@ def _size(x: Tensor) -> float:
     return float(x.nan_to_num().abs().max())
 
 
-def _grid(latitudes: np.ndarray) -> Sphere:
-    """The sphere whose rows these are, from north to south."""
+def _grid(latitudes: np.ndarray) -> str:
+    """The sphere's grid whose rows these are, from north to south."""
     count = len(latitudes)
     for grid in GRIDS:
         rows = 90 - np.degrees(Sphere(grid).points((count, 2), dtype=torch.float64)[0, :, 0].numpy())
         if np.abs(rows - latitudes).max() < _TOLERANCE * 180 / count:
-            return Sphere(grid)
+            return grid
     raise ValueError(
-        f"LatLon: expected {count} latitudes from pole to pole in steps of {180 / (count - 1):g} degrees, or the Gaussian "
-        f"ones, got {latitudes[0]:g}, {latitudes[1]:g} .. {latitudes[-1]:g}; grids of cell centres and parts of the globe are "
-        f"none of ours: interpolate to one of these first, such as by xesmf or cdo."
+        f"LatLon: expected {count} latitudes from pole to pole in steps of {180 / (count - 1):g} degrees, the centres of "
+        f"{count} equal steps, or the Gaussian ones, got {latitudes[0]:g}, {latitudes[1]:g} .. {latitudes[-1]:g}; parts of the "
+        f"globe are no fields on the sphere: interpolate to one of these first, such as by xesmf or cdo."
     )
 
 
-def _columns(longitudes: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The columns in the order of longitudes from 0, and whether one was repeated."""
+def _columns(longitudes: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+    """The columns in the order of longitudes from 0, whether one was repeated, and whether they are centres of cells."""
     count = len(longitudes)
     first, last = longitudes[0] % 360, longitudes[-1] % 360
     apart = min(abs(first - last), 360 - abs(first - last))
@@ -120,11 +122,14 @@ def _columns(longitudes: np.ndarray) -> tuple[np.ndarray, bool]:
             f"is no field on the sphere."
         )
     place = (longitudes[:kept] % 360) / spacing
+    half = bool(np.abs(place - np.floor(place) - 0.5).max() < _TOLERANCE)
+    place = place - half / 2
     if np.abs(place - place.round()).max() > _TOLERANCE:
         raise ValueError(
-            f"LatLon: expected a longitude 0, got {np.sort(longitudes % 360)[0]:g} as the first east of it; count longitudes "
-            f"from there, which turns the globe, those of stations too."
+            f"LatLon: expected a longitude 0, or one half a step of {spacing:g} from there, got "
+            f"{np.sort(longitudes % 360)[0]:g} as the first east of it; count longitudes from there, which turns the globe, "
+            f"those of stations too."
         )
     order = np.empty(kept, dtype=np.int64)
     order[place.round().astype(np.int64) % kept] = np.arange(kept)
-    return order, repeated
+    return order, repeated, half

@@ -140,7 +140,14 @@ class _File:
     def names(self, given: str | Sequence[str] | None) -> list[str]:
         """The variables that are asked for, or the only one there is."""
         if given is None:
-            given = [str(k) for k, v in self.group("").data_vars.items() if v.ndim > 1 and v.dtype.kind in "biuf"]
+            group = self.group("")
+            bounds = {
+                v.attrs.get(key) or v.encoding.get(key)
+                for v in group.coords.values()
+                for key in ("bounds", "climatology")
+            }
+            data = {str(k): v for k, v in group.data_vars.items() if k not in bounds}  # CF's cell bounds are none
+            given = [k for k, v in data.items() if v.ndim > 1 and v.dtype.kind in "biuf"]
             if len(given) != 1:
                 got = f"{given or 'none'}" + (f" in {self.path}" if self.path else "")
                 raise ValueError(f"from_xarray: expected x, names of variables, as there are {got}; name them.")

@@ -10,27 +10,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fnodiff.domain.base import Domain, Shape, cached, full_precision
+from fnodiff.domain.base import Domain, Shape, cached, cell_bounds, full_precision
 from fnodiff.domain.draws import Generators, normals
 from fnodiff.domain.harmonics import harmonics
 from fnodiff.domain.sums import check_trace, degree_sum
 from fnodiff.expected import kinds_checked
 
-GRIDS = ("legendre-gauss", "equiangular")
+GRIDS = ("legendre-gauss", "equiangular", "cell-centred")
 
 
 @kinds_checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sphere(Domain):
     """The unit sphere; points (colatitude, longitude) in radians, north first, and real spherical harmonics.
 
     A grid of shape (latitudes, longitudes) holds the degrees l < L,
 
         L = min(latitudes, (longitudes + 1) // 2)             legendre-gauss
-        L = min((latitudes + 1) // 2, (longitudes + 1) // 2)  equiangular, whose first and last rows are the poles
+        L = min((latitudes + 1) // 2, (longitudes + 1) // 2)  equiangular, whose first and last rows are the poles, and
+                                                              cell-centred, whose rows are halfway between such
 
     all orders of each, so that what it holds does not depend on where the poles are; transforms are exact for those degrees.
-    32 x 64 points hold 32 degrees, or 16. Longitudes are 2 pi j / longitudes.
+    32 x 64 points hold 32 degrees, or 16. Longitudes are 2 pi j / longitudes, or 2 pi (j + 1/2) / longitudes.
 
     The harmonics of degrees below L are stored as a square (L, L) whose shells of max(i, j) are the degrees:
 
@@ -41,7 +42,9 @@ class Sphere(Domain):
     Laplacian here: fields are values at points.
 
     Args:
-        grid: "legendre-gauss", the nodes of Gauss' quadrature, or "equiangular", equally spaced from pole to pole.
+        grid: "legendre-gauss", the nodes of Gauss' quadrature; "equiangular", equally spaced from pole to pole; or
+            "cell-centred", the centres (i + 1/2) / latitudes of equal steps from pole to pole, by Fejer's quadrature.
+        half_longitudes: Whether longitudes are the centres of cells that begin at 0, too.
 
     Raises:
         ValueError: If the grid is another one.
@@ -55,6 +58,7 @@ class Sphere(Domain):
     """
 
     grid: str = "legendre-gauss"
+    half_longitudes: bool = False
 
     dim: ClassVar[int] = 2
     lengths: ClassVar[tuple[float, ...]] = (math.pi, 2 * math.pi)
@@ -66,6 +70,9 @@ class Sphere(Domain):
             raise ValueError(
                 f"Sphere: expected a grid among {GRIDS}, got {self.grid!r}; resample the fields to one of these."
             )
+
+    def __repr__(self) -> str:
+        return f"Sphere(grid={self.grid!r}{', half_longitudes=True' if self.half_longitudes else ''})"
 
     def degrees(self, shape: Sequence[int]) -> int:
         """How many degrees a grid of this shape holds, L."""
@@ -89,7 +96,7 @@ class Sphere(Domain):
     def points(self, shape: Sequence[int], *, device=None, dtype: torch.dtype | None = None) -> Tensor:
         latitudes, longitudes = self.check_shape(shape)
         theta = _quadrature(self.grid, latitudes)[0]
-        phi = torch.arange(longitudes, dtype=torch.float64) * (2 * math.pi / longitudes)
+        phi = (torch.arange(longitudes, dtype=torch.float64) + self.half_longitudes / 2) * (2 * math.pi / longitudes)
         points = torch.stack(torch.meshgrid(theta, phi, indexing="ij"))
         return points.to(device=device, dtype=dtype or torch.get_default_dtype())
 
@@ -98,9 +105,15 @@ class Sphere(Domain):
         return self.synthesize(self.analyze(x), shape)
 
     def cells(self, shape: Sequence[int]) -> list[Tensor]:
-        """Belts of latitude as large as the rows' weights, in shares of the sphere's area from the north; longitudes."""
-        _, meridians = super().cells(shape)
-        return [torch.nn.functional.pad(_quadrature(self.grid, shape[0])[1].cumsum(0), (1, 0)), meridians]
+        """Belts of latitude as large as the rows' weights, in shares of the sphere's area from the north; longitudes.
+
+        Of a cell-centred grid they are the cells themselves.
+        """
+        latitudes, longitudes = self.check_shape(shape)
+        meridians = cell_bounds(longitudes, not self.half_longitudes)
+        if self.grid == "cell-centred":
+            return [(1 - (math.pi * cell_bounds(latitudes, False)).cos()) / 2, meridians]
+        return [torch.nn.functional.pad(_quadrature(self.grid, latitudes)[1].cumsum(0), (1, 0)), meridians]
 
     def coordinates(self, shape: Sequence[int]) -> dict[str, Tensor]:
         colatitude, longitude = super().coordinates(shape).values()
@@ -178,6 +191,8 @@ class Sphere(Domain):
         with torch.autocast(x.device.type, enabled=False):
             x = full_precision(x)
             waves = torch.fft.rfft(x, norm="forward")[..., :count]  # (B, C, latitudes, orders)
+            if self.half_longitudes:
+                waves = waves * _half_step(count, shape[1], x.device, x.dtype).conj()
             legendre = _analysis(self.grid, shape[0], count, x.device, x.dtype)
             c = torch.view_as_real(waves).permute(3, 0, 1, 4, 2).flatten(1, 3) @ legendre
         return c.unflatten(1, (*x.shape[:2], 2))
@@ -188,8 +203,10 @@ class Sphere(Domain):
         with torch.autocast(c.device.type, enabled=False):
             legendre = _synthesis(self.grid, shape[0], c.shape[-1], c.device, c.dtype)
             waves = c.flatten(1, 3) @ legendre  # (orders, B C 2, latitudes)
-            waves = waves.unflatten(1, c.shape[1:4]).permute(1, 2, 4, 0, 3).contiguous()
-            return torch.fft.irfft(torch.view_as_complex(waves), n=shape[1], norm="forward")
+            waves = torch.view_as_complex(waves.unflatten(1, c.shape[1:4]).permute(1, 2, 4, 0, 3).contiguous())
+            if self.half_longitudes:
+                waves = waves * _half_step(c.shape[0], shape[1], c.device, c.dtype)
+            return torch.fft.irfft(waves, n=shape[1], norm="forward")
 
     def values(self, c: Tensor, points: Tensor, shape: Shape) -> Tensor:
         count = c.shape[-1]
@@ -226,8 +243,22 @@ def _shifted_down(c: Tensor) -> Tensor:
 @cached
 def _quadrature(grid: str, latitudes: int) -> tuple[Tensor, Tensor]:
     """Colatitudes from the north, and the share of the sphere's area that each row stands for; float64."""
+    if grid == "cell-centred":  # Fejer's first rule, exact for polynomials in cos(theta) of degree below `latitudes`
+        theta = (torch.arange(latitudes, dtype=torch.float64) + 0.5) * (math.pi / latitudes)
+        k = torch.arange(1, latitudes // 2 + 1, dtype=torch.float64)
+        ripple = (2 * k * theta[:, None]).cos() / (4 * k.square() - 1)
+        return theta, (1 - 2 * ripple.sum(1)) / latitudes
     theta, weights = harmonics("quadrature").precompute_latitudes(latitudes, grid=grid)
     return theta.double(), weights.double() / 2
+
+
+@cached
+def _half_step(count: int, longitudes: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """exp(i pi m / longitudes) for orders m < count: half a step to the east."""
+    angle = torch.arange(count, dtype=torch.float64) * (math.pi / longitudes)
+    return torch.complex(angle.cos(), angle.sin()).to(
+        device, torch.complex128 if dtype == torch.float64 else torch.complex64
+    )
 
 
 def _legendre(count: int, x: Tensor) -> Tensor:
@@ -250,3 +281,7 @@ def _synthesis(grid: str, latitudes: int, count: int, device: torch.device, dtyp
     legendre = _legendre(count, _quadrature(grid, latitudes)[0].cos()) / 2
     legendre[0] *= 2
     return legendre.to(device=device, dtype=dtype).contiguous()
+
+
+GLOBES = tuple(Sphere(grid, half) for grid in GRIDS for half in (False, True))
+"""All globes."""

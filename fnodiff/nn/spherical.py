@@ -157,16 +157,24 @@ class SphericalLocalConv(nn.Module):
         """(B, in_channels, *shape) -> (B, out_channels, *output_shape), the input brought to that grid first."""
         x = x if output_shape is None else self.resize(x, output_shape)
         shape = self.domain.check_field(x)
-        if self.reference is None:
-            return self._convolve(x, shape)
-        fine = tuple(max(n, m) for n, m in zip(shape, self.reference, strict=True))
-        return self.domain.resample(self._convolve(self.domain.resample(x, fine), self.reference), shape)
+        if self.domain.grid == "cell-centred":  # torch-harmonics has no filters there: on Gauss' grid of the same size
+            waves, gauss = self.domain.orders(x), Sphere()
+            out = self._on(gauss, gauss.from_orders(waves, shape).to(x.dtype), shape)
+            return self.domain.from_orders(gauss.orders(out, waves.shape[0]), shape).to(x.dtype)
+        return self._on(self.domain, x, shape)
 
-    def _convolve(self, x: Tensor, reference: Shape) -> Tensor:
-        shape, rows = tuple(x.shape[2:]), reference[0] - (self.domain.grid == "equiangular")
+    def _on(self, domain: Sphere, x: Tensor, shape: Shape) -> Tensor:
+        """The convolution of fields on a grid that torch-harmonics has."""
+        if self.reference is None:
+            return self._convolve(domain, x, shape)
+        fine = tuple(max(n, m) for n, m in zip(shape, self.reference, strict=True))
+        return domain.resample(self._convolve(domain, domain.resample(x, fine), self.reference), shape)
+
+    def _convolve(self, domain: Sphere, x: Tensor, reference: Shape) -> Tensor:
+        shape, rows = tuple(x.shape[2:]), reference[0] - (domain.grid == "equiangular")
         with torch.autocast(x.device.type, enabled=False):
             full = full_precision(x)
-            filters = _filters(self.domain, shape, 2 * math.pi / rows, full.device, full.dtype)
+            filters = _filters(domain, shape, 2 * math.pi / rows, full.device, full.dtype)
             waves = torch.fft.rfft(full).permute(3, 0, 1, 2)  # (orders, B, in, latitudes)
             seen = (waves @ filters[:, None]).unflatten(3, (-1, shape[0])).flatten(2, 3)  # (.., in filters, latitudes)
             weight = self.weight.flatten(1).to(full.dtype)

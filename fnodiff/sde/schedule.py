@@ -24,6 +24,12 @@ from torch import Tensor
 from fnodiff.expected import kinds_checked
 
 
+def check_rho(owner: str, rho: float) -> None:
+    """Raise a ValueError unless sigma^(1/rho) is a number of use."""
+    if not 0.1 <= rho <= 100:
+        raise ValueError(f"{owner}: expected rho from 0.1 to 100, got {rho!r}; 7 is usual.")
+
+
 class Schedule(abc.ABC):
     """t -> (alpha_t, sigma_t). Subclasses define `__call__` and its inverse `time`; sigma / alpha rises with t.
 
@@ -82,7 +88,7 @@ class EDM(Schedule):
 
     def __post_init__(self) -> None:
         self._check_order(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-        self._check_order(rho=self.rho)
+        check_rho("EDM", self.rho)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)

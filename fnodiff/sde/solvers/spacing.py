@@ -8,14 +8,13 @@ EvenRho      equal steps of (sigma / alpha)^(1 / rho)
 from __future__ import annotations
 
 import abc
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fnodiff.expected import kinds_checked
-from fnodiff.sde.schedule import Schedule
+from fnodiff.sde.schedule import Schedule, check_rho
 
 
 class Spacing(abc.ABC):
@@ -70,8 +69,7 @@ class EvenRho(Spacing):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rho < math.inf:
-            raise ValueError(f"EvenRho: expected rho > 0, got {self.rho!r}; 7 is usual.")
+        check_rho("EvenRho", self.rho)
 
     def ratios(self, schedule: Schedule, t: Tensor) -> Tensor:
         low, high = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
