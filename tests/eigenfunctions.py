@@ -57,7 +57,9 @@ def project(domain: Domain, x: Tensor, phi: Tensor) -> Tensor:
     if domain.grid == "legendre-gauss":
         weights = torch.from_numpy(np.polynomial.legendre.leggauss(rows)[1]) / 2
     else:  # the weights that integrate all polynomials of cos(theta) up to the grid's degree
-        nodes = np.polynomial.legendre.legvander(np.cos(np.linspace(0, np.pi, rows)), rows - 1)
+        centres = domain.grid == "cell-centred"
+        theta = (np.arange(rows) + 0.5) * np.pi / rows if centres else np.linspace(0, np.pi, rows)
+        nodes = np.polynomial.legendre.legvander(np.cos(theta), rows - 1)
         weights = torch.from_numpy(np.linalg.solve(nodes.T, np.eye(rows)[0]))
     return (x * weights[:, None] / columns).flatten(2) @ phi.T
 
