@@ -8,13 +8,12 @@ EvenRho      equal steps of (sigma / alpha)^(1 / rho)
 from __future__ import annotations
 
 import abc
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fnodiff.expected import kinds_checked
+from fnodiff.expected import at_least, kinds_checked
 from fnodiff.sde.schedule import Schedule
 
 
@@ -62,7 +61,7 @@ class EvenRho(Spacing):
         rho: 1 for equal steps of sigma / alpha, more to crowd towards small noise; 7 is EDM's.
 
     Raises:
-        ValueError: If rho is not positive.
+        ValueError: If rho is less than 0.1: powers of 1 / rho would overflow.
 
     Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
     """
@@ -70,8 +69,7 @@ class EvenRho(Spacing):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rho < math.inf:
-            raise ValueError(f"EvenRho: expected rho > 0, got {self.rho!r}; 7 is usual.")
+        at_least("EvenRho", 0.1, rho=self.rho)
 
     def ratios(self, schedule: Schedule, t: Tensor) -> Tensor:
         low, high = schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64))
