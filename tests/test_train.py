@@ -134,8 +134,8 @@ class TestFit:
     @pytest.mark.parametrize(
         ("decay", "rate"),
         [
-            (0.0, 1e-3),
-            (1.0, 1e-3 * 0.5 * (1 + math.cos(7 * math.pi / 8))),
+            (False, 1e-3),
+            (True, 1e-3 * 0.5 * (1 + math.cos(7 * math.pi / 8))),
             (0.25, 1e-3 * 0.5 * (1 + math.cos(math.pi / 2))),  # the second of its two last steps
         ],
         ids=["flat", "decay", "its last quarter"],

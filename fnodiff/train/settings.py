@@ -34,7 +34,7 @@ class Adam:
 
     lr: float = 1e-3
     rampup: int = 100
-    decay: float = 0.0
+    decay: bool | float = 0.0
     clip: float = 1.0
     ema_halflife: float = 20_000
     betas: tuple[float, float] = (0.9, 0.99)
