@@ -196,7 +196,7 @@ def _taken(kind: str, value: Any) -> Any:
         return number if fits and (name != "int" or abs(number) < 2**63) else _NO
     if name in ("Sequence", "tuple"):
         return _several(inner, value)
-    if name == "Tensor":
+    if name == "Tensor" and not isinstance(value, bool):
         try:
             found = as_tensor(value)
             return found if found.dtype == torch.bool else as_floats(found)

@@ -58,7 +58,7 @@ def field():
 @pytest.mark.parametrize(
     "seeds",
     [3, WHOLE(3), torch.tensor(3), [3], (3,), {3: "x"}.keys(), iter([3]), np.array([3], "u1"), torch.tensor([3])],
-    ids=repr,
+    ids=lambda seeds: type(seeds).__name__,
 )
 def test_seeds_of_every_kind(seeds):
     assert seed_list([3]) == [3] == (found := seed_list(seeds)) and type(found[0]) is int

@@ -69,7 +69,7 @@ class TestInception:
         for resize in ("bilinear", "clean"):
             metrics.inception_distances(images, images.flip(1), feature=network, resize=resize)
         assert seen == [(16, 16), (16, 16), (299, 299), (299, 299)]
-        with pytest.raises(ValueError, match='"bilinear" or "clean", got \'area\''):
+        with pytest.raises(ValueError, match="expected resize as 'bilinear', 'clean', got 'area'"):
             metrics.inception_distances(images, images, feature=network, resize="area")
 
     def test_figures_are_those_of_torch_fidelity(self):

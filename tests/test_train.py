@@ -172,7 +172,7 @@ class TestFit:
             (lambda p: fit(model(), data(), 1, loss=DenoisingLoss(model())), "another"),
             (lambda p: fit(model(), data(), 3, folder=p, resume=True), STATE),
             (lambda p: fit(model(), data(), 3, resume=True), "with a folder="),
-            (lambda p: fit(model(), data(), 3, folder=p, resume="yes"), 'resume True, False or "auto"'),
+            (lambda p: fit(model(), data(), 3, folder=p, resume="yes"), "resume as True or False or 'auto'"),
             (lambda p: resumed(p, model(num_classes=2), data()), "resume its own model"),
             (lambda p: fit(model(), data(), 1, logging=told(None, preview=Preview([(8, 8)]))), "a tracker that shows"),
             (lambda p: fit(model(), data(), 1, execution=Execution(shard=True)), "several processes"),

@@ -320,7 +320,7 @@ class ArrayFields:
         warnings.warn(
             f"ArrayFields: the grid {stored} of {self.domain} has its end point twice: along axis {axes} first and last "
             f"values are equal in all samples; the last is left out, and the grid is {kept}.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def _loses(self, rows: Rows, seen: list[int]) -> bool:

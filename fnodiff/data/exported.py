@@ -104,7 +104,7 @@ def to_xarray(
             )
     if mask is not None:
         there = as_tensor(mask, "mask").cpu()
-        there = there.repeat(len(x) // count, *(1,) * (x.ndim - 1)) if len(there) == count else there
+        there = there.repeat(len(x) // count, *(1,) * (x.ndim - 1)) if there.shape[:1] == (count,) else there
         if there.is_complex() or there.shape not in ((len(x), 1, *shape), x.shape):
             raise ValueError(
                 f"to_xarray: expected a mask (B, 1 or C, *shape) for fields {tuple(x.shape)}, got {tuple(there.shape)}; "

@@ -135,7 +135,7 @@ def twisted(
         warnings.warn(
             f"twisted: the effective sample size fell to {float(ess.min()):.1f} of {particles} particles ({int(poor.sum())} of "
             f"{len(given.seeds)} runs fell below a tenth), so few of them stand for all; take more particles or more steps.",
-            stacklevel=2,
+            stacklevel=3,
         )
     samples = torch.stack(found) if all_particles else torch.cat(found)
     return (samples, ess) if return_ess else samples

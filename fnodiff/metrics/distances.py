@@ -83,7 +83,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 256, seed: in
         >>> round(sliced_wasserstein(x + 1.0, x), 1)  # per coordinate
         1.0
     """
-    if x.shape != y.shape or len(x) < 2:
+    if x.shape != y.shape or x.ndim < 2 or len(x) < 2:
         raise ValueError(
             f"sliced_wasserstein: expected two sets of one shape with two members or more, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}; take as many of both, on one grid."

@@ -140,7 +140,7 @@ def _rank(samples: Tensor, y: Tensor, generator: torch.Generator | None) -> Tens
 
 def _ensemble(name: str, samples: Tensor, y: Tensor, domain: Domain | None, mask: Tensor | None) -> tuple[Tensor, ...]:
     """Samples and truth, 0 where not measured, and weights (B, C, *shape) there, which sum to 1 for each field."""
-    if samples.shape[1:] != y.shape or len(samples) < 2 or y.ndim < 3:
+    if samples.shape[1:] != y.shape or y.ndim < 3 or len(samples) < 2:
         raise ValueError(
             f"{name}: expected samples (S, B, C, *shape), S >= 2, and y (B, C, *shape), got {tuple(samples.shape)} and "
             f"{tuple(y.shape)}; stack the samples along a first axis."

@@ -49,8 +49,6 @@ def inception_distances(
             f"inception_distances: expected two sets of two images or more of 3 channels, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}."
         )
-    if resize not in ("bilinear", "clean"):
-        raise ValueError(f'inception_distances: expected resize "bilinear" or "clean", got {resize!r}; name one.')
     network = _inception(feature) if isinstance(feature, int) else feature
     features = []
     with torch.no_grad():

@@ -101,7 +101,7 @@ def log_likelihood(
                 f"log_likelihood: the data's modes fall as k^-{found['data_exponent']:.2f} and the noise's as "
                 f"k^-{found['noise_exponent']:.2f}, apart by {apart:.2f}, no more than half the dimension, {domain.dim / 2:g}: "
                 f"the log density grows with the grid without end; compare on one grid, or take a rougher noise.",
-                stacklevel=2,
+                stacklevel=3,
             )
     given = condition_rows(denoiser, condition, len(x)) if condition else {}
     device = next(denoiser.parameters(), x).device

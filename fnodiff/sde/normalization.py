@@ -50,10 +50,10 @@ class Normalization:
         object.__setattr__(self, "std", std)
         means, stds = (v if isinstance(v, tuple) else (v,) for v in (mean, std))
         same = isinstance(mean, tuple) == isinstance(std, tuple) and len(means) == len(stds)
-        if not same or not all(math.isfinite(m) and 1e-37 < s < math.inf for m, s in zip(means, stds, strict=True)):
+        if not same or not all(math.isfinite(m) and 1e-30 <= s < math.inf for m, s in zip(means, stds, strict=True)):
             raise ValueError(
-                f"Normalization: expected a finite mean and a positive std, each one number or one per channel, got {mean} "
-                f"and {std}; a constant channel has std 0: leave it out or give it std 1."
+                f"Normalization: expected a finite mean and a positive std, 1e-30 or more, each one number or one per "
+                f"channel, got {mean} and {std}; a constant channel has std 0: leave it out or give it std 1."
             )
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -333,7 +333,7 @@ def _check_precision(model: Model, accelerator: Accelerator) -> None:
     mend = 'keep weights in float32, model.float(), and pass Execution(Accelerator(mixed_precision="bf16"))'
     if torch.float16 in half and accelerator.mixed_precision == "fp16":
         raise ValueError(f"fit: expected float32 weights with mixed precision fp16, got {names}; {mend}.")
-    warnings.warn(f"fit: small steps are rounded away in weights of {names}; {mend}.", stacklevel=3)
+    warnings.warn(f"fit: small steps are rounded away in weights of {names}; {mend}.", stacklevel=4)
 
 
 class _Share(Dataset):

@@ -95,7 +95,7 @@ def load(
     changed = _changed({**state["data"], "processes": state.get("processes", _processes())}, data)
     changed += _units_kept(folder, state["model"], model, average)
     if changed:
-        warnings.warn(f"{folder}: the run goes on with {', '.join(changed)}.", stacklevel=3)
+        warnings.warn(f"{folder}: the run goes on with {', '.join(changed)}.", stacklevel=4)
     own = model.state_dict()
     model.load_state_dict({name: placed(value, own[name]) for name, value in state["weights"].items()})
     average.load_state_dict(state["ema"])

@@ -61,7 +61,7 @@ class EvenRho(Spacing):
         rho: 1 for equal steps of sigma / alpha, more to crowd towards small noise; 7 is EDM's.
 
     Raises:
-        ValueError: If rho is not positive.
+        ValueError: If rho is less than 0.1: powers of 1 / rho would overflow.
 
     Source: Karras, Aittala, Aila, Laine (2022), Elucidating the design space of diffusion-based generative models.
     """
