@@ -51,7 +51,7 @@ CALLS = {
     "half a step": (lambda: DPMSolver(2.5), r"steps >= 1"),
     "a denoiser for the steps": (lambda: DPMSolver(ORACLE, 12), r"steps >= 1"),
     "spacing by name": (lambda: DDIM(4, spacing="log_snr"), r"EvenLogSNR\(\), got 'log_snr'"),
-    "spacing of a power below nothing": (lambda: EvenRho(0.0), r"rho >= 0.1"),
+    "spacing of a power below nothing": (lambda: EvenRho(0.0), r"rho from 0.1 to 100"),
     "more than all noise": (lambda: DDIM(4, eta=2.0), r"eta in \[0, 1\]"),
     "less than no noise": (lambda: DPMSolver(4, eta=-0.1), r"eta in \[0, 1\]"),
     "churn below none": (lambda: Heun(4, churn=-1.0), r"0 is no churn"),
