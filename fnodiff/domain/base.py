@@ -301,7 +301,7 @@ class Domain(abc.ABC):
         Raises:
             ValueError: If it is neither.
         """
-        shape = shape.tolist() if isinstance(shape, Tensor | np.ndarray) else shape
+        shape = shape.tolist() if isinstance(shape, (Tensor, np.ndarray)) else shape
         if isinstance(shape, _WHOLE) and not isinstance(shape, bool):
             return self.shape_of(int(shape))
         out = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)
