@@ -57,7 +57,7 @@ def is_refused_or_works(name: str, bad: dict[str, Any]) -> None:
         signal.alarm(0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(calls())
 def test_any_input_is_refused_with_what_was_expected_or_works(call: tuple[str, dict[str, Any]]) -> None:
     is_refused_or_works(*call)

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from fnodiff.data.rows import Rows
+from fnodiff.expected import kinds_checked
 
 LEAST = 32
 """Samples of a chunk, at least, where the file says how many it stores together."""
 
 
+@kinds_checked
 @dataclass(frozen=True)
 class Chunks:
     """How a data set larger than memory is read.

@@ -15,6 +15,7 @@ from fnodiff.data import pixels
 from fnodiff.data.rows import layout, plain, single
 from fnodiff.data.source import selected
 from fnodiff.domain import Box, Domain, Shape
+from fnodiff.expected import kinds_checked
 
 Key = str | int
 
@@ -143,6 +144,7 @@ class Reader:
         return fits[0]
 
 
+@kinds_checked(but=("records", "x", "label", "condition"))
 class Records:
     """A source over records that are read by their number: a Hugging Face dataset, a torchvision one, a list of dicts.
 

@@ -11,8 +11,10 @@ from torch.utils.data import get_worker_info
 
 from fnodiff.data.records import Key, Reader, Records
 from fnodiff.domain import Domain
+from fnodiff.expected import kinds_checked
 
 
+@kinds_checked(but=("records", "x", "label", "condition"))
 class Stream(Records):
     """A source over records that are read one after another: a streamed Hugging Face dataset, webdataset's shards.
 

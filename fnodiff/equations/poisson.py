@@ -23,6 +23,7 @@ from torch import Tensor
 from fnodiff.domain import Box, Generators, Shape
 from fnodiff.domain.base import cached
 from fnodiff.equations.solved import Solved
+from fnodiff.expected import kinds_checked
 
 Target = Literal["pair", "solution", "source"]
 _SQUARE = Box(2)
@@ -108,6 +109,7 @@ def _resample(u: Tensor, shape: Shape) -> Tensor:
     return u
 
 
+@kinds_checked
 class Poisson(Solved):
     """Pairs (a, u) of source and field, solved on fine x fine cells. Coarser grids show the same functions' values at their
     cell centres: a's cosines, and u's sines, below the grid's limit.
