@@ -1,6 +1,7 @@
 """Training: a plain loop on accelerate, its checkpoints, and fine-tuning."""
 
 from fnodiff.cost import keep_freed_memory
+from fnodiff.train.distillation import DistillationLoss, student_of
 from fnodiff.train.finetune import PARTS, freeze, mixed_finetune
 from fnodiff.train.loop import fit
 from fnodiff.train.preview import Preview
@@ -12,6 +13,7 @@ __all__ = [
     "PARTS",
     "STATE",
     "Adam",
+    "DistillationLoss",
     "Execution",
     "Logging",
     "MovingAverage",
@@ -20,4 +22,5 @@ __all__ = [
     "freeze",
     "keep_freed_memory",
     "mixed_finetune",
+    "student_of",
 ]
