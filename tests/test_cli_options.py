@@ -174,7 +174,10 @@ def test_the_portraits_file_says_what_is_chosen_anyway():
     """Its options make the model that a command makes with the width alone."""
     data = MultiResolution(ArrayFields(wavy(8, (32, 32)), domain=Box(2)), Box(2), [16, 24, 32])
     described = []
-    for tokens in (["train", "pictures", "--hidden-channels", "48"], ["train", "--config", str(CONFIGS / "portraits.toml")]):
+    for tokens in (
+        ["train", "pictures", "--hidden-channels", "48"],
+        ["train", "--config", str(CONFIGS / "portraits.toml")],
+    ):
         given = parsed(*tokens)
         noise, scaling = given["noise"], given["scaling"].make((32, 32))
         chosen = {"noise": noise.make_noise(Box(2), (32, 32)), "schedule": noise.make_schedule(), "scaling": scaling}

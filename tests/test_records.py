@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import hugging_face as by_name
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,7 @@ def folder(tmp_path):
 
 
 def hugging_face():
-    datasets = pytest.importorskip("datasets")
+    datasets = by_name.package()
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(3), "wave": datasets.Array3D((2, 8, 8), "float64")}
     )
@@ -69,7 +70,7 @@ def same(fields, folder, labels):
 def test_image_columns_of_hugging_face(folder, decoded):
     rows = hugging_face()
     if not decoded:
-        rows = rows.cast_column("image", pytest.importorskip("datasets").Image(decode=False))
+        rows = rows.cast_column("image", by_name.package().Image(decode=False))
     same(Records(rows, "image", "label"), folder, [1, 0, 1])
 
 

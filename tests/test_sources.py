@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import h5py
+import hugging_face as by_name
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,7 +99,7 @@ def test_weather(here):
 
 
 def test_hugging_face(here, monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    datasets = by_name.package()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", here / "cache")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(2)})
     rows = {"image": [{"bytes": png(i), "path": None} for i in range(100)], "label": [i % 2 for i in range(100)]}
