@@ -218,6 +218,7 @@ class Playground:
 
 
 def grid_name(shape: Shape) -> str:
+    """A grid as the page names it, such as 16x16."""
     return "x".join(map(str, shape))
 
 

@@ -8,8 +8,22 @@ from unittest import mock
 import pytest
 import torch
 
-from fnodiff import DFU, EDM, VP, Box, EDMScaling, FunctionSpaceSDE, Matern, Model, MultiResolution, WhiteNoise, fit
+from fnodiff import (
+    DFU,
+    EDM,
+    VP,
+    Box,
+    EDMScaling,
+    FunctionSpaceSDE,
+    Matern,
+    Model,
+    MultiResolution,
+    SpectralScaling,
+    WhiteNoise,
+    fit,
+)
 from fnodiff.data import ArrayFields
+from fnodiff.sde import ChannelSpectra, Given
 from fnodiff.train import Adam, DistillationLoss, Logging, student_of
 
 X = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -41,6 +55,17 @@ def test_the_last_level_learns_the_end_of_the_flow() -> None:
     torch.testing.assert_close(error, weight * loss.model(x_t, t).square().mean((1, 2, 3)), rtol=1e-5, atol=1e-6)
 
 
+def test_the_flow_ends_with_the_estimate_at_the_teachers_last_level() -> None:
+    made = teacher().eval()
+    loss, x = DistillationLoss(student_of(made), made, evaluations=1, substeps=1), 2.0 * X
+    with torch.no_grad():
+        low = 0.002 / 2 * x + (1 - 0.002 / 2) * made(x, made.sde.schedule.time(torch.tensor(2.0)))
+        expected = made(low, torch.tensor(0.0))
+        found = loss._flow(Given(made), x, torch.tensor(2.0, dtype=torch.float64), torch.tensor(0.0))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found - low).abs().max() > 1e-4  # at the last level some noise is left
+
+
 def test_it_learns_and_leaves_the_teacher() -> None:
     made = teacher()
     before = copy.deepcopy(made.state_dict())
@@ -54,6 +79,16 @@ def test_it_learns_and_leaves_the_teacher() -> None:
     fit(student, data, steps=30, loss=loss, optimizer=Adam(lr=3e-3, rampup=1), logging=quiet)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert all(torch.equal(before[name], value) for name, value in made.state_dict().items())
+
+
+def test_weights_may_be_of_each_channel() -> None:
+    sde, scaling = FunctionSpaceSDE(WhiteNoise(Box(2), (8, 8)), EDM()), SpectralScaling((8, 8))
+    net = DFU.tiny(scaling.inputs(2), 2, zero_init=False, dropout=0.0)
+    made = Model(net, sde, scaling, spectrum=ChannelSpectra([Matern(1.0, 0.2), Matern(2.0, 0.2)]))
+    assert made.loss_weight(torch.ones(3), (8, 8)).shape == (3, 2)
+    with mock.patch("torch.randint", return_value=torch.tensor(1)):
+        error = DistillationLoss(student_of(made), made, substeps=1)(X[:3].repeat(1, 2, 1, 1))
+    assert error.shape == (3,) and error.max() < 1e-6
 
 
 def test_what_cannot_be_is_said() -> None:

@@ -21,7 +21,6 @@ from fnodiff.expected import at_least
 from fnodiff.model import Model
 from fnodiff.sde.denoiser import Given, evaluating
 from fnodiff.sde.loss import DenoisingLoss
-from fnodiff.sde.process import over_space
 from fnodiff.sde.sampling import integrate
 from fnodiff.sde.solvers import DPMSolver, EvenLogSNR
 
@@ -106,7 +105,8 @@ class DistillationLoss(DenoisingLoss):
         y = x_t / student.sde.marginal(x_t, t)[0]
         with torch.no_grad(), evaluating(teacher):
             target = (self._flow(Given(teacher, **condition), y, *levels[i : i + 2]) - ratio * y) / (1 - ratio)
-        weight = over_space(student.loss_weight(t, tuple(x.shape[2:])).reshape(x.shape[0]), x)
+        weight = student.loss_weight(t, tuple(x.shape[2:])).reshape(x.shape[0], -1)  # for each channel, or one for all
+        weight = weight.reshape(*weight.shape, *(1,) * len(x.shape[2:]))
         error = weight.sqrt() * (student(x_t, t, **condition) - target)
         return student.sde.domain.norm(error).square() / x.shape[1]
 

@@ -1,0 +1,65 @@
+"""Plans of grids on a trained model of portraits, at twice its largest training size: distances, and hatching on flat ground.
+
+    python -m benchmarks.plans portraits --test portraits-test.h5
+
+"Rough" is the root mean square of what a 3x3 mean leaves in the upper corners, which are plain in true portraits, of 255.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from benchmarks.drawings import Drawings
+from fnodiff import Box, Cascade, Direct, DPMSolver, Model, Progressive, metrics, sample
+
+PLANS = {
+    "Cascade()": (Cascade(), 12),
+    "Cascade(keep=0.5)": (Cascade(keep=0.5), 12),
+    "Cascade(keep=0.25)": (Cascade(keep=0.25), 12),
+    "Cascade(keep=0.5), 24 levels": (Cascade(keep=0.5), 24),
+    "Progressive()": (Progressive(), 12),
+    "Direct()": (Direct(), 12),
+}
+
+
+def rough(x: Tensor) -> float:
+    """What a 3x3 mean leaves in the upper corners of (B, 3, n, n) in [-1, 1], of 255."""
+    side, found = x.shape[-1] // 8, []
+    for corner in (x[..., :side, :side], x[..., :side, -side:]):
+        left = (corner - avg_pool2d(corner, 3, 1, 1))[..., 1:-1, 1:-1]
+        found.append(float(left.square().mean().sqrt()) * 127.5)
+    return sum(found) / 2
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="its folder, or the name of one that comes with fnodiff")
+    parser.add_argument("--test", type=Path, metavar="TEST.h5", help="true portraits; by default they are drawn")
+    parser.add_argument("--samples", type=int, default=48)
+    args = parser.parse_args()
+    model = Model.from_pretrained(args.model)
+    low, domain = max(model.training_shapes), Box(2)
+    shape = (2 * low[0], 2 * low[1])
+    true = Drawings(args.test, 4 * args.samples, held_out=True).batch(range(4 * args.samples), shape)["x"]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(
+        f"{args.samples} samples at {shape[0]}x{shape[1]} against {len(true)} true ones, whose roughness is {rough(true):.2f}"
+    )
+    print(f"{'':<30}{'rough':>7}{'spectrum':>10}{'global':>8}{'patches':>9}{'detail / energy':>17}")
+    for name, (plan, steps) in PLANS.items():
+        x = sample(model, shape, range(args.samples), plan=plan, solver=DPMSolver(steps))
+        detail, energy = metrics.high_band_distance(x, true, domain, low)
+        distances = metrics.spectrum_error(x, true, domain), metrics.global_coherence(x, true, domain)
+        cells = f"{rough(x):>7.2f}{distances[0]:>10.3f}{distances[1]:>8.2f}{metrics.patch_distance(x, true):>9.3f}"
+        print(f"{name:<30}{cells}{f'{detail:.3f} / {energy:.2f}':>17}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
