@@ -5,7 +5,8 @@
     python datasets/portraits.py portraits-test.h5 --count 2048 --held-out --resolutions 16 24 32 48 64 96 128
     python datasets/check.py portraits.h5 portraits-test.h5
 
-Each picture is drawn at 384 x 384 pixels and averaged over the cells of each grid, in float32, so the grids show one function.
+Each picture is drawn at 384 x 384 pixels, or a little more for grids that do not divide it, and averaged over the cells of each
+grid, in float32, so the grids show one function.
 A picture is known by its style and its seed. Pictures that are held out have other seeds, and `check.py` makes sure that no
 picture is in both files. Interrupted, the same command continues where it stopped.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -28,7 +30,7 @@ from torch import Tensor
 from fnodiff import Box
 from fnodiff.data import write_fields
 
-SIZE = 384  # pixels a side of the drawing: a multiple of 16, 24, 32, 48, 64, 96 and 128
+SIZE = 384  # least pixels a side of the drawing; it is a multiple of 16, 24, 32, 48, 64, 96 and 128
 BACKGROUNDS = ["#b6e3f4", "#c0aede", "#d1d4f9", "#ffd5dc", "#ffdfbf", "#e8f0d8"]
 # Of a style's options: small moves and scalings, without which one picture in twenty of a held-out set is a training picture.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -45,6 +47,7 @@ class Portraits:
         style: The name of a style of the package `dicebear-styles`.
         count: How many.
         held_out: Take the seeds of the pictures that are not to be trained on.
+        size: Pixels a side of the drawings.
 
     Attributes:
         channels: 3, for red, green and blue from -1 to 1.
@@ -55,7 +58,7 @@ class Portraits:
 
     channels, cell_averages, num_classes, condition_channels = 3, True, 0, 0
 
-    def __init__(self, style: str = "micah", count: int = 16384, *, held_out: bool = False) -> None:
+    def __init__(self, style: str = "micah", count: int = 16384, *, held_out: bool = False, size: int = SIZE) -> None:
         if style not in OPTIONS:
             raise ValueError(f"Portraits: expected a style of {sorted(OPTIONS)}, got {style!r}.")
         try:
@@ -64,7 +67,7 @@ class Portraits:
             raise ValueError(
                 "Portraits: expected the packages that draw, but they are missing: pip install 'fnodiff[datasets]'."
             ) from error
-        self.name, self.count, self.held_out = style, count, held_out
+        self.name, self.count, self.held_out, self.size = style, count, held_out, size
         definition = json.loads(files("dicebear_styles").joinpath(f"{style}.json").read_text("utf-8"))
         meta = definition["meta"]
         self.source = f"{meta['source']['name']} by {meta['creator']['name']}, drawn by dicebear-core"
@@ -79,14 +82,14 @@ class Portraits:
         return self._avatar(index).to_json()["options"]
 
     def picture(self, index: int) -> Tensor:
-        """The drawing, float32 (3, 384, 384) from -1 to 1."""
+        """The drawing, float32 (3, size, size) from -1 to 1."""
         import resvg_py
 
         png = resvg_py.svg_to_bytes(svg_string=self._avatar(index).to_string(), skip_system_fonts=True)
         image = Image.open(io.BytesIO(bytes(png)))
         pixels = torch.from_numpy(np.array(image, dtype=np.float32))
-        if pixels.shape != (SIZE, SIZE, 4) or pixels[..., 3].min() < 255:
-            raise ValueError(f"Portraits: expected {SIZE} x {SIZE} opaque pixels, got {tuple(pixels.shape)}.")
+        if pixels.shape != (self.size, self.size, 4) or pixels[..., 3].min() < 255:
+            raise ValueError(f"Portraits: expected {self.size} x {self.size} opaque pixels, got {tuple(pixels.shape)}.")
         return (pixels[..., :3] / 127.5 - 1).movedim(-1, 0)
 
     def batch(self, indices: Sequence[int], shape: tuple[int, ...]) -> dict[str, Tensor]:
@@ -108,7 +111,9 @@ class Portraits:
         if not 0 <= index < self.count:
             raise ValueError(f"Portraits: expected an index from 0 to {self.count - 1}, got {index}.")
         seed = f"{self.name} {'held out' if self.held_out else 'train'} {index}"
-        return Avatar(self._style, {"seed": seed, "size": SIZE, "backgroundColor": BACKGROUNDS, **OPTIONS[self.name]})
+        return Avatar(
+            self._style, {"seed": seed, "size": self.size, "backgroundColor": BACKGROUNDS, **OPTIONS[self.name]}
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,13 +128,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resolutions", type=int, nargs="+", default=[16, 24, 32, 48, 64], metavar="N")
     args = parser.parse_args(arguments)
     try:
-        portraits = Portraits(args.style, args.count, held_out=args.held_out)
+        common = math.lcm(*args.resolutions) or 1
+        size = common * math.ceil(SIZE / common)
+        portraits = Portraits(args.style, args.count, held_out=args.held_out, size=size)
         attributes = {
             "source": portraits.source,
             "licence": portraits.licence,
             "grid": "cell averages",
             # So that an interrupted file is never continued with other pictures.
-            "pictures": json.dumps({"style": args.style, "held_out": args.held_out, **OPTIONS[args.style]}),
+            "pictures": json.dumps(
+                {"style": args.style, "held_out": args.held_out, **OPTIONS[args.style]}
+                | ({} if size == SIZE else {"size": size})
+            ),
         }
         shapes = [(n, n) for n in args.resolutions]
         write_fields(args.out, portraits, shapes, attributes=attributes, dtype="float32", chunk=32)
