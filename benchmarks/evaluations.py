@@ -39,6 +39,7 @@ def solvers(evaluations: list[int]) -> dict[str, list[Solver]]:
     rows: dict[str, list[Solver]] = {
         "DPMSolver, even log-SNR": [DPMSolver(count, EvenLogSNR()) for count in evaluations],
         "DPMSolver, even time": [DPMSolver(count, EvenTime()) for count in evaluations],
+        "DPMSolver, eta=1": [DPMSolver(count, eta=1.0) for count in evaluations],
         "DDIM": [DDIM(count) for count in evaluations],
         "Heun": [Heun((count + 1) // 2) for count in evaluations if count > 4],
     }

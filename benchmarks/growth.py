@@ -57,7 +57,7 @@ def line(name: str, numbers: Sequence[int], costs: Sequence[Cost], grows: Sequen
     cells = "".join(f"{1e3 * c.seconds:>8.0f} /{c.bytes / 2**20:>6.0f}" for c in costs)
     kept = slice(first, None)
     slopes = [slope(grows[kept], [getattr(c, name) for c in costs[kept]]) for name in ("seconds", "bytes")]
-    print(f"  {name:<20}{cells}{slopes[0]:>9.2f} /{slopes[1]:>5.2f}", flush=True)
+    print(f"  {name:<32}{cells}{slopes[0]:>9.2f} /{slopes[1]:>5.2f}", flush=True)
 
 
 def networks(sizes: Sequence[int], batches: Sequence[int], modes: Sequence[int]) -> None:
@@ -65,23 +65,23 @@ def networks(sizes: Sequence[int], batches: Sequence[int], modes: Sequence[int])
     make = partial(DFU, 3, 3, n_modes=(32, 16), **WIDTH)
     rows = {
         "UNet": make(spectral_levels=0),
-        "DFU, moving levels": make(boundary="periodic"),
-        "DFU, fixed levels": make(boundary="periodic", reference=(32, 32)),
-        "DFU, fixed, even": make(reference=(32, 32)),
+        "DFU, half the grid a level": make(boundary="periodic"),
+        "DFU, levels by a reference": make(boundary="periodic", reference=(32, 32)),
+        "DFU by reference, even kernels": make(reference=(32, 32)),
     }
     head = "ms / MiB of a training step"
-    print(f"\n{head}, one sample, against points a side; slopes in points, from 64 a side\n  {'':<20}", end="")
+    print(f"\n{head}, one sample, against points a side; slopes in points, from 64 a side\n  {'':<32}", end="")
     print("".join(f"{n:>16}" for n in sizes) + f"{'slopes':>16}")
     first = next((i for i, n in enumerate(sizes) if n >= 64), 0)
     for name, net in rows.items():
         line(name, sizes, [step(net, n, 1) for n in sizes], [n * n for n in sizes], min(first, len(sizes) - 2))
-    print(f"\n{head}, 32 points a side, against the batch\n  {'':<20}", end="")
+    print(f"\n{head}, 32 points a side, against the batch\n  {'':<32}", end="")
     print("".join(f"{n:>16}" for n in batches) + f"{'slopes':>16}")
     for name, net in rows.items():
         line(name, batches, [step(net, 32, n) for n in batches], batches)
-    print(f"\n{head}, one sample of 64 points a side, against modes per axis; slopes in modes\n  {'':<20}", end="")
+    print(f"\n{head}, one sample of 64 points a side, against modes per axis; slopes in modes\n  {'':<32}", end="")
     print("".join(f"{n:>16}" for n in modes) + f"{'slopes':>16}")
-    for name, boundary in (("DFU, fixed levels", "periodic"), ("DFU, fixed, even", "even")):
+    for name, boundary in (("DFU, levels by a reference", "periodic"), ("DFU by reference, even kernels", "even")):
         costs = []
         for n in modes:
             net = DFU(3, 3, n_modes=(n, n), boundary=boundary, reference=(64, 64), **WIDTH)
@@ -104,9 +104,9 @@ def large(domain: Domain, shape: tuple[int, ...]) -> None:
     print(f"\n{domain}, {'x'.join(map(str, shape))} points, one channel: {x.numel() * 4 / 2**20:.0f} MiB")
     costs = {name: cost(task) for name, task in tasks.items()}
     least = costs["a pair of real FFTs"]
-    for name, cost in costs.items():
+    for name, found in costs.items():
         print(
-            f"  {name:<24}{1e3 * cost.seconds:>8.0f} ms{cost.seconds / least.seconds:>7.1f}{cost.bytes / 2**20:>8.0f} MiB",
+            f"  {name:<24}{1e3 * found.seconds:>8.0f} ms{found.seconds / least.seconds:>7.1f}{found.bytes / 2**20:>8.0f} MiB",
             flush=True,
         )
 

@@ -223,7 +223,7 @@ class _Bar:
         self.loss, self.deadline, self.shown = loss, deadline, shown
         self.recent: dict[Shape, float] = defaultdict(float)
         self.linear: dict[Shape, float | None] = {}
-        self.bar = tqdm(total=total, initial=initial, disable=not shown, desc="training")
+        self.bar = tqdm(total=total, initial=initial, disable=not shown, desc="training", mininterval=1.0)
 
     def __enter__(self) -> _Bar:
         return self
