@@ -227,6 +227,7 @@ TARGETS: dict[str, tuple[Callable[..., Any], Mapping[str, Any], Callable[[Any], 
     ),
     "Given": (sde.Given, {"denoiser": ORACLE}, estimate),
     "ReplaceModes": (sde.ReplaceModes, {"denoiser": ORACLE, "low": X[:1, :, ::4, ::4]}, estimate),
+    "ReplaceCells": (sde.ReplaceCells, {"denoiser": ORACLE, "low": X[:1, :, ::4, ::4]}, estimate),
     "DenoisingLoss": (
         fnodiff.DenoisingLoss,
         {"model": MODEL, "p_mean": -1.0, "p_std": 1.0, "drop_condition": 0.1, "coupling": None},

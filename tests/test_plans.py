@@ -28,6 +28,7 @@ from fnodiff.sde import (
     Matern,
     Normalization,
     Progressive,
+    ReplaceCells,
     ReplaceModes,
     SpectralScaling,
     Stage,
@@ -127,9 +128,33 @@ class TestUpscale:
             for n in (small, shape)
         )
         torch.testing.assert_close(DOMAIN.average(DOMAIN.resample(truth, (512, 512)), small), low, rtol=1e-3, atol=1e-3)
-        x = upscale(denoiser, low, shape, range(3))
+        x = upscale(denoiser, low, shape, range(3), hold=ReplaceModes)
         torch.testing.assert_close(DOMAIN.resample(x, small), DOMAIN.resample(high, small), rtol=1e-4, atol=1e-4)
         assert float(DOMAIN.norm(DOMAIN.resample(high, small) - low).min()) > 1e-3, "or the test could not fail"
+
+    def test_averages_over_whole_cells_are_held(self):
+        low = torch.randn(3, 1, 8, 8)
+        x = upscale(oracle(cell_averages=True), low, (16, 16), range(3), batch=2)
+        torch.testing.assert_close(DOMAIN.average(x, (8, 8)), low)
+        assert float(DOMAIN.norm(x - DOMAIN.average(low, (16, 16))).min()) > 0.01, "what varies within cells is sampled"
+
+    def test_a_cascade_holds_cells_where_it_can(self):
+        pictures, times = oracle(cell_averages=True), DPMSolver(12).times(oracle().sde.schedule)
+
+        def held(denoiser, shape, **options):
+            return Cascade([(8, 8)], through=(), **options).plan(denoiser, shape, times)[-1]
+
+        assert held(pictures, (16, 16)).cells and held(pictures, (16, 16)).held == (6, 6)
+        assert not held(oracle(), (16, 16)).cells, "values at points"
+        assert not held(pictures, (20, 20)).cells, "no whole cells"
+        assert not held(pictures, (16, 16), keep=0.75).cells
+        low, high = sample(pictures, 8, range(2)), sample(pictures, 16, range(2), plan=Cascade([(8, 8)], through=()))
+        torch.testing.assert_close(DOMAIN.average(high, (8, 8)), low, rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize(("domain", "small"), [(Box(2), (6, 6)), (Torus(2), (8, 8))], ids=str)
+    def test_cells_that_are_not_made_of_whole_ones(self, domain, small):
+        with pytest.raises(ValueError, match=r"hold modes by ReplaceModes"):
+            ReplaceCells(oracle(domain), torch.randn(2, 1, *small))(torch.randn(2, 1, 16, 16), torch.ones(()))
 
     def test_data_units_and_seeds(self):
         denoiser = oracle(normalization=Normalization([3.0], [2.0]))

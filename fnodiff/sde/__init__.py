@@ -9,7 +9,7 @@ from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
 from fnodiff.sde.normalization import Normalization, measure_normalization
 from fnodiff.sde.process import FunctionSpaceSDE
-from fnodiff.sde.replace import ReplaceModes
+from fnodiff.sde.replace import ReplaceCells, ReplaceModes
 from fnodiff.sde.sampling import default_plan, integrate, run, sample, samples, upscale
 from fnodiff.sde.scaling import EDMScaling, Scaled, Scaling, SpectralScaling
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, RectifiedFlow, Schedule, SubVP
@@ -66,6 +66,7 @@ __all__ = [
     "PredictorCorrector",
     "Progressive",
     "RectifiedFlow",
+    "ReplaceCells",
     "ReplaceModes",
     "Scaled",
     "Scaling",

@@ -1,10 +1,10 @@
-"""Known low modes, held while the others are sampled: the replacement method."""
+"""Known low modes, or averages over coarse cells, held while the rest is sampled: the replacement method."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Domain, Shape
 from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Wrapper
 
@@ -50,4 +50,50 @@ class ReplaceModes(Wrapper):
         return shape
 
     def rows(self, part: slice) -> Denoiser:
-        return ReplaceModes(self.denoiser.rows(part), self.low[part])
+        return type(self)(self.denoiser.rows(part), self.low[part])
+
+
+@kinds_checked
+class ReplaceCells(ReplaceModes):
+    """The same for cell averages: averages over a coarse grid's cells are held, and what varies within them is sampled.
+
+    A coarse picture is the average of a finer one to the last bit, while its highest modes hold what averaging folded onto
+    them, and ring beside sharp edges. So nothing is thrown away here, and flat ground stays flat. What varies within cells is
+    not independent of their averages for stationary Gaussian laws, where `ReplaceModes` is exact.
+
+    Args:
+        denoiser: Of fields without anything known.
+        low: (B, C, *small), normalised: averages over the cells of that grid.
+
+    Raises:
+        ValueError: If the values are no field on the domain; when called, if the coarse cells are not made of whole fine ones.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, WhiteNoise
+        >>> from fnodiff.sde import GaussianDenoiser, ReplaceCells
+        >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (4, 4)), EDM())
+        >>> denoiser, low = GaussianDenoiser(GaussianRandomField(Box(2), Matern(1.0, 0.3)), sde), torch.randn(1, 1, 4, 4)
+        >>> x_hat = ReplaceCells(denoiser, low)(torch.randn(1, 1, 8, 8), torch.tensor(0.5))
+        >>> torch.allclose(Box(2).average(x_hat, (4, 4)), low, atol=1e-5)
+        True
+    """
+
+    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        domain, shape, low = self.sde.domain, self.check(x_t), self.low.to(x_t)
+        x_hat = self.denoiser(x_t, t, **condition)
+        return x_hat + domain.average(low - domain.average(x_hat, self.small), shape)
+
+    def check(self, x_t: Tensor) -> Shape:
+        shape = super().check(x_t)
+        if not whole_cells(self.sde.domain, self.small, shape):
+            raise ValueError(
+                f"ReplaceCells: expected walls on all sides and a whole number of cells of {shape} in each of {self.small}, on "
+                f"{self.sde.domain}; hold modes by ReplaceModes."
+            )
+        return shape
+
+
+def whole_cells(domain: Domain, small: Shape, shape: Shape) -> bool:
+    """Whether each cell of a coarse grid is made of whole cells of a finer one."""
+    return all(edge == "wall" for edge in domain.edges) and all(m % n == 0 for n, m in zip(small, shape, strict=True))

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from fnodiff.domain import Shape, as_floats, on_device
 from fnodiff.expected import at_least, kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
-from fnodiff.sde.replace import ReplaceModes
+from fnodiff.sde.replace import ReplaceCells, ReplaceModes, whole_cells
 from fnodiff.sde.solvers import DPMSolver, Solver
 from fnodiff.sde.solvers.base import Fresh
 from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage, describe, emerged, on_cells, share
@@ -72,7 +72,7 @@ def run(
     start: Tensor,
     *,
     low: Tensor | None = None,
-    hold: Hold = ReplaceModes,
+    hold: Hold | None = None,
     noise: Fresh | None = None,
 ) -> Tensor:
     """Samples (B, C, *spatial), normalised, by given stages from a given start; in evaluation mode, without dropout.
@@ -83,7 +83,7 @@ def run(
         stages: The plan; the last stage's grid is start's.
         start: The state at t = 1 on the samples' grid, `sde.prior(shape)`.
         low: For a first stage with `held`: what is held, (B, C, *small), normalised.
-        hold: How low modes are held.
+        hold: How low modes are held; by default by `ReplaceModes`, and cells by `ReplaceCells` where the stage says so.
         noise: Fresh noise for stochastic solvers; by default from torch's global generator.
 
     Raises:
@@ -115,7 +115,7 @@ def _through(
     stages: Sequence[Stage],
     unit: Tensor,
     sample: Tensor | None,
-    hold: Hold,
+    hold: Hold | None,
     noise: Fresh | None,
 ) -> Tensor:
     """What `run` returns, from noise of level one on the finest grid and the sample that the first stage holds."""
@@ -126,11 +126,13 @@ def _through(
         noise_here = domain.resample(unit, stage.shape) / share(denoiser, stage.shape, finest)
         level = sde.schedule.ratio(t).to(unit)
         if stage.held is not None:
-            kept = domain.resample(on_cells(denoiser, sample, stage.shape), stage.held)
+            cells = stage.cells and hold is None
+            kept = sample if cells else domain.resample(on_cells(denoiser, sample, stage.shape), stage.held)
+            small, moved = tuple(kept.shape[2:]), domain.average if cells else domain.resample
             fresh = emerged(denoiser, noise_here, t) if number else level * noise_here
-            noisy = kept + level * domain.resample(noise_here, stage.held)
-            y = fresh + domain.resample(noisy - domain.resample(fresh, stage.held), stage.shape)
-            inner = hold(denoiser, kept)
+            noisy = kept + level * moved(noise_here, small)
+            y = fresh + moved(noisy - moved(fresh, small), stage.shape)
+            inner = (hold or (ReplaceCells if cells else ReplaceModes))(denoiser, kept)
         elif y is None:
             y = level * noise_here  # a first stage starts from noise
         else:
@@ -152,7 +154,7 @@ def samples(
     *,
     solver: Solver | None = None,
     plan: Plan | None = None,
-    hold: Hold = ReplaceModes,
+    hold: Hold | None = None,
     batch: int = 32,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -189,7 +191,7 @@ def sample(
     *,
     solver: Solver | None = None,
     plan: Plan | None = None,
-    hold: Hold = ReplaceModes,
+    hold: Hold | None = None,
     batch: int = 32,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -236,17 +238,18 @@ def upscale(
     seeds: Sequence[int] | int,
     *,
     solver: Solver | None = None,
-    hold: Hold = ReplaceModes,
+    hold: Hold | None = None,
     batch: int = 32,
     device: torch.device | str | None = None,
     progress: bool = False,
     **condition: Any,
 ) -> Tensor:
-    """Zero-shot super-resolution: fields on a finer grid whose low modes are those of given ones, the rest sampled.
+    """Zero-shot super-resolution: fields on a finer grid with the averages over coarse cells, or low modes, of given ones.
 
-    Of cell averages, as images are, mode k of the result is that of `low` divided by what averaging over the coarse cells
-    took, times what the fine cells take. What averaging folded onto a mode from above the coarse grid stays in it, so averaged
-    again the result is near `low`, not equal to it.
+    Of cell averages, as images are, the averages are held where the coarse cells are made of whole fine ones, as 32x32 of
+    64x64: averaged again, the result is `low`. Elsewhere the modes are held. Of cell averages, mode k of the result is then
+    that of `low` divided by what averaging over the coarse cells took, times what the fine cells take; what averaging folded
+    onto a mode from above the coarse grid stays in it, so averaged again the result is near `low`, not equal to it.
 
     Args:
         denoiser: A model of such fields; nothing in it needs to know about super-resolution.
@@ -254,7 +257,7 @@ def upscale(
         shape: The finer grid; an int for as many points on each side.
         seeds: One for each sample, or a single one: other seeds are other fields that fit.
         solver: Takes the steps; `DPMSolver(36)` by default.
-        hold: How the known modes are held.
+        hold: How known modes are held; by default cells, or modes by `ReplaceModes`, as above.
         batch, device, progress, condition: As for `sample`.
 
     Returns:
@@ -295,7 +298,8 @@ def upscale(
         )
     low = denoiser.normalization(low).expand(len(seeds), *low.shape[1:])
     solver = checked_solver(DPMSolver(36) if solver is None else solver)
-    stages = [Stage(shape, solver.times(denoiser.sde.schedule), small)]
+    cells = denoiser.cell_averages and whole_cells(domain, small, shape)
+    stages = [Stage(shape, solver.times(denoiser.sde.schedule), small, cells)]
     bound = Given(denoiser, **condition_rows(denoiser, condition, len(seeds))) if condition else denoiser
     start = (low.shape[1], *shape)
     return torch.cat(list(_batches("upscale", bound, solver, stages, start, seeds, batch, device, progress, hold, low)))
@@ -324,7 +328,7 @@ def _batches(
     batch: int,
     device: torch.device | str | None,
     progress: bool,
-    hold: Hold,
+    hold: Hold | None,
     low: Tensor | None,
 ) -> Iterator[Tensor]:
     """Samples of a plan, in data units, some seeds at a time."""

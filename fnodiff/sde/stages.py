@@ -25,6 +25,7 @@ from torch import Tensor
 from fnodiff.domain import Shape
 from fnodiff.expected import kinds_checked, plain
 from fnodiff.sde.denoiser import Denoiser
+from fnodiff.sde.replace import whole_cells
 
 
 @kinds_checked
@@ -37,11 +38,13 @@ class Stage:
         times: The times that are visited on it, decreasing, (n,): n - 1 steps.
         held: The grid before was sampled to its end, and those of its modes that a grid of this shape has are held; None: the
             state goes on from the stage before, or from noise at the first.
+        cells: With `held`: the averages over the cells of the grid before are held instead, where `sample` is given no hold=.
     """
 
     shape: Shape
     times: Tensor
     held: Shape | None = None
+    cells: bool = False
 
     def __post_init__(self) -> None:
         if self.times.ndim != 1 or not len(self.times) or not bool((self.times.diff() < 0).all()):
@@ -76,7 +79,9 @@ def describe(stages: Sequence[Stage]) -> str:
     """The stages in words, such as "16x16 (4 steps), 32x32 (7 steps, its modes below 24x24 then held), 64x64 (6 steps)"."""
     words = []
     for stage, after in itertools.zip_longest(stages, stages[1:]):
-        held = "" if after is None or after.held is None else f", then its modes below {_name(after.held)} held"
+        held = ""
+        if after is not None and after.held is not None:
+            held = f", then its {'cells' if after.cells else f'modes below {_name(after.held)}'} held"
         words.append(f"{_name(stage.shape)} ({stage.steps} steps{held})")
     return ", ".join(words)
 
@@ -164,15 +169,17 @@ class Cascade(Plan):
     One model does both, without having seen the finer grids. What is held of a grid stays as sampled, so a network that was
     trained on coarse grids is asked, on finer ones, for nothing but what they add. A finer grid begins where `Progressive`
     would change to it, with the held modes noised by the same function that began the run; one seed remains one function.
-    Exact in law for stationary Gaussian data, whose modes are independent; for other laws see `ReplaceModes`.
+    Of a grid of cell averages whose cells are made of whole ones of the finer grid, as 32x32 of 64x64, the averages are held
+    (`ReplaceCells`). Of other grids, the modes (`ReplaceModes`): exact in law for stationary Gaussian data, whose modes are
+    independent.
 
     Args:
         grids: Spatial shapes of the grids that are sampled to their end, coarsest first; by default the largest of the
             model's training shapes.
         through: Grids coarser still, which the first of `grids` is reached through as by `Progressive`, none of them to its
             end; by default the smallest training shape, and none for a denoiser without training shapes.
-        keep: The share of a grid's modes per axis that are held; the finer grid samples the others anew. By default 0.75 of
-            cell averages, whose last modes hold what averaging folded onto them, and else 1.
+        keep: Hold this share of a grid's modes per axis, and no cells; the finer grid samples the others anew. By default,
+            where cells cannot be held, 0.75 of cell averages, whose last modes hold what averaging folded onto them; else 1.
         budget: As of `Progressive`.
 
     Raises:
@@ -224,7 +231,8 @@ class Cascade(Plan):
             if coarse == fine:
                 continue
             translated = torch.unique_consecutive(_translate(denoiser, times[start:], fine, shape))
-            stages.append(Stage(fine, translated, tuple(max(1, round(keep * n)) for n in coarse)))
+            cells = self.keep is None and denoiser.cell_averages and whole_cells(domain, coarse, fine)
+            stages.append(Stage(fine, translated, tuple(max(1, round(keep * n)) for n in coarse), cells))
         return stages
 
 
