@@ -11,10 +11,11 @@ from numbers import Integral
 from typing import Any
 
 import neuralop.models
+from neuralop.layers.embeddings import GridEmbeddingND
 from neuralop.layers.fno_block import FNOBlocks
 from torch import Tensor, nn
 
-from fnodiff.domain import Domain, Shape, Torus
+from fnodiff.domain import Domain, Product, Shape, Torus
 from fnodiff.nn.exact import coordinates
 
 NAMES = ("FNO", "TFNO", "SFNO", "UNO", "CODANO", "GINO")
@@ -70,7 +71,7 @@ class FNOFamily:
         reference: Shape | None,
         options: dict[str, Any],
     ) -> nn.Module:
-        options.setdefault("positional_embedding", None if isinstance(domain, Torus) else "grid")
+        options.setdefault("positional_embedding", _places(domain, inputs))
         return _construct(kind, domain, options, "n_modes", in_channels=inputs, out_channels=outputs)
 
     @staticmethod
@@ -107,7 +108,7 @@ class UNOFamily(FNOFamily):
         options.setdefault("uno_out_channels", [width] * layers)
         options.setdefault("channel_mlp_skip", "linear")  # neuralop's own default needs blocks of one width
         options["uno_n_modes"] = [list(modes)] * layers if isinstance(modes[0], Integral) else modes
-        options.setdefault("positional_embedding", None if isinstance(domain, Torus) else "grid")
+        options.setdefault("positional_embedding", _places(domain, inputs))
         return _construct(kind, domain, options, "hidden_channels", in_channels=inputs, out_channels=outputs)
 
     @staticmethod
@@ -195,6 +196,13 @@ class GINOFamily(FNOFamily):
         queries = coordinates(domain, latent, x.dtype, x.device).movedim(0, -1)[None]
         out = operator(input_geom=points, latent_queries=queries, output_queries=points, x=x.flatten(2).mT)
         return out.mT.reshape(x.shape[0], -1, *shape)
+
+
+def _places(domain: Domain, inputs: int) -> str | nn.Module | None:
+    """The coordinates that are input: none along periodic axes, where those of a Product are zero; those of a Sphere."""
+    if isinstance(domain, Product):
+        return GridEmbeddingND(inputs, domain.dim, [[0.0, 0.0 if closed else 1.0] for closed in domain.periodic])
+    return None if isinstance(domain, Torus) else "grid"
 
 
 def _latent(domain: Domain, reference: Shape | None) -> Shape:

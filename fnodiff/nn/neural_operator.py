@@ -10,7 +10,8 @@ one factor and one shift for each channel, at every block. A conditioning field 
 
 neuralop's layers depend on the grid: spectral convolutions are wrong on odd grids, coordinates are those of points i / n
 whatever the domain, and grids are changed by bicubic interpolation between corners. They are replaced (`fnodiff.nn.exact`) by
-`SpectralConv` and `SphericalConv` with the same weights, by the domain's points, and by its `resample`.
+`SpectralConv` and `SphericalConv` with the same weights, by the domain's points, and by its `resample`. Where there are walls
+`boundary="even"` replaces them by `CosineConv` or `MixedConv`, which take a field as reflected there.
 
 Source: Perez, Strub, de Vries, Dumoulin, Courville (2018), FiLM: visual reasoning with a general conditioning layer.
 """
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.nn.conditions import Conditioned
+from fnodiff.nn.cosine import KERNELS
 from fnodiff.nn.exact import made_exact
 from fnodiff.nn.families import Modulation, arguments_of, family_of
 
@@ -38,9 +40,9 @@ class NeuralOperator(Conditioned):
         model = Model.for_data(data, network=NeuralOperator.of(FNO, n_modes=(12, 12), hidden_channels=32))
         model = Model(NeuralOperator(FNO, 1, 1, n_modes=(12, 12), hidden_channels=32, domain=Torus(2)), sde, EDMScaling())
 
-    What is not named has a default that suits a score network: coordinates as input on Box and Sphere, and none on Torus,
-    which has no place of its own; UNO on two levels; GINO with a latent grid of `reference`'s points, and radii of 1.5 of its
-    spacings.
+    What is not named has a default that suits a score network: coordinates as input on Box and Sphere and between the walls of
+    a Product, and none along the axes of a Torus, which have no place of their own; UNO on two levels; GINO with a latent grid
+    of `reference`'s points, and radii of 1.5 of its spacings.
 
     Args:
         operator: neuralop's class: FNO, TFNO, SFNO (on Sphere), UNO, CODANO or GINO, or your own that is derived from one of
@@ -51,6 +53,9 @@ class NeuralOperator(Conditioned):
         reference: The largest grid trained on, on which only GINO's latent grid depends.
         num_classes, condition_channels, condition_numbers, augmentation_numbers: As for `DFU`.
         embedding_channels: Of the embedding e.
+        boundary: Of the spectral layers where there are walls. "periodic", neuralop's: a field is taken as periodic there too,
+            so that one wall feels the other; coordinates tell the network where it is, and domain_padding= keeps walls apart.
+            "even" or "all", of a class alone: a field is taken as reflected, by `CosineConv` or `MixedConv` of as many modes.
         options: The arguments of neuralop's class, such as n_modes and hidden_channels.
 
     Raises:
@@ -79,6 +84,7 @@ class NeuralOperator(Conditioned):
         condition_numbers: int = 0,
         augmentation_numbers: int = 0,
         embedding_channels: int = 128,
+        boundary: str = "periodic",
         **options: Any,
     ) -> None:
         super().__init__()
@@ -92,6 +98,11 @@ class NeuralOperator(Conditioned):
             raise ValueError(
                 f"NeuralOperator: expected SFNO on a Sphere and another operator elsewhere, got {kind.__name__} on {domain}; "
                 f"take the other."
+            )
+        if boundary not in ("periodic", *KERNELS) or (boundary != "periodic" and (made or "wall" not in domain.edges)):
+            raise ValueError(
+                f'NeuralOperator: expected boundary="periodic", or of a class and where there are walls one of {KERNELS}, got '
+                f"{boundary!r} for {'a model' if made else 'a class'} on {domain}; leave it out."
             )
         if made:
             operator, options = operator, {**arguments_of(operator), **options}
@@ -110,10 +121,12 @@ class NeuralOperator(Conditioned):
             )
         self.in_channels, self.out_channels = in_channels, out_channels
         self._options = {"operator": kind, "embedding_channels": embedding_channels, **options}
+        if boundary != "periodic":
+            self._options["boundary"] = boundary
         inputs = in_channels + condition_channels
         if not made:
             operator = family.make(kind, inputs, out_channels, domain, self.reference, copy.deepcopy(options))
-        made_exact(operator, domain)
+        made_exact(operator, domain, boundary)
         self._make_embeddings(embedding_channels // 2, embedding_channels)
         family.modulate(operator, inputs, embedding_channels)
         self.operator = operator
