@@ -196,13 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for equation in args.equation:
             for relative in args.errors:
                 for law, own in [("a constant mode", True), *((law, False) for law in LAWS)]:
-                    errors = floors(
+                    off = floors(
                         law, WAVENUMBERS[equation], args.size, args.sensors, args.floors, relative, own, args.seed
                     )
                     name = f"{equation}, {relative:.2%} of {'each' if own else 'all'}, {law}"
-                    print(
-                        f"{name:<52}{errors.mean():>8.2f}{errors.min():>8.1f}{errors.max():>9.1f}{errors.std() / 6**0.5:>12.2f}"
-                    )
+                    print(f"{name:<52}{off.mean():>8.2f}{off.min():>8.1f}{off.max():>9.1f}{off.std() / 6**0.5:>12.2f}")
         return
     model = Model.from_pretrained(args.model).eval() if args.model else None
     rows: dict[str, tuple[Denoiser, Callable, dict]] = {}

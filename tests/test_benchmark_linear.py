@@ -44,6 +44,12 @@ def test_floors_are_those_of_the_oracle():
     )
 
 
+def test_the_table_of_floors(capsys):
+    linear.main(["--floors", "9", "--size", "8", "--sensors", "12", "--errors", "1e-3", "--equation", "poisson"])
+    rows = [line.split()[-4:] for line in capsys.readouterr().out.splitlines() if line.startswith("poisson")]
+    assert len(rows) == 4 and all(float(low) < float(mean) < float(high) for mean, low, high, _ in rows)
+
+
 def test_sources_that_are_zero_on_the_edge_are_sines():
     basis, std = linear.modes("zero on the edge", 5)
     a = basis[1][:, None] * basis[0]  # sin(2 pi x) sin(pi y)
