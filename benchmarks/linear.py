@@ -12,7 +12,10 @@ the truths, in percent, of
 
 and the processor time of each sample. A mean of 8 samples has errors sqrt(1 + 1/8) times as large as the mean's.
 
+`--floors 180` prints instead what the floor depends on: how much it differs between truths, and with other laws of the source.
+
     python -m benchmarks.linear
+    python -m benchmarks.linear --floors 180
     python datasets/poisson.py source.h5 --target source --count 8192 --resolutions 32 64 128
     fnodiff train source.h5 --domain box --minutes 120 --out source            # serves both equations
     python -m benchmarks.linear --model source
@@ -45,6 +48,7 @@ from fnodiff.sde.solvers import DPMSolver
 
 SQUARE = Box(2)
 LAW = GaussianRandomField(SQUARE, Matern(1.0, math.sqrt(2) / 3))  # that of `source`
+LAWS = ("a constant mode", "no constant mode", "zero on the edge")
 WAVENUMBERS = {"poisson": 0.0, "helmholtz": 1.0}
 PUBLISHED = {"poisson": 20.47, "helmholtz": 17.16}  # FunDPS (2505.17004), 500 steps
 
@@ -103,6 +107,48 @@ def exact(problem: Problem, members: int, seed: int) -> tuple[Tensor, Tensor]:
     return oracle.mean(problem.values), draws.unflatten(0, (-1, members))
 
 
+def modes(law: str, n: int) -> tuple[Tensor, Tensor]:
+    """A law of sources: its modes, (n, n) with one of each axis in a row, of mean square one; and their standard deviations."""
+    k, x = torch.arange(n, dtype=torch.float64), (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    if law == "zero on the edge":
+        k = k + 1
+        basis = (math.pi * k[:, None] * x).sin()
+    else:
+        basis = (math.pi * k[:, None] * x).cos()
+    std = 1 / (math.pi**2 * (k[:, None].square() + k.square()) + 9)
+    if law == "no constant mode":
+        std[0, 0] = 0.0
+    return basis / basis.square().mean(1, keepdim=True).sqrt(), std / std.square().sum().sqrt()
+
+
+def floors(
+    law: str, wavenumber: float, size: int, sensors: int, count: int, relative: float, own: bool, seed: int
+) -> Tensor:
+    """Relative errors of the exact posterior means of `count` truths, in percent; new sensors for every 36.
+
+    The sensors' errors are relative to each truth's own solution, or to the mean square of all.
+    """
+    generator, (basis, std), found = torch.Generator().manual_seed(seed), modes(law, size), []
+    normals = {"generator": generator, "dtype": torch.float64}
+    while len(found) < count:
+        cells, unit = (
+            torch.randperm(size**2, generator=generator)[:sensors],
+            torch.zeros(sensors, size**2, dtype=torch.float64),
+        )
+        unit[torch.arange(sensors), cells] = 1.0
+        rows = solve(unit.view(-1, 1, size, size), wavenumber)[:, 0]  # it is its own adjoint
+        rows = (basis @ rows @ basis.T * std).flatten(1)
+        gram, xi = rows @ rows.T, torch.randn(36, size**2, **normals)
+        values, u = xi @ rows.T, solve((basis.T @ (xi.view(-1, size, size) * std) @ basis)[:, None], wavenumber)
+        square = u.square().mean((1, 2, 3)) if own else u.square().mean().expand(36)
+        for x, y, noise_std in zip(xi, values, relative * square.sqrt(), strict=True):
+            factor = torch.linalg.cholesky(gram + noise_std**2 * torch.eye(sensors, dtype=torch.float64))
+            y = y + noise_std * torch.randn(sensors, **normals)
+            error = (rows.T @ torch.cholesky_solve(y[:, None], factor)[:, 0] - x) * std.flatten()
+            found.append(100 * float(error.norm() / (x * std.flatten()).norm()))
+    return torch.tensor(found[:count])
+
+
 def sampled(problem: Problem, denoiser: Denoiser, members: int, method: Callable, **options) -> Tensor:
     """Samples (T, members, 1, n, n) of the source, float64."""
     seen = problem.observation(denoiser.channels, members)
@@ -136,6 +182,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--levels", type=int, default=4, help="noise levels of annealed under the exact denoiser")
     add("--steps", type=int, default=24, help="of the solver, and of annealed under the model")
     add("--iterations", type=int, default=400, help="of MomentMatching's solver, at most, in spectra; 8 in Jacobians")
+    add("--floors", type=int, help="print the floor alone, over so many truths, of several laws")
     add("--batch", type=int, default=16)
     add("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -144,6 +191,17 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     args = options(argv)
+    if args.floors:
+        print(f"{'exact means, %':<52}{'mean':>8}{'lowest':>8}{'highest':>9}{'of six, sd':>12}")
+        for equation in args.equation:
+            for relative in args.errors:
+                for law, own in [("a constant mode", True), *((law, False) for law in LAWS)]:
+                    off = floors(
+                        law, WAVENUMBERS[equation], args.size, args.sensors, args.floors, relative, own, args.seed
+                    )
+                    name = f"{equation}, {relative:.2%} of {'each' if own else 'all'}, {law}"
+                    print(f"{name:<52}{off.mean():>8.2f}{off.min():>8.1f}{off.max():>9.1f}{off.std() / 6**0.5:>12.2f}")
+        return
     model = Model.from_pretrained(args.model).eval() if args.model else None
     rows: dict[str, tuple[Denoiser, Callable, dict]] = {}
     for name, denoiser, levels in (

@@ -5,15 +5,19 @@ unknown has two values: the share of cells with the wrong one. Of each way there
 published rows, those of the mean of an ensemble, which is the better estimate, and how far the samples' spectrum is off. Ways:
 
     joint         a model of pairs (input, output), by MomentMatching
+    DPS           the same model, by diffusion posterior sampling
     surrogate     a model of the input alone, seen through a network that was trained to be the equation, by annealed
     solver        the same, seen through the equation's solver
     law           the same, of the law that the inputs are drawn from in place of a model: what better training can reach
+    direct        a network from the values to the unknown, trained here for --minutes; an estimate of the mean, and no sample
 
     python -m benchmarks.pde                 # the shipped models of pairs, on the largest grid that they were trained on
-    python -m benchmarks.pde --ways joint surrogate solver law --size 64 --darcy-prior a --flow-prior w
+    python -m benchmarks.pde --ways joint DPS surrogate solver law direct --size 64 --darcy-prior a --flow-prior w
     python -m benchmarks.pde --size 128 --cases 20 --viscosity 1e-3 ...          # the published setting
+    python -m benchmarks.pde --problems Layered --ways law direct                # Darcy's equation in layers
 
-Models are made by `examples/darcy_flow.py` and `examples/navier_stokes.py`, pairs and surrogates, and priors by
+Test cases are fixed by their seeds; with --folder they are solved once, and kept in files. Models are made by
+`examples/darcy_flow.py` and `examples/navier_stokes.py`, pairs and surrogates, and priors by
 
     python datasets/darcy.py a.h5 --target coefficient --count 8192 --scale 3 --no-constant-mode --resolutions 32 64 128
     fnodiff train a.h5 --minutes 120 --out a
@@ -26,15 +30,18 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.surrogate import Regression, fitted
 from fnodiff import DDIM, EDM, FunctionSpaceSDE, GaussianRandomField, Matern, Model, metrics, sample
-from fnodiff.domain import Box, Domain, Torus
-from fnodiff.equations import Darcy, NavierStokes, darcy, navier_stokes
-from fnodiff.inverse import MomentMatching, Nonlinear, PointObservation, annealed, posterior
+from fnodiff.data import Fields, HDF5Fields, write_fields
+from fnodiff.domain import Box, Domain, Shape, Torus
+from fnodiff.equations import Darcy, NavierStokes, Solved, darcy, navier_stokes
+from fnodiff.inverse import DPS, MomentMatching, Nonlinear, PointObservation, annealed, posterior
 from fnodiff.sde import Denoiser, EvenLogSNR, GaussianDenoiser, Normalization
 
 MODELS = Path(__file__).parent.parent / "examples" / "models"
@@ -49,6 +56,7 @@ FunDPS trained each model on 10 million images, at 64 and then 128, in batches o
 configuration)."""
 
 
+WAYS = ("joint", "DPS", "surrogate", "solver", "law", "direct")
 Map = Callable[[Tensor], Tensor]
 
 
@@ -66,15 +74,22 @@ class Problem:
     """Test cases (cases, 2, n, n), pairs of input and output, a model of such pairs, and priors of the input by name."""
 
     name: str
-    model: Denoiser
+    model: Denoiser | None
     cases: Tensor
     given: int  # the input's channel
     wrong: Callable[[Tensor, Tensor, Domain], Tensor]  # the inverse's error
     priors: dict[str, Prior] = field(default_factory=dict)
+    others: Callable[[int], Tensor] | None = None  # so many more pairs, to train on
 
     @property
     def domain(self) -> Domain:
-        return self.model.sde.domain
+        return Box(2) if self.model is None else self.model.sde.domain
+
+    def has(self, way: str) -> bool:
+        """Whether there is what this way takes."""
+        return {"direct": self.others, "joint": self.model, "DPS": self.model}.get(
+            way, self.priors.get(way)
+        ) is not None
 
 
 def wrong_cells(x: Tensor, y: Tensor, domain: Domain) -> Tensor:
@@ -114,27 +129,68 @@ def two_valued(g: Tensor) -> Tensor:
 
 def problems(args: argparse.Namespace) -> list[Problem]:
     """The models, and cases that they were not trained on, of solves that are twice as fine."""
-    models = [Model.from_pretrained(folder).to(args.device).eval() for folder in (args.darcy, args.navier_stokes)]
-    sizes = [(args.size,) * 2 if args.size else max(model.training_shapes) for model in models]
-    everything, fine = range(args.cases), [max(192, *(2 * n for n in sizes[0])), max(80, *(2 * n for n in sizes[1]))]
-    pairs = Darcy(args.cases, seed=1, scale=3.0, constant_mode=False, fine=fine[0]).batch(everything, sizes[0])["x"]
+    folders = {"Darcy": args.darcy, "Layered": None, "Navier-Stokes": args.navier_stokes}
+    models = {n: Model.from_pretrained(f).to(args.device).eval() if f else None for n, f in folders.items()}
+    sizes = {
+        n: (args.size,) * 2 if args.size else max(m.training_shapes if m else [(48, 48)]) for n, m in models.items()
+    }
     settings = {"time": 1.0, "viscosity": args.viscosity}
-    flows = NavierStokes(args.cases, seed=1, scale=25.0, fine=fine[1], dt=1.6 / fine[1], **settings)
-    flows = flows.batch(everything, sizes[1])
-    flows = torch.cat([flows["x"], flows["field"]], 1)  # (w(T), w(0)), as the example has them
+
+    def pressures(kind: darcy.Kind, count: int, seed: int, size: Shape) -> Solved:
+        law = {"kind": kind, "scale": 3.0, "constant_mode": False}
+        return Darcy(count, seed, fine=max(192 if seed else 0, *(2 * n for n in size)), **law)
+
+    def flows(count: int, seed: int, size: Shape) -> Solved:
+        fine = max(80, *(2 * n for n in size))
+        return NavierStokes(count, seed, scale=25.0, fine=fine, dt=1.6 / fine, **settings)
 
     def flow(w: Tensor) -> Tensor:
         forcing = navier_stokes.benchmark_forcing
         return navier_stokes.solve(w, **settings, dt=1.6 / max(48, *w.shape[2:]), forcing=forcing)
 
     of_darcy = Prior(law(Box(2), 3.0, 2.0), pressure, two_valued)
+    of_layers = Prior(law(Box(2, (1.0, 1 / 3)), 3.0, 2.0), pressure, two_valued)
     of_flow = Prior(law(Torus(2), 7.0, 2.5, 25.0 * 7**0.75), flow)
-    given = priors(of_darcy, pressure, args.darcy_prior, args.darcy_surrogate, args.device)
-    initial = priors(of_flow, flow, args.flow_prior, args.flow_surrogate, args.device)
-    return [
-        Problem("Darcy", models[0], pairs.to(args.device), 0, wrong_cells, given),
-        Problem("Navier-Stokes", models[1], flows.to(args.device), 1, metrics.relative_l2, initial),
-    ]
+    found = {
+        "Darcy": (
+            partial(pressures, "two-valued"),
+            (0, wrong_cells, priors(of_darcy, pressure, args.darcy_prior, args.darcy_surrogate, args.device)),
+        ),
+        "Layered": (
+            partial(pressures, "layered"),
+            (0, wrong_cells, priors(of_layers, pressure, args.layered_prior, None, args.device)),
+        ),
+        "Navier-Stokes": (
+            flows,
+            (1, metrics.relative_l2, priors(of_flow, flow, args.flow_prior, args.flow_surrogate, args.device)),
+        ),
+    }
+    out = []
+    for name in args.problems:
+        make, rest = found[name]
+        cases = kept(make(args.cases, 1, sizes[name]), sizes[name], args.folder, name)
+        others = lambda count, make=make, size=sizes[name]: pairs_of(make(count, 0, size), size)  # noqa: E731
+        out.append(Problem(name, models[name], cases.to(args.device), *rest, others))
+    return out
+
+
+def pairs_of(fields: Fields, size: Shape) -> Tensor:
+    """(count, 2, n, n): of flows (w(T), w(0)), as the example has them."""
+    batch = fields.batch(range(len(fields)), size)
+    return torch.cat([batch["x"], batch["field"]], 1) if "field" in batch else batch["x"]
+
+
+def kept(fields: Solved, size: Shape, folder: Path | None, name: str) -> Tensor:
+    """The pairs, from the file in the folder, if there is one; it is made if it is not there, and checked if it is."""
+    if folder is None:
+        return pairs_of(fields, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name.lower()}-{size[0]}.h5"
+    grid = "cell averages" if fields.cell_averages else "points"
+    about = {"source": "fnodiff.equations", "licence": "generated", "grid": grid, "seed": fields.seed}
+    about |= {"fine": fields.fine, "viscosity": getattr(fields, "viscosity", 0.0)}
+    write_fields(path, fields, [size], attributes=about, dtype="float32", chunk=1, progress=False)
+    return pairs_of(HDF5Fields(path), size)
 
 
 def solve(problem: Problem, seen: int, args: argparse.Namespace, way: str = "joint") -> tuple[Tensor, float]:
@@ -145,18 +201,65 @@ def solve(problem: Problem, seen: int, args: argparse.Namespace, way: str = "joi
     exact = domain.evaluate(problem.cases[:, seen : seen + 1], points)
     noise_std = args.noise * float(problem.cases[:, seen].std())
     values = exact + noise_std * torch.randn(exact.shape, generator=generator).to(exact)
+    estimate = direct(problem, seen, points.shape[1], noise_std, args) if way == "direct" else None
     start, ensembles = time.perf_counter(), []
     for value in values:
-        if way == "joint":
+        if estimate is not None:
+            found = estimate(raster(domain, points, value[None], shape))
+            x = torch.zeros(1, 2, *shape).to(found).index_copy(1, torch.tensor([1 - seen], device=found.device), found)
+        elif way in ("joint", "DPS"):
             observation = PointObservation(points, value, noise_std, channels=seen)
-            guided = MomentMatching(problem.model, observation, iterations=args.iterations)
+            if way == "DPS":
+                guided = DPS(problem.model, observation)
+            else:
+                guided = MomentMatching(problem.model, observation, iterations=args.iterations)
             solver = DDIM(args.evaluations, eta=1.0)
             x = sample(guided, shape, range(args.members), solver=solver, device=args.device)
         else:
             x = decoupled(problem, problem.priors[way], seen, points, value, noise_std, args)
         ensembles.append(x.to(args.device))
-    seconds = (time.perf_counter() - start) / (args.members * len(values))
+    seconds = (time.perf_counter() - start) / (len(ensembles[0]) * len(values))
     return torch.stack(ensembles, 1), seconds
+
+
+def raster(domain: Domain, points: Tensor, values: Tensor, shape: Shape) -> Tensor:
+    """Values (B, 1, m) at points (2, m), on the nearest points of a grid, and where there are some: (B, 2, *shape)."""
+    out, places = torch.zeros(len(values), 2, *shape).to(values), []
+    for place, n, edge in zip(points, shape, domain.edges, strict=True):
+        walls = edge == "wall"
+        nearest = (place * n - 0.5 * walls).round().long()
+        places.append(nearest.clamp(0, n - 1) if walls else nearest % n)
+    out[:, 0, places[0], places[1]] = values[:, 0]
+    out[:, 1, places[0], places[1]] = 1.0
+    return out
+
+
+def direct(problem: Problem, seen: int, count: int, noise_std: float, args: argparse.Namespace) -> Map:
+    """A network from the raster of values, at as many points anywhere, to the other channel: trained by its squared error."""
+    domain, x = problem.domain, problem.others(args.pairs).to(args.device)
+    shape, generator = tuple(x.shape[2:]), torch.Generator().manual_seed(args.seed)
+    mean, std = x.mean((0, 2, 3), keepdim=True)[0], x.std((0, 2, 3), keepdim=True)[0]
+    torch.manual_seed(args.seed)
+    net = Regression({"domain": domain, "condition_channels": 2, "local": "conv", "reference": shape}).to(args.device)
+
+    def units(shown: Tensor) -> Tensor:
+        return torch.cat([(shown[:, :1] - mean[seen] * shown[:, 1:]) / std[seen], shown[:, 1:]], 1)
+
+    def loss() -> Tensor:
+        pairs = x[torch.randint(len(x), (8,), generator=generator).to(x.device)]
+        points = torch.rand(2, count, generator=generator).to(x)
+        values = domain.evaluate(pairs[:, seen : seen + 1], points)
+        values = values + noise_std * torch.randn(values.shape, generator=generator).to(values)
+        wanted = (pairs[:, 1 - seen, None] - mean[1 - seen]) / std[1 - seen]
+        return (net(units(raster(domain, points, values, shape))) - wanted).square().mean()
+
+    fitted(net, loss, 60 * args.minutes, lr=3e-3)
+
+    @torch.no_grad()
+    def estimate(shown: Tensor) -> Tensor:
+        return net(units(shown)) * std[1 - seen] + mean[1 - seen]
+
+    return estimate
 
 
 def decoupled(
@@ -195,7 +298,12 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--flow-prior", type=Path, help="model of w(0) alone")
     add("--flow-surrogate", type=Path, help="model of w(T) with w(0) as the field, asked at pure noise")
-    add("--ways", nargs="+", choices=["joint", "surrogate", "solver", "law"], default=["joint"])
+    add("--layered-prior", type=Path, help="model of layered a alone")
+    add("--problems", nargs="+", choices=["Darcy", "Layered", "Navier-Stokes"], default=["Darcy", "Navier-Stokes"])
+    add("--ways", nargs="+", choices=WAYS, default=["joint"])
+    add("--minutes", type=float, default=10.0, help="processor time of the direct networks' training")
+    add("--pairs", type=int, default=512, help="to train the direct networks on")
+    add("--folder", type=Path, help="of files with the test cases, which are made if they are not there")
     add("--viscosity", type=float, default=1e-4, help="of Navier-Stokes; 1e-3 is the published")
     add("--size", type=int, help="grid; by default 128 with a GPU, else the largest that the model was trained on")
     add("--share", type=float, default=500 / 128**2, help="of the cells that is seen: by default 500 of 128x128")
@@ -217,15 +325,15 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Print the table."""
     args = options()
-    columns = "".join(f"{name:>11}" for name in ("forward", "inverse") * 2)
-    print(f"{'':<30}{'steps':>6}{'Darcy':>17}{'Navier-Stokes':>24}\n{'':<36}{columns}")
     cases = problems(args)
+    columns = "".join(f"{name:>11}" for name in ("forward", "inverse") * len(cases))
+    print(f"{'':<36}{'steps':>6}" + "".join(f"{problem.name:>22}" for problem in cases) + f"\n{'':<42}{columns}")
     size = "x".join(map(str, cases[0].cases.shape[2:]))
     for way in args.ways:
         single, mean, spectrum, spent = [], [], [], []
         for problem in cases:
             for seen in (problem.given, 1 - problem.given):  # forward, inverse
-                if way != "joint" and way not in problem.priors:
+                if not problem.has(way):
                     for row in (single, mean, spectrum, spent):
                         row.append("-")
                     continue
@@ -233,29 +341,34 @@ def main() -> None:
                 error = metrics.relative_l2 if seen == problem.given else problem.wrong
                 truth, guess = problem.cases[:, 1 - seen, None], ensemble[:, :, 1 - seen, None]
                 every = torch.stack([error(x, truth, problem.domain) for x in guess])
-                single.append(f"{every.mean():.2%}")
+                single.append("-" if way == "direct" else f"{every.mean():.2%}")
                 mean.append(f"{error(guess.mean(0), truth, problem.domain).mean():.2%}")
                 spectrum.append(f"{metrics.spectrum_error(guess.flatten(0, 1), truth, problem.domain):.2f}")
                 spent.append(f"{seconds:.2f} s")
         for name, cells in (
-            (f"ours, a sample at {size}", single),
-            (f"ours, mean of {args.members} at {size}", mean),
+            (f"a sample at {size}", single),
+            (f"mean of {1 if way == 'direct' else args.members} at {size}", mean),
             ("error of the log-spectrum", spectrum),
             (f"time per sample at {size}", spent),
         ):
-            label = name if way == "joint" else f"{way}, {name.removeprefix('ours, ')}"
-            print(f"{label:<30}{args.evaluations:>6}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
+            steps = 1 if way == "direct" else args.evaluations
+            print(f"{f'{way}, {name}':<36}{steps:>6}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
     machine = f"{args.device}, {torch.get_num_threads()} threads, {platform.machine()}"
     print(
         f"{args.cases} cases, {args.share:.2%} seen with errors of {args.noise:.0%}, {args.iterations} backward passes a step; "
         f"torch {torch.__version__} on {machine}"
     )
     for problem in cases:
-        count = sum(p.numel() for p in problem.model.parameters()) / 1e6
-        grids = ", ".join(str(s[0]) for s in problem.model.training_shapes)
-        print(f"{problem.name}: {count:.1f}M parameters, trained on {grids}")
+        if problem.model is not None:
+            count = sum(p.numel() for p in problem.model.parameters()) / 1e6
+            grids = ", ".join(str(s[0]) for s in problem.model.training_shapes)
+            print(f"{problem.name}, joint: {count:.1f}M parameters, trained on {grids}")
     if (args.darcy, args.navier_stokes) == SHIPPED:
-        print("Trained for 12 minutes (Darcy) and 11 (Navier-Stokes) on one CPU core (examples/models/TRAINED.md)")
+        print(
+            "Joint models: trained for 12 minutes (Darcy) and 11 (Navier-Stokes) on one core (examples/models/TRAINED.md)"
+        )
+    if "direct" in args.ways:
+        print(f"direct: {args.minutes:g} minutes on {args.pairs} pairs for each column")
     flow = f"nu = {args.viscosity:g}, T = 1"
     print(
         f"Ours: Darcy with FNO's law; Navier-Stokes at {flow}, vorticities 5.8 times those of FNO's law; published at nu = 1e-3"

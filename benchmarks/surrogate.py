@@ -12,6 +12,7 @@ import argparse
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,19 +45,18 @@ class Row:
 
 
 class Regression(nn.Module):
-    """A DFU that sees a alone: zeros where a diffusion model has the noisy state."""
+    """A DFU that sees its input (B, condition_channels, *grid) alone: zeros where a diffusion model has the noisy state."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         super().__init__()
         options = {"channel_mult": (1, 1), "n_modes": (24, 24), "hidden_channels": 16, "local": "point"} | options
-        reference = (max(GRIDS), max(GRIDS))
-        levels = {"reference": reference, "spectral_levels": len(options["channel_mult"])}
         common = {"num_blocks": 1, "dropout": 0.0, "attention_levels": (), "positional_modes": 4, "domain": DOMAIN}
-        self.net = DFU(1, 1, condition_channels=1, **levels, **common, **options)
+        common |= {"reference": (max(GRIDS),) * 2, "spectral_levels": len(options["channel_mult"])}
+        self.net = DFU(1, 1, **{"condition_channels": 1} | common | options)
 
     def forward(self, a: Tensor) -> Tensor:
-        """u of a, both (B, 1, n, n) and normalised."""
-        return self.net(torch.zeros_like(a), a.new_zeros(()), field=a)
+        """u of a, (B, 1, *grid) and normalised."""
+        return self.net(torch.zeros_like(a[:, :1]), a.new_zeros(()), field=a)
 
 
 EXAMPLE = Row("DFU of the example")
@@ -74,16 +74,38 @@ ROWS = [
 ]
 
 
-def train(row: Row, pairs: dict[int, Tensor], seconds: float) -> tuple[nn.Module, int]:
-    """The trained network, and the steps that it took."""
-    torch.manual_seed(0)
-    net, generator = row.make(), torch.Generator().manual_seed(0)
-    lr = 2e-3 if row.network is None else 3e-3
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, row.beta))
+def fitted(
+    net: nn.Module,
+    loss: Callable[[], Tensor],
+    seconds: float,
+    lr: float,
+    *,
+    beta: float = 0.999,
+    clip: float | None = 1.0,
+) -> int:
+    """Train a network for this processor time, the rate falling to zero along half a cosine: the steps that it took."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, beta))
     start, step = time.process_time(), 0
     while (done := (time.process_time() - start) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done))
+        optimizer.zero_grad()
+        loss().backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), clip)
+        optimizer.step()
+        step += 1
+    net.eval()
+    return step
+
+
+def train(row: Row, pairs: dict[int, Tensor], seconds: float) -> tuple[nn.Module, int]:
+    """The trained network, and the steps that it took."""
+    torch.manual_seed(0)
+    net, generator = row.make(), torch.Generator().manual_seed(0)
+    mean, std = pairs[0].unbind()
+
+    def loss() -> Tensor:
         x = pairs[GRIDS[int(torch.randint(len(GRIDS), (), generator=generator))]]
         x = x[torch.randint(len(x), (row.batch,), generator=generator)]
         if row.symmetries:
@@ -92,17 +114,11 @@ def train(row: Row, pairs: dict[int, Tensor], seconds: float) -> tuple[nn.Module
             x = x.flip(2) if flip else x
         a, u = x[:, :1], x[:, 1:]
         if row.network is None:  # its own loss: the error relative to u in its units
-            mean, std = pairs[0].unbind()
-            loss = metrics.relative_l2(net(a) * std[1] + mean[1], u * std[1] + mean[1], DOMAIN).mean()
-        else:
-            loss = (net(a) - u).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        if row.network is not None:
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-    return net.eval(), step
+            return metrics.relative_l2(net(a) * std[1] + mean[1], u * std[1] + mean[1], DOMAIN).mean()
+        return (net(a) - u).square().mean()
+
+    settings = {"lr": 2e-3, "clip": None} if row.network is None else {"lr": 3e-3}
+    return net, fitted(net, loss, seconds, beta=row.beta, **settings)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="OUT.h5", help="the file to write, or to continue")
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="samples")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[32, 48, 64, 96], metavar="N")
-    parser.add_argument("--kind", choices=("two-valued", "log-normal"), default="two-valued")
+    parser.add_argument("--kind", choices=("two-valued", "log-normal", "layered"), default="two-valued")
     parser.add_argument(
         "--target",
         choices=("pair", "solution", "coefficient"),

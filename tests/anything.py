@@ -532,6 +532,21 @@ TARGETS: dict[str, tuple[Callable[..., Any], Mapping[str, Any], Callable[[Any], 
         },
         first,
     ),
+    "Burgers": (
+        equations.Burgers,
+        {
+            "count": 1,
+            "seed": 0,
+            "time": 0.01,
+            "viscosity": 0.1,
+            "scale": 1.0,
+            "condition": True,
+            "fine": 16,
+            "dt": None,
+            "keep": 1,
+        },
+        lambda source: source.batch([0], (8,))["x"],
+    ),
     "CahnHilliard": (
         equations.CahnHilliard,
         {

@@ -29,6 +29,34 @@ def test_the_floor_is_the_gaussian_posterior(wavenumber):
     assert (draws.std(1).flatten(1) / std).mean() == pytest.approx(1, abs=0.03)
 
 
+def test_floors_are_those_of_the_oracle():
+    basis, std = linear.modes("a constant mode", 6)
+    e = Box(2).eigenvalues((6, 6), **F64)
+    assert torch.allclose(std / std[0, 0], linear.LAW.std(e) / linear.LAW.std(e)[0, 0])
+    field = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(0), **F64)
+    assert torch.allclose(basis.T @ Box(2).analyze(field)[0, 0] @ basis, field[0, 0])
+    problem = linear.Problem.drawn(0.0, 12, 30, 200, 1e-3, 0)
+    exact = 100 * linear.relative_l2(problem.oracle().mean(problem.values), problem.truths, Box(2))
+    found = linear.floors("a constant mode", 0.0, 12, 30, 200, 1e-3, False, 1)
+    assert (
+        abs(float(found.mean() - exact.mean()))
+        < 3 * float((found.var() + exact.var()) / 200) ** 0.5 + 0.05 * exact.mean()
+    )
+
+
+def test_the_table_of_floors(capsys):
+    linear.main(["--floors", "9", "--size", "8", "--sensors", "12", "--errors", "1e-3", "--equation", "poisson"])
+    rows = [line.split()[-4:] for line in capsys.readouterr().out.splitlines() if line.startswith("poisson")]
+    assert len(rows) == 4 and all(float(low) < float(mean) < float(high) for mean, low, high, _ in rows)
+
+
+def test_sources_that_are_zero_on_the_edge_are_sines():
+    basis, std = linear.modes("zero on the edge", 5)
+    a = basis[1][:, None] * basis[0]  # sin(2 pi x) sin(pi y)
+    assert torch.allclose(linear.solve(a[None, None])[0, 0] * -5 * math.pi**2, a)
+    assert float(std[1, 0] / std[0, 0]) == pytest.approx((2 * math.pi**2 + 9) / (5 * math.pi**2 + 9))
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 def test_what_is_seen_is_the_solution_at_the_cells(channels):
     problem = linear.Problem.drawn(1.0, 8, 12, 2, 1e-2, 0)

@@ -182,8 +182,17 @@ def test_fnos_own_law_is_three_times_as_large_and_has_no_constant_mode() -> None
 
 
 def test_the_two_values_are_the_signs_of_the_same_field() -> None:
-    a, g = (coefficient((4, 1, 20, 20), kind, generator=generators(*range(4))) for kind in darcy._KINDS)
+    kinds: tuple[darcy.Kind, darcy.Kind] = ("two-valued", "log-normal")
+    a, g = (coefficient((4, 1, 20, 20), kind, generator=generators(*range(4))) for kind in kinds)
     assert torch.equal(a, torch.where(g >= 1, 12.0, 3.0).double())
+
+
+def test_layers_are_the_signs_of_a_field_that_is_smooth_along_them() -> None:
+    k = torch.arange(20, dtype=torch.float64)
+    std = 1 / (PI**2 * (k[:, None] ** 2 + 9 * k**2) + 9)
+    white = SQUARE.white((4, 1), (20, 20), generator=generators(*range(4)), dtype=torch.float64)
+    a = coefficient((4, 1, 20, 20), "layered", generator=generators(*range(4)))
+    assert torch.equal(a, torch.where(SQUARE.synthesize(white * std, (20, 20)) >= 0, 12.0, 3.0).double())
 
 
 # ---- the data set -------------------------------------------------------------------------------------------------
@@ -274,7 +283,10 @@ ONES = torch.ones(1, 1, 4, 5)
         (lambda: residual(ONES, ONES[..., :2]), r"one shape, got \(1, 1, 4, 5\) and \(1, 1, 4, 2\)"),
         (lambda: residual(-ONES, ONES), "residual: expected a positive"),
         (lambda: coefficient((1, 1, 4)), "expected a grid of 2"),
-        (lambda: coefficient((1, 1, 4, 4), "three-valued"), "'two-valued', 'log-normal', got 'three-valued'"),
+        (
+            lambda: coefficient((1, 1, 4, 4), "three-valued"),
+            "'two-valued', 'log-normal', 'layered', got 'three-valued'",
+        ),
         (lambda: coefficient((1, 1, 4, 4), scale=0.0), "scale > 0, got 0.0"),
         (lambda: Darcy(-1), "integer count >= 0, got -1"),
         (lambda: Darcy(1, seed=0.5), "integer seed >= 0, got 0.5"),

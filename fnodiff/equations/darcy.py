@@ -6,6 +6,9 @@ with f = 1, zero slope of g at the edge (the cosine basis of `Box`), and psi eit
 
     two-valued: 12 where g >= 0, 3 elsewhere;    log-normal: exp(g).
 
+Layered is two-valued too, of a g whose Laplacian is d^2/dx^2 + 9 d^2/dy^2: layers along the second axis, three times as long as
+they are thick.
+
 Finite volumes on cells of height h: the flux through the face between cells i and j is a_ij (u_j - u_i) / h with the
 harmonic mean a_ij = 2 / (1/a_i + 1/a_j), through a face on the edge 2 a_i (0 - u_i) / h. It is of second order, at straight
 jumps too. Where jumps have corners the order is lower: 1.3 on a checkerboard, 1.6 to 1.8 for two-valued a that are drawn
@@ -28,10 +31,10 @@ from fnodiff.domain import Box, Generators, Shape
 from fnodiff.equations.solved import Solved, check_scale
 from fnodiff.expected import kinds_checked
 
-Kind = Literal["two-valued", "log-normal"]
+Kind = Literal["two-valued", "log-normal", "layered"]
 Target = Literal["pair", "solution", "coefficient"]
-_SQUARE = Box(2)
-_KINDS, _TARGETS = ("two-valued", "log-normal"), ("pair", "solution", "coefficient")
+_SQUARE, _STRETCHED = Box(2), Box(2, (1.0, 1 / 3))
+_KINDS, _TARGETS = ("two-valued", "log-normal", "layered"), ("pair", "solution", "coefficient")
 
 
 def coefficient(
@@ -52,7 +55,7 @@ def coefficient(
 
     Args:
         shape: (B, C, n, m); channels are independent.
-        kind: "two-valued" or "log-normal".
+        kind: "two-valued", "log-normal" or "layered".
         generator: One generator, or one per sample: the same seed is the same g on every grid, up to the modes that the
             grid holds. None: plain draws.
         scale: Factor of g.
@@ -66,11 +69,12 @@ def coefficient(
     """
     _check_choice("coefficient", "kind", kind, _KINDS)
     check_scale("coefficient", scale)
-    white = _SQUARE.white(shape[:2], shape[2:], generator=generator, dtype=torch.float64)
-    std = scale / (_SQUARE.eigenvalues(shape[2:], dtype=torch.float64) + 9)
+    box = _STRETCHED if kind == "layered" else _SQUARE
+    white = box.white(shape[:2], shape[2:], generator=generator, dtype=torch.float64)
+    std = scale / (box.eigenvalues(shape[2:], dtype=torch.float64) + 9)
     if not constant_mode:
         std[0, 0] = 0.0
-    g = _SQUARE.synthesize(white * std, shape[2:])
+    g = box.synthesize(white * std, shape[2:])
     return g.exp() if kind == "log-normal" else torch.where(g >= 0, 12.0, 3.0).to(g)
 
 
