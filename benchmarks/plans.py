@@ -19,12 +19,14 @@ from benchmarks.drawings import Drawings
 from fnodiff import Box, Cascade, Direct, DPMSolver, Model, Progressive, metrics, sample
 
 PLANS = {
-    "Cascade()": (Cascade(), 12),
-    "Cascade(keep=0.5)": (Cascade(keep=0.5), 12),
-    "Cascade(keep=0.25)": (Cascade(keep=0.25), 12),
-    "Cascade(keep=0.5), 24 levels": (Cascade(keep=0.5), 24),
-    "Progressive()": (Progressive(), 12),
-    "Direct()": (Direct(), 12),
+    "Cascade()": (Cascade(), DPMSolver(12)),
+    "Cascade(), eta=1": (Cascade(), DPMSolver(12, eta=1.0)),
+    "Cascade(), 24 levels, eta=1": (Cascade(), DPMSolver(24, eta=1.0)),
+    "Cascade(keep=0.75)": (Cascade(keep=0.75), DPMSolver(12)),
+    "Cascade(keep=0.75), eta=1": (Cascade(keep=0.75), DPMSolver(12, eta=1.0)),
+    "Cascade(keep=0.5)": (Cascade(keep=0.5), DPMSolver(12)),
+    "Progressive()": (Progressive(), DPMSolver(12)),
+    "Direct()": (Direct(), DPMSolver(12)),
 }
 
 
@@ -53,8 +55,8 @@ def main() -> None:
         f"{args.samples} samples at {shape[0]}x{shape[1]} against {len(true)} true ones, whose roughness is {rough(true):.2f}"
     )
     print(f"{'':<30}{'rough':>7}{'spectrum':>10}{'global':>8}{'patches':>9}{'detail / energy':>17}")
-    for name, (plan, steps) in PLANS.items():
-        x = sample(model, shape, range(args.samples), plan=plan, solver=DPMSolver(steps))
+    for name, (plan, solver) in PLANS.items():
+        x = sample(model, shape, range(args.samples), plan=plan, solver=solver)
         detail, energy = metrics.high_band_distance(x, true, domain, low)
         distances = metrics.spectrum_error(x, true, domain), metrics.global_coherence(x, true, domain)
         cells = f"{rough(x):>7.2f}{distances[0]:>10.3f}{distances[1]:>8.2f}{metrics.patch_distance(x, true):>9.3f}"

@@ -9,6 +9,7 @@ Rows, each network trained for the same processor time:
     bicubic       of the coarse field; on the sphere its modes
     pairs         a UNet that learnt from pairs of coarse and fine fields: the mean of what is possible
     upscale       a diffusion model that has never seen a pair, nor a grid finer than the coarse one
+    modes held    the same with `hold=ReplaceModes`, where `upscale` holds averages over cells
     MatchModes    the same with `hold=MatchModes`
     pairs + rest  the UNet's mean, and a diffusion model of what it leaves, as CorrDiff has it
 
@@ -43,7 +44,7 @@ from fnodiff.cost import keep_freed_memory
 from fnodiff.data import HDF5Fields, InMemory
 from fnodiff.domain import Domain, Shape
 from fnodiff.inverse import MatchModes
-from fnodiff.sde import EvenLogSNR
+from fnodiff.sde import EvenLogSNR, ReplaceModes
 from fnodiff.train import Adam
 
 RATE = 1e-3
@@ -210,7 +211,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64, help="held-out fields")
     parser.add_argument("--train-count", type=int, default=4096, help="pairs to train on")
     parser.add_argument(
-        "--only", nargs="+", choices=("upscale", "MatchModes", "rest"), default=["upscale", "MatchModes", "rest"]
+        "--only",
+        nargs="+",
+        choices=("upscale", "modes", "MatchModes", "rest"),
+        default=["upscale", "modes", "MatchModes", "rest"],
     )
     parser.add_argument("--out", type=Path, default=Path("upscaling"))
     args = parser.parse_args()
@@ -232,7 +236,7 @@ def main() -> None:
     net = study.pairs()
     with torch.no_grad():
         show("pairs", torch.cat([net(part) for part in study.units(study.low_test).split(32)])[None])
-    if {"upscale", "MatchModes"} & set(args.only):
+    if {"upscale", "modes", "MatchModes"} & set(args.only):
         shapes = [study.domain.shape_of(n) for n in args.shapes or sorted({args.low // 2, 3 * args.low // 4, args.low})]
         model = (
             Model.from_pretrained(args.model)
@@ -241,6 +245,8 @@ def main() -> None:
         )
         if "upscale" in args.only:
             show("upscale", study.upscaled(model))
+        if "modes" in args.only and model.cell_averages:
+            show("modes held", study.upscaled(model, hold=ReplaceModes))
         if "MatchModes" in args.only:
             show("MatchModes", study.upscaled(model, solver=DPMSolver(24, EvenLogSNR()), hold=MatchModes))
     if "rest" in args.only:

@@ -26,8 +26,9 @@ denoiser that is exact on each grid, on fields cut to the grid's modes. Pictures
 which lowers their highest modes and folds others onto them.
 
 **Cascade** samples the coarse grid to its end, and then the finer grid given the result. From the change on, the estimates
-of the coarse grid's modes are replaced by the finished ones (`ReplaceModes`). Along the flow they then follow :math:`c_k +
-s z_k`, and the network is asked for the other modes alone. A model of images does well on its training grids, and need not
+of the coarse grid's modes are replaced by the finished ones (`ReplaceModes`), or of pictures the averages over its cells
+(`ReplaceCells`, :doc:`upscaling </mechanisms_gallery/plot_7_upscale>`). Along the flow they then follow :math:`c_k +
+s z_k`, and the network is asked for the rest alone. A model of images does well on its training grids, and need not
 repeat that on a grid that it has not seen. A cascade costs the evaluations of both grids (:doc:`the study </study>`).
 
 **PixelNoise** has :math:`C_k = n^{-d}` on a grid of :math:`n` points per side. So noise level :math:`s` on the finest grid

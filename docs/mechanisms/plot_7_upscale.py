@@ -15,7 +15,12 @@ With :math:`y = x_t / \alpha_t`, :math:`s = \sigma_t / \alpha_t` and :math:`P \t
 
 exactly, whatever the solver's steps. So it has the noise that the other modes' denoiser expects, and ends at :math:`c`.
 
-**Averages.** `upscale` makes :math:`c` from a picture. Averages over the cells of a grid of :math:`m` points multiply mode
+**Cells.** A picture is averages over its cells. Where these are made of whole cells of the finer grid, as 32x32 of 64x64,
+:math:`P` may as well be the averaging, and :math:`c` the picture itself (`ReplaceCells`). Nothing is lost: averaged again, the
+result is the picture. That is what `upscale` and `Cascade` do with pictures, unless they are told how to `hold`. Modes ring
+beside sharp edges, cells do not. Fields without edges, such as those below, are upscaled a little better by their modes.
+
+**Modes of averages.** On other grids modes are held. Averages over the cells of a grid of :math:`m` points multiply mode
 :math:`k` by :math:`\mathrm{sinc}(k / 2m)` per axis, with :math:`\mathrm{sinc}\, u = \sin(\pi u) / \pi u`. On a grid of
 :math:`n > m` points the mode of the same function is larger:
 
@@ -23,11 +28,11 @@ exactly, whatever the solver's steps. So it has the noise that the other modes' 
    \mathrm{low}_k.
 
 Averaging also folds modes from above the coarse grid onto those below it. That part of the picture cannot be separated, and
-stays in :math:`c`. The denoiser says which of the two holds. With `cell_averages=False` its fields are values at points,
-cut to the coarse grid's modes, and :math:`c` is the field.
+stays in :math:`c`. The denoiser says what its fields are. With `cell_averages=False` they are values at points, cut to the
+coarse grid's modes, and :math:`c` is the field.
 
 **What is exact.** For stationary Gaussian data modes are independent: the sampled modes do not depend on the given ones, and
-the samples have the conditional law. For other data, Gaussian or not, the denoiser sees the given modes with their noise,
+the samples have the conditional law. What varies within cells does depend on the averages. For other data, Gaussian or not, the denoiser sees the given modes with their noise,
 :math:`c + s P z`, at every time, and not :math:`c`. In the early steps, where :math:`s` is large, the other modes are sampled
 without most of what :math:`c` says. `hold=MatchModes` lets them learn it: `python -m benchmarks.exactness` has the numbers.
 """
@@ -37,7 +42,7 @@ import torch
 
 from fnodiff import EDM, Box, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Heun, Matern, WhiteNoise, upscale
 from fnodiff.metrics import relative_l2
-from fnodiff.sde import GaussianDenoiser, noise_levels
+from fnodiff.sde import GaussianDenoiser, ReplaceModes, noise_levels
 
 domain, small, shape = Box(2), (16, 16), (64, 64)
 data = GaussianRandomField(domain, Matern(smoothness=0.7))
@@ -51,22 +56,26 @@ denoisers = {
 
 # %%
 # A picture of 64x64 cells is made smaller in both ways, by averages and by cutting its modes. Each is upscaled with three
-# seeds. Made smaller again, do the results agree with what was given, and their low modes with the truth's?
+# seeds, the averages by holding cells and by holding modes. Made smaller again, do the results agree with what was given, and
+# their low modes with the truth's?
 
 truth = data.sample((1, 1, *shape), generator=torch.Generator().manual_seed(1))
 smaller = {"averages": lambda x: domain.average(x, small), "points": lambda x: domain.resample(x, small)}
+ways = {"averages, cells": None, "averages, modes": ReplaceModes, "points, modes": None}
 samples = {}
-for name, reduce in smaller.items():
+for name, hold in ways.items():
+    kind = name.split(",")[0]
+    reduce = smaller[kind]
     given = reduce(truth)
-    samples[name] = upscale(denoisers[name], given, shape, seeds=[2, 3, 4], solver=DPMSolver(72))
+    samples[name] = upscale(denoisers[kind], given, shape, seeds=[2, 3, 4], solver=DPMSolver(72), hold=hold)
     again = relative_l2(reduce(samples[name]), given.expand(3, -1, -1, -1), domain).mean()
     modes = domain.resample(samples[name], small), domain.resample(truth, small).expand(3, -1, -1, -1)
     print(f"{name}: difference from the given {float(again):.1e},", end=" ")
     print(f"of the low modes from the truth's {float(relative_l2(*modes, domain).mean()):.1e}")
 
 # %%
-# With averages, what remains is the folding. The samples' own fine modes fold back when they are averaged, and the truth's are
-# still in what was given. With points there is none.
+# Held cells agree with what was given. With modes of averages, what remains is the folding: the samples' own fine modes fold
+# back when they are averaged, and the truth's are still in what was given. With points there is none.
 #
 # The sampled modes should have variance :math:`S`. Their mean ratio over 60 samples shows the error of the solver's steps.
 # `upscale` takes `DPMSolver(36)` by default; `Heun` with half the levels costs the same:
@@ -82,11 +91,11 @@ for solver in (Heun(18), DPMSolver(36), Heun(36), DPMSolver(72)):
 
 # %%
 # Above: what was given, three fields that fit, and the truth. Below: each averaged over the given cells. It is the same
-# picture, up to what averaging folds onto it from modes that were sampled.
+# picture.
 
 pictures = {
     "given": smaller["averages"](truth),
-    **{f"sample {i + 1}": samples["averages"][i : i + 1] for i in range(3)},
+    **{f"sample {i + 1}": samples["averages, cells"][i : i + 1] for i in range(3)},
     "truth": truth,
 }
 figure, axes = plt.subplots(2, 5, figsize=(7.6, 3.3))
