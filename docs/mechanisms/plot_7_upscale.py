@@ -32,7 +32,9 @@ stays in :math:`c`. The denoiser says what its fields are. With `cell_averages=F
 coarse grid's modes, and :math:`c` is the field.
 
 **What is exact.** For stationary Gaussian data modes are independent: the sampled modes do not depend on the given ones, and
-the samples have the conditional law. What varies within cells does depend on the averages. For other data, Gaussian or not, the denoiser sees the given modes with their noise,
+the samples have the conditional law. What varies within cells does depend on the averages.
+
+For other data, Gaussian or not, the denoiser sees the given modes with their noise,
 :math:`c + s P z`, at every time, and not :math:`c`. In the early steps, where :math:`s` is large, the other modes are sampled
 without most of what :math:`c` says. `hold=MatchModes` lets them learn it: `python -m benchmarks.exactness` has the numbers.
 """
