@@ -148,6 +148,11 @@ class TestUpscale:
         assert not held(oracle(), (16, 16)).cells, "values at points"
         assert not held(pictures, (20, 20)).cells, "no whole cells"
         assert not held(pictures, (16, 16), keep=0.75).cells
+        trained = oracle(cell_averages=True)
+        trained.training_shapes = ((8, 8),)
+        grids = [stage.shape for stage in Cascade(through=()).plan(trained, (32, 32), times) if stage.held]
+        assert grids == [(16, 16), (32, 32)], "doubles of the training grid"
+        assert len(Cascade(through=()).plan(trained, (24, 24), times)) == 2, "24 is no multiple of 16"
         low, high = sample(pictures, 8, range(2)), sample(pictures, 16, range(2), plan=Cascade([(8, 8)], through=()))
         torch.testing.assert_close(DOMAIN.average(high, (8, 8)), low, rtol=1e-3, atol=1e-3)
 

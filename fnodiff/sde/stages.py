@@ -175,7 +175,7 @@ class Cascade(Plan):
 
     Args:
         grids: Spatial shapes of the grids that are sampled to their end, coarsest first; by default the largest of the
-            model's training shapes.
+            model's training shapes, and where cells are held its doubles: 32 and 64 on the way to 128.
         through: Grids coarser still, which the first of `grids` is reached through as by `Progressive`, none of them to its
             end; by default the smallest training shape, and none for a denoiser without training shapes.
         keep: Hold this share of a grid's modes per axis, and no cells; the finer grid samples the others anew. By default,
@@ -217,6 +217,9 @@ class Cascade(Plan):
         shape = domain.check_shape(shape)
         if self.grids is None:
             grids = _coarser(_trained(denoiser, "Cascade")[-1:], shape)
+            doubled = tuple(2 * n for grid in grids for n in grid)
+            while doubled and doubled != shape and self._holds_cells(denoiser, doubled, shape):
+                grids, doubled = [*grids, doubled], tuple(2 * n for n in doubled)
         else:
             grids = [domain.check_shape(grid) for grid in self.grids]
         route = [*grids, shape]
@@ -231,9 +234,12 @@ class Cascade(Plan):
             if coarse == fine:
                 continue
             translated = torch.unique_consecutive(_translate(denoiser, times[start:], fine, shape))
-            cells = self.keep is None and denoiser.cell_averages and whole_cells(domain, coarse, fine)
-            stages.append(Stage(fine, translated, tuple(max(1, round(keep * n)) for n in coarse), cells))
+            held = tuple(max(1, round(keep * n)) for n in coarse)
+            stages.append(Stage(fine, translated, held, self._holds_cells(denoiser, coarse, fine)))
         return stages
+
+    def _holds_cells(self, denoiser: Denoiser, coarse: Shape, fine: Shape) -> bool:
+        return self.keep is None and denoiser.cell_averages and whole_cells(denoiser.sde.domain, coarse, fine)
 
 
 def _starts(plan: Plan, denoiser: Denoiser, route: Sequence[Shape], times: Tensor, budget: float) -> list[int]:
