@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fnodiff.domain import Shape
-from fnodiff.sde import Denoiser, DPMSolver, Plan, Solver, default_plan
+from fnodiff.sde import Denoiser, Plan, Solver, default_plan, default_solver
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def sampling_cost(
         >>> cost.seconds > 0, cost.bytes > 0
         (True, True)
     """
-    domain, solver = denoiser.sde.domain, solver or DPMSolver(12)
+    domain, solver = denoiser.sde.domain, solver or default_solver(denoiser)
     shape = domain.check_shape(shape)
     stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
     device = next(denoiser.parameters(), torch.empty(0)).device

@@ -116,3 +116,14 @@ def test_finetune(room, tmp_path, capsys):
         if not torch.equal(before.network.state_dict()[name], after.network.state_dict()[name])
     }
     assert (1, "local") in moved and not {group for group in moved if group[0] == 0 or group == (1, "spectral")}
+
+
+def test_a_run_may_begin_with_a_trained_model(room, tmp_path, capsys):
+    options = ["--init", room / "run", "--batch", 2, "--steps", 1, "--lr", 1e-12, "--out", tmp_path / "run", "--quiet"]
+    assert run("train", room / "pictures", *options, "--shapes", 12, 16) == 0
+    before, after = (Model.from_pretrained(folder) for folder in (room / "run", tmp_path / "run"))
+    assert after.training_shapes == ((12, 12), (16, 16)) and after.sde == before.sde
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(old, new)
+    assert run("train", room / "pictures", *options, "--shapes", 16, "--network", "tiny") == 2
+    assert "leave them out" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from fnodiff import Model, checkpoint
 from fnodiff.checkpoint import replace_file
 from fnodiff.cli.arguments import size_name
 from fnodiff.cli.conditions import check_given, needed
-from fnodiff.cli.sample import ModelOptions
+from fnodiff.cli.sample import ModelOptions, SolverOptions
 from fnodiff.data import HDF5Fields, write_fields
 from fnodiff.domain import Domain, Shape
 from fnodiff.sde import ClassifierFree, Denoiser, Plan, Solver, default_plan, sample, upscale
@@ -134,18 +134,28 @@ class Drawing:
     """A model, how its samples are drawn, and the folder `out` that they go to; by default PNG for pictures, colour or grey."""
 
     def __init__(
-        self, name: str, out: Path, reading: ModelOptions, solver: Solver, kind: str | None = None, quiet: bool = False
+        self,
+        name: str,
+        out: Path,
+        reading: ModelOptions,
+        solver: SolverOptions,
+        kind: str | None = None,
+        quiet: bool = False,
+        *,
+        upscaling: bool = False,
     ) -> None:
-        self.name, self.quiet, self.batch, self.solver, self.reading = name, quiet, reading.batch, solver, reading
+        solver.make()  # before a model is read
+        self.name, self.quiet, self.batch, self.reading = name, quiet, reading.batch, reading
         self.model, self.state = reading.load(name)
         self.main = self.state.is_main_process  # the one that speaks
         self.denoiser = guided(self.model, reading)
+        self.solver = solver.make(self.denoiser, upscaling=upscaling)
         domain, channels = self.model.sde.domain, self.model.channels
         if kind == "png" and (domain.dim != 2 or channels not in (1, 3)):
             raise ValueError(f"expected 1 or 3 channels in 2D with --format png, got {channels} on {domain}; use hdf5.")
         self.folder = SampleFolder(out, kind or ("png" if are_pictures(self.model) else "hdf5"))
         self.settings = {"model": fingerprint(self.model), "guidance": reading.guidance, "format": self.folder.kind}
-        self.settings |= {"label": -1 if reading.label is None else reading.label, "solver": repr(solver)}
+        self.settings |= {"label": -1 if reading.label is None else reading.label, "solver": repr(self.solver)}
 
     def draw(
         self,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fnodiff.domain import Domain
-    from fnodiff.sde import Plan, Solver
+    from fnodiff.sde import Denoiser, Plan, Solver
 
 STEPS = {"dpm": 12, "heun": 18, "ddim": 50, "euler-maruyama": 200, "predictor-corrector": 100, "langevin": 100}
 """How many a solver takes where no number is named."""
@@ -88,20 +88,23 @@ class SolverOptions:
         "DPM-Solver++ (2M), Heun, DDIM, the reverse SDE, that with corrections, or annealed Langevin.", "dpm"
     )
     steps: MaybeWhole = option(
-        "Noise levels. By default 12 of dpm (36 of `upscale`), 18 of heun, 50 of ddim, 200 of euler-maruyama, else 100."
+        "Noise levels. By default 12 of dpm (36 to `upscale` values at points), 18 of heun, 50 of ddim, 200 of euler-maruyama, "
+        "else 100."
     )
     spacing: Literal["time", "log-snr", "rho"] | None = option(
         "Even in time (by default, of EDM and VE), in ln(alpha^2 / sigma^2) (of the others), or in sigma^(1 / rho)."
     )
     rho: float | None = option("Of --spacing rho. By default 7.")
-    eta: float | None = option("Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0.")
+    eta: float | None = option(
+        "Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0; of dpm and pictures 1."
+    )
     churn: float | None = option("Of heun: noise that is added before each step (S_churn). By default 0.")
     corrections: MaybeWhole = option("Of predictor-corrector and langevin: Langevin steps per level. By default 1.")
     snr: float | None = option("Of the same two: their length. By default 0.16.")
 
-    def make(self, **steps: int) -> Solver:
-        """The solver, with other numbers of steps by default for some."""
-        from fnodiff.sde import EvenLogSNR, EvenRho, EvenTime
+    def make(self, denoiser: Denoiser | None = None, *, upscaling: bool = False) -> Solver:
+        """The solver, by default as `fnodiff.sample` or `fnodiff.upscale` has it for a denoiser."""
+        from fnodiff.sde import EvenLogSNR, EvenRho, EvenTime, default_solver
 
         classes = [fnodiff.DPMSolver, fnodiff.Heun, fnodiff.DDIM, fnodiff.EulerMaruyama, fnodiff.PredictorCorrector]
         made = dict(zip(STEPS, [*classes, fnodiff.AnnealedLangevin], strict=True))[self.solver]
@@ -110,8 +113,12 @@ class SolverOptions:
         spacing = None if self.spacing is None else spacings[self.spacing](**rho)
         langevin = ("predictor-corrector", "langevin")
         fits = {"eta": ("dpm", "ddim"), "churn": ("heun",), "corrections": langevin, "snr": langevin}
-        usual = {**STEPS, **steps}[self.solver]
-        return made(usual if self.steps is None else self.steps, spacing, **named(self, "solver", fits))
+        given = named(self, "solver", fits)
+        usual = STEPS[self.solver]
+        if self.solver == "dpm" and denoiser is not None:
+            own = default_solver(denoiser, upscaling=upscaling)
+            usual, given = own.steps, {"eta": own.eta, **given}
+        return made(usual if self.steps is None else self.steps, spacing, **given)
 
 
 @options("Plan of grids", 4)
@@ -169,7 +176,7 @@ def sample(
 
     from fnodiff.cli.drawing import Drawing
 
-    drawing = Drawing(model, out, reading, solver.make(), format, general.quiet)
+    drawing = Drawing(model, out, reading, solver, format, general.quiet)
     domain = drawing.model.sde.domain
     shapes = sizes_of(size, domain)
     drawing.draw(shapes, chosen, plan.make(domain))

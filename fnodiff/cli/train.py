@@ -147,6 +147,7 @@ class RunOptions:
 def train(
     data: str,
     *,
+    init: Source | None = None,
     grids: GridOptions = GridOptions(),
     arrays: TrainingData = TrainingData(),
     domain: DomainOptions = DomainOptions(),
@@ -167,9 +168,15 @@ def train(
 
     Args:
         data: A folder or zip of pictures, an .h5 of `fnodiff.data.write_fields`, or a file of arrays.
+        init: Begin with this trained model instead of a new one: a folder of train, a name, or a hub id. Its network, noise,
+            scaling and units stay; the grids may be others.
     """
     import torch
 
+    if init is not None and (network, noise) != (NetworkOptions(), NoiseOptions()):
+        raise ValueError(
+            f"expected no options of network or noise with --init {init}, which has its own; leave them out."
+        )
     fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process
     source = _batches(data, grids, arrays, domain, run.seed)
@@ -179,6 +186,7 @@ def train(
     going_on = run.goes_on()
     everything = {
         "--data": data,
+        "--init": init,
         **_flags(grids, arrays, domain, network, noise, scaling, optimizer, run, tracking),
     }
     source.fields = arrays.keep(source.fields, source.shapes, not general.quiet and main)  # all else is known to fit
@@ -187,7 +195,7 @@ def train(
         model = fnodiff.Model.from_pretrained(run.out)
     else:
         torch.manual_seed(run.seed)
-        model = fnodiff.Model.for_data(source, network.make(), **chosen)
+        model = fnodiff.Model.for_data(source, network.make(), **chosen) if init is None else read_model(init, None)
         if main:
             _write_begun(run.out, {**everything, "--out": None, "--resume": None})
     if run.recompute:
