@@ -200,7 +200,7 @@ def row(
     errors = len(test)
     cells = [f"{v:.2%}" for v in values[:errors]] + [f"{values[errors]:.2g}"]
     cells += [f"{v:.2%}" for v in values[errors + 1 : -1]] + [f"{values[-1]:.2f}"]
-    print(f"{name:<30}{steps:>7}" + "".join(f"{cell:>10}" for cell in cells), flush=True)
+    print(f"{name:<30}{steps:>7}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dims = (0, *range(2, 2 + domain.dim))
         units = pairs[largest].mean(dims, keepdim=True), pairs[largest].std(dims, keepdim=True)
         print(
-            f"\n{equation.name + ', trained on':<30}{'steps':>7}" + "".join(f"{head:>10}" for head in heads), flush=True
+            f"\n{equation.name + ', trained on':<30}{'steps':>7}" + "".join(f"{head:>12}" for head in heads), flush=True
         )
         for name, make in networks(domain, grid).items():
             for sizes in ([largest], both) if args.rows is None or name in args.rows else ():
