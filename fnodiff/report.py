@@ -170,8 +170,8 @@ def invariance_report(
     seeds = range(10_000 * seed, 10_000 * seed + samples)
     condition = {**_own_conditions(denoiser, reference, samples, coarsest), **condition}
     options = {"solver": solver, "plan": plan, "batch": batch, "device": device, "progress": progress, **condition}
-    sampled = {shape: sample(denoiser, shape, seeds, **options) for shape in shapes}
     batches = {} if reference is None else {shape: reference.batch(range(2 * samples), shape) for shape in shapes}
+    sampled = {shape: sample(denoiser, shape, seeds, **options) for shape in shapes}
     true = {shape: filled(batch["x"], batch) for shape, batch in batches.items()}
     seen = {shape: filled(x, batches.get(shape, {})) for shape, x in sampled.items()}
     rows: dict[Shape, dict[str, float]] = {shape: {} for shape in shapes}

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from fnodiff import Box, DPMSolver, Model, sample, sde
 from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.drawing import SampleFolder
-from fnodiff.cli.evaluate import beyond, usual_sizes
+from fnodiff.cli.evaluate import beyond, usual_grids, usual_sizes
 from fnodiff.data import ArrayFields, ImageFolder
 from fnodiff.report import distances
 
@@ -47,7 +47,10 @@ class TestEvaluate:
     def test_the_usual_sizes_are_those_that_the_data_have(self, room):
         model, true = Model.from_pretrained(room / "run"), ImageFolder(room / "pictures")
         assert usual_sizes(model, true) == [(16, 16), (24, 24), (36, 36)], "48x48 is finer than the pictures"
-        assert beyond(model) == [(24, 24), (36, 36), (48, 48)]
+        assert beyond(model) == usual_grids(model, None) == [(24, 24), (36, 36), (48, 48)]
+        assert usual_grids(model, true) == [(24, 24), (36, 36)]
+        no_finer = ArrayFields(torch.zeros(2, 24, 24), domain=Box(2))
+        assert usual_grids(model, no_finer) == [(16, 16), (24, 24)], "those of training"
 
     def test_true_fields_are_some_at_random_and_of_the_class(self):
         fields = ArrayFields(torch.arange(40.0)[:, None].expand(40, 8), label=torch.arange(40) // 20, domain=Box(1))

@@ -9,25 +9,19 @@ import torch
 from accelerate import Accelerator
 
 import fnodiff
-from fnodiff import (
-    DFU,
-    Box,
-    DPMSolver,
-    Model,
-    MultiResolution,
-    exchange,
-    inverse,
-    nn,
-    sample,
-    train,
-)
+from fnodiff import DFU, Box, Model, MultiResolution, inverse
 from fnodiff import data as sources
-from fnodiff.sde import Autoguided, EvenRho
 from tests.test_documentation import read
 
 CELLS = [line.strip("|").split(" | ") for line in read("docs/coming_from.md").splitlines() if line.startswith("|")]
 ROWS = [cells for cells in CELLS if len(cells) == 3 and cells[1].strip() != "here"]
-CODE = sorted({cells[1].strip().removeprefix("`").removesuffix("`") for cells in ROWS})
+CODE = sorted(
+    {
+        (here.strip().removeprefix("`").removesuffix("`"), "\n".join(re.findall("`(from .*?)`", note)))
+        for _, here, note in ROWS
+    }
+)
+"""A row's code, and what its last column imports for it."""
 
 
 def model(classes: int = 0) -> Model:
@@ -43,12 +37,7 @@ def given() -> dict[str, object]:
     made, x = model(), torch.rand(2, 3, 16, 16)
     fields = sources.ArrayFields(torch.rand(8, 3, 16, 16), domain=Box(2))
     points, values = torch.tensor([[0.3], [0.4]]), torch.zeros(3, 1)
-    names = {name: getattr(fnodiff, name) for name in fnodiff.__all__}
-    for room in (sources, inverse, nn, train):
-        names |= {name: getattr(room, name) for name in room.__all__}
-    return names | {
-        "Autoguided": Autoguided,
-        "EvenRho": EvenRho,
+    return {name: getattr(fnodiff, name) for name in fnodiff.__all__} | {
         "net": DFU.tiny(3, 3),
         "sde": made.sde,
         "model": made,
@@ -73,22 +62,18 @@ def others(code: str) -> dict[str, object]:
         from neuralop.models import FNO
 
         found |= {"FNO": FNO, "fno": FNO(n_modes=(4, 4), in_channels=3, out_channels=3, hidden_channels=8)}
-    if "SphericalConv" in code:
-        from fnodiff.nn.spherical import SphericalConv
-
-        found["SphericalConv"] = SphericalConv
     if "unet" in code:
         diffusers = pytest.importorskip("diffusers")
         wide = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
         blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
         found["unet"] = diffusers.UNet2DModel(sample_size=16, **wide, **blocks)
-        found |= {"scheduler": diffusers.DDPMScheduler(), "DiffusersDenoiser": exchange.DiffusersDenoiser}
+        found["scheduler"] = diffusers.DDPMScheduler()
     if "azula" in code:
         azula = pytest.importorskip("azula.denoise")
         from azula.noise import VPSchedule
 
         made = azula.KarrasDenoiser(torch.nn.Identity(), VPSchedule())
-        found |= {"azula_denoiser": made, "AzulaDenoiser": exchange.AzulaDenoiser}
+        found["azula_denoiser"] = made
     return found
 
 
@@ -100,8 +85,12 @@ def test_there_are_rows_for_each_library() -> None:
 SLOW = ("twisted(", "DiffusersDenoiser(")  # a second or more
 
 
-@pytest.mark.parametrize("code", [pytest.param(c, marks=pytest.mark.slow if c.startswith(SLOW) else ()) for c in CODE])
-def test_a_row_runs(code: str, given: dict[str, object], tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("code", "imports"), [pytest.param(*c, marks=pytest.mark.slow if c[0].startswith(SLOW) else ()) for c in CODE]
+)
+def test_a_row_runs(
+    code: str, imports: str, given: dict[str, object], tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     if "darcy.pt" in code:
         torch.save({"x": torch.rand(4, 16, 16), "y": torch.rand(4, 16, 16)}, "darcy.pt")
@@ -115,4 +104,6 @@ def test_a_row_runs(code: str, given: dict[str, object], tmp_path, monkeypatch: 
     for long, short in quick.items():
         code = code.replace(long, short)
     code = re.sub(r"^(sample|upscale)\((?!.*solver)(.*)\)$", r"\1(\2, solver=DPMSolver(2))", code)
-    exec(code, {**given, **others(code), "DPMSolver": DPMSolver, "sample": sample})
+    imported: dict[str, object] = {}
+    exec(imports, imported)
+    exec(code, {**imported, **given, **others(code)})

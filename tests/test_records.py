@@ -74,6 +74,22 @@ def test_image_columns_of_hugging_face(folder, decoded):
     same(Records(rows, "image", "label"), folder, [1, 0, 1])
 
 
+def test_images_of_hugging_face_that_are_paths(tmp_path, folder):
+    """As a folder of images gives them with decode=False."""
+    places = [{"bytes": None, "path": str(tmp_path / "pictures" / f"{i}.png")} for i in range(10)]
+    rows = [{"image": place, "label": i % 3} for i, place in enumerate(places)]
+    same(Records(rows, label="label", classes=3), folder, [1, 0, 1])
+    rows[4]["image"] = {"bytes": None, "path": "gone.png"}
+    with pytest.raises(ValueError, match=r"record 4, 'image': .*No such file.*gone\.png"):
+        Records(rows, "image").batch([4], (6, 8))
+
+
+def test_printed():
+    assert repr(Records([{"x": np.zeros((2, 8, 8))}], domain=Torus(2))) == "Records: 1 samples, 2 channels"
+    assert repr(Records([PICTURE], "image", "label", classes=3)) == "Records: 1 samples, 3 channels, 3 classes"
+    assert repr(Stream(Passes(4), length=4, domain=Torus(1))) == "Stream: 4 samples, 1 channels"
+
+
 def test_array_columns_of_hugging_face():
     fields = Records(hugging_face(), "wave", domain=Torus(2))
     torch.testing.assert_close(fields.batch([4], (8, 8))["x"][0], torch.from_numpy(WAVES[4]))
@@ -176,7 +192,7 @@ PICTURE = {"image": Image.fromarray(PIXELS[0]), "label": 2, "wave": WAVES[0]}
     [
         ([PICTURE], {}, r"expected x.*\['image', 'label', 'wave'\]; name one"),
         ([PICTURE], {"x": "picture"}, r"expected 'picture' in a record, which has \['image', 'label', 'wave'\]"),
-        ([PICTURE], {"x": "wave"}, "expected a domain, as 'wave' holds arrays"),
+        ([PICTURE], {"x": "wave"}, "expected a domain, as 'wave' holds arrays.*or read pictures without transforms"),
         ([PICTURE], {"x": "image", "label": "label"}, "expected classes="),
         ([PICTURE], {"x": "image", "label": "label", "classes": 2}, "record 0: expected a label from 0 to 1, got 2"),
         ([PICTURE], {"x": "image", "channels": 4}, "expected channels 1 or 3"),

@@ -25,6 +25,7 @@ from fnodiff import (
     metrics,
     sample,
 )
+from fnodiff.data import ArrayFields
 from fnodiff.report import _sliced, invariance_report, table
 from fnodiff.sde import Cascade, DataSpectrum, Direct, DPMSolver, GaussianDenoiser, Normalization, Progressive, Wrapper
 
@@ -108,6 +109,13 @@ def test_bad_input(options, message):
     oracle = GaussianDenoiser(DATA, FunctionSpaceSDE(DATA, EDM()))
     with pytest.raises(ValueError, match=message):
         invariance_report(oracle, **{"shapes": [(12, 12), (16, 16)], "reference": Draws(DATA), "samples": 4, **options})
+
+
+def test_a_grid_that_the_truth_lacks_is_known_before_samples_are_drawn(monkeypatch):
+    monkeypatch.setattr("fnodiff.report.sample", lambda *_, **__: pytest.fail("sampled"))
+    truth = ArrayFields(torch.zeros(8, 12, 12), domain=Torus(2))
+    with pytest.raises(ValueError, match=r"no finer than \(12, 12\)"):
+        invariance_report(GaussianDenoiser(DATA, FunctionSpaceSDE(DATA, EDM())), [(12, 12), (16, 16)], truth, samples=4)
 
 
 def test_channels_are_the_denoisers():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -23,11 +25,15 @@ KNOWN = {"ArrayFields": ArrayFields, "Records": Records, "Chunks": Chunks, "Stre
 """What the page imports above a block."""
 
 
+def block(title):
+    (text,) = re.findall(rf"^## {title}\n.*?^```python\n(.*?)^```$", PAGE, flags=re.M | re.S)
+    return text
+
+
 def section(title):
     """The names that a section's block defines."""
-    (text,) = re.findall(rf"^## {title}\n.*?^```python\n(.*?)^```$", PAGE, flags=re.M | re.S)
     names = dict(KNOWN)
-    exec(text, names)
+    exec(block(title), names)
     return names
 
 
@@ -141,7 +147,9 @@ def test_numpy(here):
 
 @pytest.mark.slow
 def test_a_cluster(here):
+    """As a script of its own: dask's processes import it."""
     pytest.importorskip("dask.distributed")
-    section("Make data with several processes")
+    (here / "cluster.py").write_text(block("Make data with several processes"))
+    subprocess.run([sys.executable, "cluster.py"], check=True, timeout=120)
     with h5py.File("darcy.h5") as file:
         assert file.attrs["complete"] == 8 and file["32x32/x"].shape == (8, 2, 32, 32)

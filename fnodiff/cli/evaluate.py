@@ -114,8 +114,19 @@ def usual_sizes(model: fnodiff.Model, true: Fields) -> list[Shape]:
             true.batch([0], shape)
             found.append(shape)
     if not found:
-        raise ValueError(f"expected data on one of {', '.join(map(size_name, wanted))}, got none; name --sizes.")
+        raise ValueError(
+            f"expected data on one of {', '.join(map(size_name, wanted))}, got none; name sizes that they have."
+        )
     return found
+
+
+def usual_grids(model: fnodiff.Model, true: Fields | None) -> list[Shape]:
+    """Those of `beyond` that the data have; the training grids if that is one only."""
+    if true is None:
+        return beyond(model)
+    known = usual_sizes(model, true)
+    found = [shape for shape in beyond(model) if shape in known]
+    return found if len(found) > 1 else known
 
 
 def _distances(
@@ -186,7 +197,8 @@ def report(
 
     Args:
         data: Unseen true fields: a folder or zip of pictures, an .h5 of fields, or a file of arrays.
-        shapes: The grids, the coarsest first. By default the largest that the model was trained on, 1.5 times that, and twice.
+        shapes: The grids, the coarsest first. By default the largest that the model was trained on, 1.5 times that, and twice;
+            with data as far as they have them, and those of training if they are no finer.
         samples: How many on each grid; the data need twice as many.
         seed: Other seeds are other samples.
         inception: FID and KID too, resized as torch-fidelity does: wants `pip install fnodiff[fid]` and Inception's weights.
@@ -204,8 +216,8 @@ def report(
     trained, _ = reading.load(model)
     denoiser, domain = guided(trained, reading), trained.sde.domain
     run: dict[str, Any] = {"solver": solver.make(denoiser), "samples": samples, "seed": seed, "inception": inception}
-    grids = beyond(trained) if shapes is None else sizes_of(shapes, domain)
     reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, reading.label)
+    grids = usual_grids(trained, reference) if shapes is None else sizes_of(shapes, domain)
     run |= {"plan": plan.make(domain), "batch": reading.batch, "progress": not general.quiet}
     given = reading.conditions(trained, samples)
     check_given(

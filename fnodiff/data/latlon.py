@@ -99,8 +99,8 @@ def _grid(latitudes: np.ndarray) -> str:
             return grid
     raise ValueError(
         f"LatLon: expected {count} latitudes from pole to pole in steps of {180 / (count - 1):g} degrees, the centres of "
-        f"{count} equal steps, or the Gaussian ones, got {latitudes[0]:g}, {latitudes[1]:g} .. {latitudes[-1]:g}; parts of the "
-        f"globe are no fields on the sphere: interpolate to one of these first, such as by xesmf or cdo."
+        f"{count} equal steps, or the Gaussian ones, got {latitudes[0]:g}, {latitudes[1]:g} .. {latitudes[-1]:g}; "
+        f"interpolate to one of these first, such as by xesmf or cdo, or for a part of the globe take Box(2) as its domain."
     )
 
 
@@ -118,8 +118,8 @@ def _columns(longitudes: np.ndarray) -> tuple[np.ndarray, bool, bool]:
     if kept < 2 or min(east, west) > _TOLERANCE * 2:
         raise ValueError(
             f"LatLon: expected longitudes around the globe in equal steps of {spacing:g} degrees, got {longitudes[0]:g}, "
-            f"{longitudes[1]:g} .. {longitudes[-1]:g}, up to {spacing * min(east, west):.3g} degrees off; a part of the globe "
-            f"is no field on the sphere."
+            f"{longitudes[1]:g} .. {longitudes[-1]:g}, up to {spacing * min(east, west):.3g} degrees off; for a part of "
+            f"the globe take Box(2) as its domain."
         )
     place = (longitudes[:kept] % 360) / spacing
     half = bool(np.abs(place - np.floor(place) - 0.5).max() < _TOLERANCE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ class Reader:
         self.pictures = isinstance(value, Image.Image | bytes)
         if not self.pictures and domain is None:
             raise ValueError(
-                f"{owner}: expected a domain, as {self.x!r} holds arrays, not pictures; pass such as domain=Torus(2)."
+                f"{owner}: expected a domain, as {self.x!r} holds arrays, not pictures; pass such as domain=Torus(2), or read "
+                f"pictures without transforms and formats that make arrays of them."
             )
         self.domain = Box(2) if self.pictures else domain
         self.channels = channels if self.pictures else self._array(value).shape[0]
@@ -96,7 +98,7 @@ class Reader:
                     f"expected a grid no finer than {tuple(x.shape[1:])}, got {grids}; choose coarser ones"
                 )
             return [self.domain.coarsen(x[None], grid)[0] for grid in grids]
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, OSError) as error:
             raise ValueError(f"{self.owner}: record {place}, {self.x!r}: {error}, or leave it out.") from error
 
     def _array(self, value: Any) -> Tensor:
@@ -126,8 +128,8 @@ class Reader:
         if found is None:
             raise ValueError(f"{self.owner}: expected {key!r} in a record, which has {list(known)}; name one of these.")
         value = record[found]
-        if isinstance(value, Mapping) and value.get("bytes") is not None:  # an image that is not decoded
-            value = value["bytes"]
+        if isinstance(value, Mapping) and _is_undecoded(value):
+            value = Path(value["path"]).read_bytes() if value.get("bytes") is None else value["bytes"]
         if isinstance(value, bytes) and str(found).rpartition(".")[2] == "npy":
             return np.load(io.BytesIO(value), allow_pickle=False)
         return value
@@ -228,6 +230,10 @@ class Records:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __repr__(self) -> str:
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        return f"{type(self).__name__}: {len(self)} samples, {self.channels} channels{classes}"
+
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """ "x", (B, channels, *shape), and if asked for "label", int64 (B,), and "condition", (B, K)."""
         return self.batches(indices, [shape])[0]
@@ -247,8 +253,13 @@ def _is_field(key: Key, value: Any) -> bool:
     if isinstance(value, bytes):
         return f".{key}".rpartition(".")[2] in {*(suffix[1:] for suffix in pixels.SUFFIXES), "npy"}
     if isinstance(value, Mapping):
-        return value.get("bytes") is not None
+        return _is_undecoded(value)
     return isinstance(value, Image.Image) or getattr(value, "ndim", 0) > 0 or isinstance(value, list)
+
+
+def _is_undecoded(value: Mapping[str, Any]) -> bool:
+    """Whether this is an image of Hugging Face's datasets with decode=False: the bytes of a file, or its path alone."""
+    return value.get("bytes") is not None or isinstance(value.get("path"), str)
 
 
 def _number(value: Any) -> Any:
