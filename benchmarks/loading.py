@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -68,12 +69,13 @@ def alone(loss: DenoisingLoss, batches: list[dict], clip: bool = False, average:
     return _now(device) - start
 
 
-def whole(model: Model, data: MultiResolution, steps: int, workers: int, progress: bool) -> float:
-    """Seconds of as many steps of `fit`."""
+def whole(model: Model, data: MultiResolution, steps: int, workers: int, progress: bool, parts: int = 1) -> float:
+    """Seconds of as many steps of `fit`, with each batch in so many parts."""
     device, ends = next(model.parameters()).device, []
     logging = Logging(progress=progress, callback=lambda *_: ends.append(time.perf_counter()))
+    execution = Execution(Accelerator(cpu=device.type == "cpu", gradient_accumulation_steps=parts), workers=workers)
     with redirect_stderr(io.StringIO()):
-        fit(model, data, steps, logging=logging, optimizer=Adam(lr=1e-4), execution=Execution(workers=workers))
+        fit(model, data, steps, logging=logging, optimizer=Adam(lr=1e-4), execution=execution)
     return _now(device) - ends[WARM - 1]
 
 
@@ -92,6 +94,7 @@ def fit_table(name: str, source: Fields, shapes: Sequence[Shape], steps: int, ro
         "fit, no worker, no bar": partial(whole, model, data, steps, 0, False),
         "fit, no worker": partial(whole, model, data, steps, 0, True),
         "fit, 1 worker": partial(whole, model, data, steps, 1, True),
+        "fit, batches in 4 parts": partial(whole, model, data, steps, 0, True, 4),
     }
     seconds: dict[str, list[float]] = {row: [] for row in rows}
     for _ in range(rounds):
