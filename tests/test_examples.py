@@ -41,11 +41,19 @@ def table(output: str) -> dict[tuple[int, str], list[float]]:
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "vorticity"])
 def test_an_example_is_one_screen(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert text.count("\n") <= 125
     assert ast.get_docstring(ast.parse(text)).count("\n=") == 1, "a title, for the gallery"
+
+
+@pytest.mark.slow
+def test_vorticity_of_the_repositorys_model(tmp_path, run_here):
+    output = run_here("vorticity", "--smoke")
+    first, second = (float(v) for v in re.findall(r"from 32 by (.*)%", output))
+    assert 0 < first < 3 and 0 < second < 3
+    assert Image.open(tmp_path / "vorticity.png").size == (1200, 230)
 
 
 @pytest.mark.slow
