@@ -99,7 +99,8 @@ class Playground:
         small, shape, seeds = self.shape(start), self.shape(size), range(int(seed), int(seed) + int(count))
         low = self._read(picture, small)
         denoiser, given = self._asked(*asked[1:])
-        x = upscale(denoiser, low, shape, seeds, solver=DPMSolver(18), **given)
+        solver = None if denoiser.cell_averages else DPMSolver(18)
+        x = upscale(denoiser, low, shape, seeds, solver=solver, **given)
         fields = {
             f"{grid_name(small)}, given": low,
             f"{grid_name(shape)}, bicubic": interpolate(low, shape, mode="bicubic"),
