@@ -49,6 +49,13 @@ from fnodiff.nn import NeuralOperator
 from fnodiff.sde import OptimalTransport
 from fnodiff.train import Adam, Logging, keep_freed_memory
 
+GINO_OPTIONS = {
+    "fno_n_modes": (12, 12),
+    "fno_hidden_channels": 32,
+    "fno_n_layers": 4,
+    "in_gno_radius": 0.75 / 32,  # each point of the finest training grid is its own neighbour: no blur
+    "out_gno_radius": 0.75 / 32,
+}
 NETWORKS: dict[str, dict[str, Any]] = {
     "DFU.small": {"network": DFU.small},
     "FNO": {"network": NeuralOperator.of(FNO, n_modes=(16, 16), hidden_channels=48, n_layers=4)},
@@ -58,7 +65,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "TFNO": {"network": NeuralOperator.of(TFNO, n_modes=(16, 16), hidden_channels=64, n_layers=4, rank=0.2)},
     "UNO": {"network": NeuralOperator.of(UNO, n_modes=(12, 12), hidden_channels=48)},
     "CODANO": {"network": NeuralOperator.of(CODANO, n_modes=(12, 12), n_layers=3, hidden_variable_codimension=16)},
-    "GINO": {"network": NeuralOperator.of(GINO, fno_n_modes=(12, 12), fno_hidden_channels=32, fno_n_layers=4)},
+    "GINO": {"network": NeuralOperator.of(GINO, **GINO_OPTIONS)},
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "EDM": {},

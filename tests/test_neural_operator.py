@@ -259,11 +259,15 @@ def test_it_is_trained_until_it_beats_the_linear_estimate_and_sampled_on_two_gri
         assert 0.3 < float(heights.min()) and float(heights.median()) < 1.4, "from 0.5 to 1.5"
 
 
+RADII = {"in_gno_radius": 0.75 / 16, "out_gno_radius": 0.75 / 16}  # with 1.5 / 16, which blur, 150 steps do not do
 LEARNERS = {
     "UNO": (UNO, {"n_modes": (12, 12), "hidden_channels": 16}),
     "TFNO": (TFNO, {"n_modes": (12, 12), "hidden_channels": 24, "n_layers": 3, "rank": 0.3}),
-    "CODANO": (CODANO, {"n_modes": (12, 12), "n_layers": 2, "hidden_variable_codimension": 8, "attention_token_dim": 8}),
-    "GINO": (GINO, {"fno_n_modes": (12, 12), "fno_hidden_channels": 24, "fno_n_layers": 3, **MLPS}),
+    "CODANO": (
+        CODANO,
+        {"n_modes": (12, 12), "n_layers": 2, "hidden_variable_codimension": 8, "attention_token_dim": 8},
+    ),
+    "GINO": (GINO, {"fno_n_modes": (12, 12), "fno_hidden_channels": 24, "fno_n_layers": 2, **RADII, **MLPS}),
 }
 
 
@@ -275,7 +279,7 @@ def test_each_is_trained_until_it_beats_the_linear_estimate_on_held_out_fields(n
     network = NeuralOperator.of(operator, **options)
     model = Model.for_data(data, network, noise=WhiteNoise(Torus(2), grid), schedule=EDM())
     loss = DenoisingLoss(model)
-    fit(model, data, 300, loss=loss, optimizer=Adam(2e-3, ema_halflife=1000), logging=Logging(progress=False))
+    fit(model, data, 100, loss=loss, optimizer=Adam(6e-3, ema_halflife=500), logging=Logging(progress=False))
     assert error_of(loss, waves(256, dim=2, seed=1, n=16)) < 0.8
     for shape in (grid, (21, 21)):
         heights = sample(model, shape, range(8), solver=DPMSolver(8), plan=Direct()).square().mean((1, 2, 3)).sqrt()
