@@ -77,13 +77,18 @@ def test_direct_networks_and_layers(monkeypatch, capsys, tmp_path):
     """Trained for a moment from cases in a file; DPS, which has no model of layers, has none."""
     monkeypatch.setattr(pde, "Darcy", lambda *args, fine, **law: Darcy(*args, fine=16, **law))
     small = ["--size", "8", "--cases", "2", "--share", "0.2", "--pairs", "8", "--minutes", "0.002", "--device", "cpu"]
+    small += ["--evaluations", "4", "--members", "2", "--inner", "1", "--directions", "4"]
     monkeypatch.setattr(
-        sys, "argv", ["pde", "--problems", "Layered", "--ways", "direct", "DPS", "--folder", str(tmp_path), *small]
+        sys,
+        "argv",
+        ["pde", "--problems", "Layered", "--ways", "direct", "DPS", "law", "--folder", str(tmp_path), *small],
     )
     pde.main()
     out = capsys.readouterr().out
     assert re.search(r"direct, mean of 1 at 8x8 +1 +[\d.]+% +[\d.]+%\n", out)
-    assert re.search(r"DPS, a sample at 8x8 +16 +- +-\n", out)
+    assert re.search(r"DPS, a sample at 8x8 +4 +- +-\n", out)
+    forward, inverse = re.search(r"law, mean of 2 at 8x8 +4 +([\d.]+)% +([\d.]+)%\n", out).groups()
+    assert float(forward) < 30 and float(inverse) < 45  # 100 and 50 by chance
     cases = HDF5Fields(tmp_path / "layered-8.h5").batch([0, 1], (8, 8))["x"]
     law = {"kind": "layered", "scale": 3.0, "constant_mode": False}
     torch.testing.assert_close(cases, Darcy(2, 1, fine=16, **law).batch([0, 1], (8, 8))["x"])
