@@ -137,7 +137,7 @@ class DomainOptions:
 
     domain: str | None = option(
         "box (with edges), torus (periodic), one of them for each axis as torus-box, sphere, sphere-equiangular or "
-        "sphere-cell-centred. By default a box for pictures and for other cell averages, and what files of The Well say."
+        "sphere-cell-centred. By default what the file says (globes, The Well), else a box for pictures and other cell averages."
     )
     dim: Literal["1", "2", "3"] | None = option(
         "Dimensions of box and torus. By default those of an .h5; of other arrays 2, or 1 if they have two axes."
@@ -168,6 +168,8 @@ class DomainOptions:
         if kind == "fields":
             fields = HDF5Fields(path)
             dim = len(fields.shapes[0])
+            if self.domain is None and fields.domain is not None:
+                return fields.domain
             if self.domain is None and not fields.cell_averages:
                 raise ValueError(f"expected --domain box, torus or sphere for the points of {path}, got none; name it.")
         elif kind == "arrays":
