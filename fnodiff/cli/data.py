@@ -137,7 +137,7 @@ class DomainOptions:
 
     domain: str | None = option(
         "box (with edges), torus (periodic), one of them for each axis as torus-box, sphere, sphere-equiangular or "
-        "sphere-cell-centred. By default what the file says (globes, The Well), else a box for pictures and other cell averages."
+        "sphere-cell-centred. By default what the file says (globes, The Well), else a box for cell averages such as pictures."
     )
     dim: Literal["1", "2", "3"] | None = option(
         "Dimensions of box and torus. By default those of an .h5; of other arrays 2, or 1 if they have two axes."
