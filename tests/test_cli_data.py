@@ -9,9 +9,11 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from test_well import write
 
-from fnodiff import Model
+from fnodiff import Box, Model, Product, Torus
 from fnodiff.cli import main
+from fnodiff.cli.data import ArrayOptions, DomainOptions, true_fields
 
 TRAIN = ["--steps", "2", "--batch", "4", "--network", "tiny", "--hidden-channels", "8", "--num-blocks", "0", "--quiet"]
 
@@ -60,6 +62,20 @@ def test_a_netcdf_file_of_the_globe(place: Path) -> None:
     found = json.loads(Path("drawn/distances.json").read_text())["sizes"]["9x16"]
     assert found["other true"]["spectrum"] < 1
     assert found["sampled"]["spectrum"] < 2  # what is missing is no 0 K
+
+
+def test_files_of_the_well(place: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("data").mkdir()
+    write(Path("data/a.hdf5"), ("PERIODIC", "WALL"))
+    velocity = ArrayOptions(x=("velocity",), numbers=("seed",))
+    assert DomainOptions().make("data", velocity) is None, "the files say it"
+    fields = velocity.open("data", None)
+    assert (fields.domain, fields.channels) == (Product([Torus(1, (2.0,)), Box(1, (1.0,))]), 2)
+    assert fields.batch([0, 5], (8, 6))["condition"].tolist() == [[7.0], [8.0]]
+    true = true_fields("data", ArrayOptions(x=("density",), field="porosity"), fields.domain, 6, None)
+    assert (true.channels, true.batch([0], (4, 3))["field"].shape) == (1, (1, 1, 4, 3))
+    assert main(["train", "data/a.hdf5", "--mask", "porosity", "--shapes", "8x6", *TRAIN]) == 2
+    assert "expected no --mask with data/a.hdf5" in capsys.readouterr().err
 
 
 def test_variables_in_arrays_of_their_own(place: Path) -> None:

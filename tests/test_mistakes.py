@@ -182,6 +182,10 @@ CALLS = {
     "a seed below 0": (lambda: draw(seeds=[-1]), r"from 0 to 2\*\*63 - 1.*got \[-1\]"),
     "a seed too large": (lambda: draw(seeds=2**63), r"from 0 to 2\*\*63 - 1"),
     "a device of another name": (lambda: draw(device="gpu"), r'such as "cpu" or "cuda", got \'gpu\''),
+    "a device that is not here": (
+        lambda: draw(device="xpu"),
+        r"a device that is there.*got 'xpu' \(.*XPU.*\); leave it out",
+    ),
     "a step of a tensor": (
         lambda: draw(solver=Steps(3, make=lambda x: x)),
         r"Steps.step: expected.*got Tensor; end it",

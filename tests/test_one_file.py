@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fnodiff import Box, Sphere, Torus
+from fnodiff import Box, MultiResolution, Sphere, Torus
 from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder, Part, from_xarray, to_xarray, write_fields
 
 ABOUT = {"source": "random numbers", "licence": "none", "grid": "points"}
@@ -53,6 +53,25 @@ def test_a_file_opens_in_xarray_with_its_coordinates(kind: str, engine: str, tmp
         assert (root.attrs["licence"], root.sample.size) == ("none", 5)
     with xarray.open_datatree(path, engine=engine) as tree:
         assert tree[name].x.sizes["sample"] == 5
+
+
+@pytest.mark.parametrize(
+    "domain", [Sphere(), Sphere("equiangular"), Sphere("cell-centred", half_longitudes=True)], ids=str
+)
+def test_a_file_around_the_globe_says_its_sphere(domain: Sphere, tmp_path: Path) -> None:
+    fields = HDF5Fields(written(tmp_path / "a.h5", fields_on(domain, (8, 16)), [(8, 16)]))
+    assert fields.domain == domain
+    with pytest.raises(ValueError, match=r"expected fields on Box.*got HDF5Fields on Sphere"):
+        MultiResolution(fields, Box(2), [(8, 16)])
+
+
+def test_a_file_of_a_part_of_the_globe_leaves_the_domain_open(tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    places = {"latitude": [30.0, 40.0, 50.0, 60.0], "longitude": [0.0, 10.0, 20.0, 30.0]}
+    part = xarray.DataArray(np.random.default_rng(0).random((2, 4, 4)), places, ["time", *places], "t")
+    fields = HDF5Fields(written(tmp_path / "a.h5", from_xarray(part, domain=Box(2)), [(4, 4)]))
+    assert xarray.open_dataset(fields.path, group="4x4").latitude.values.tolist() == places["latitude"]
+    assert fields.domain is None
 
 
 def test_one_line_opens_it_and_gives_it_back(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_colatitudes_and_longitudes_are_the_sphere(tmp_path):
     )
     fields = from_well(path, "density")
     assert fields.domain == Sphere("equiangular") and fields.shape == (8, 6)
+    named = from_well(path, "density", Sphere("equiangular"))
+    assert named.batch([0], (8, 6))["x"].equal(fields.batch([0], (8, 6))["x"]), "the same, as the domain is"
 
 
 def test_stored_chunks_are_read_whole(tmp_path):

@@ -1,4 +1,5 @@
-"""The options that name data: pictures in a folder or a zip, fields in an .h5, arrays in other files; and their domain."""
+"""The options that name data: pictures in a folder or a zip, fields in an .h5, arrays in other files, files of The Well; and
+their domain."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class ArrayOptions:
 
         Pictures are to fill the grid `smallest`.
         """
-        from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder
+        from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder, from_well
         from fnodiff.data.opened import labelled
 
         kind = self.kind(path)
@@ -49,6 +50,14 @@ class ArrayOptions:
             name: getattr(self, name) for name in ArrayOptions.__dataclass_fields__ if name not in pictures
         } | names
         named = {name: value for name, value in named.items() if value is not None}
+        if kind == "trajectories":
+            unfit = next((name for name in named if name not in ("x", "field", "numbers", "chunks")), None)
+            if unfit is not None:
+                raise ValueError(
+                    f"expected no {flag(unfit)} with {path}, which The Well's layout has no place for; omit it."
+                )
+            condition = named.pop("numbers", None)
+            return from_well(path, named.pop("x", None), domain, condition=condition, **named)
         if kind != "arrays":
             if named:
                 got = f"{path}, which holds {kind}; leave it out, or of an .h5 with other arrays name --x too"
@@ -70,11 +79,14 @@ class ArrayOptions:
             named["channel_axis"] = int(self.channel_axis)
         return ArrayFields.open(path, domain=domain, **named)
 
-    def kind(self, path: str) -> Literal["pictures", "fields", "arrays"]:
-        """What is at this path: fields are an .h5 of `fnodiff.data.write_fields`."""
+    def kind(self, path: str) -> Literal["pictures", "fields", "arrays", "trajectories"]:
+        """What is at this path: fields are an .h5 of `fnodiff.data.write_fields`, trajectories The Well's files."""
         from fnodiff.data.files import SUFFIXES
+        from fnodiff.data.well import in_layout
 
         file, suffix = Path(path), Path(path).suffix.lower()
+        if in_layout(file):
+            return "trajectories"
         if (file.is_dir() and suffix != ".zarr") or (file.is_file() and suffix == ".zip"):
             return "pictures"
         if not file.exists() or suffix not in SUFFIXES:
@@ -125,7 +137,7 @@ class DomainOptions:
 
     domain: str | None = option(
         "box (with edges), torus (periodic), one of them for each axis as torus-box, sphere, sphere-equiangular or "
-        "sphere-cell-centred. By default a box for pictures and for other cell averages."
+        "sphere-cell-centred. By default what the file says (globes, The Well), else a box for cell averages such as pictures."
     )
     dim: Literal["1", "2", "3"] | None = option(
         "Dimensions of box and torus. By default those of an .h5; of other arrays 2, or 1 if they have two axes."
@@ -150,12 +162,14 @@ class DomainOptions:
         kind = arrays.kind(path)
         if kind == "pictures" and set(factors) != {"box"}:
             raise ValueError(f"expected --domain box with the pictures of {path}, got {self.domain}; leave it out.")
-        if kind == "arrays" and self.domain is None:
+        if kind in ("arrays", "trajectories") and self.domain is None:
             return None
         dim = 2
         if kind == "fields":
             fields = HDF5Fields(path)
             dim = len(fields.shapes[0])
+            if self.domain is None and fields.domain is not None:
+                return fields.domain
             if self.domain is None and not fields.cell_averages:
                 raise ValueError(f"expected --domain box, torus or sphere for the points of {path}, got none; name it.")
         elif kind == "arrays":

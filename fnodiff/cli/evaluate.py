@@ -56,7 +56,8 @@ def evaluate(
     as `OUT/distances.json` too, and drawn as `OUT/distances.png`. Samples that are in OUT already are not drawn again.
 
     Args:
-        data: Unseen true fields, twice as many as seeds: a folder or zip of pictures, an .h5 of fields, or a file of arrays.
+        data: Unseen true fields, twice as many as seeds: a folder or zip of pictures, an .h5 of fields, a file of arrays, or
+            files of The Well.
         sizes: By default the training grids, and 1.5 times and twice the largest, as far as the data have them.
         seeds: Such as 0-255.
         out: Folder of samples, table and figure.
@@ -196,7 +197,7 @@ def report(
     samples are compared with the truth too, and the truth with other true fields.
 
     Args:
-        data: Unseen true fields: a folder or zip of pictures, an .h5 of fields, or a file of arrays.
+        data: Unseen true fields: a folder or zip of pictures, an .h5 of fields, a file of arrays, or files of The Well.
         shapes: The grids, the coarsest first. By default the largest that the model was trained on, 1.5 times that, and twice;
             with data as far as they have them, and those of training if they are no finer.
         samples: How many on each grid; the data need twice as many.

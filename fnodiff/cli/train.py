@@ -167,7 +167,7 @@ def train(
     nothing but the spectrum. Ctrl-C leaves a checkpoint, and the same command goes on from there.
 
     Args:
-        data: A folder or zip of pictures, an .h5 of `fnodiff.data.write_fields`, or a file of arrays.
+        data: A folder or zip of pictures, an .h5 of `fnodiff.data.write_fields`, a file of arrays, or files of The Well.
         init: Begin with this trained model instead of a new one: a folder of train, a name, or a hub id. Its network, noise,
             scaling and units stay; the grids may be others.
     """
@@ -245,7 +245,7 @@ def finetune(
     keep the detail. The first level of the network stays as it is, and so do norms and spectral weights of the next two.
 
     Args:
-        data: What it was trained on: a folder or zip of pictures, an .h5 of fields, or a file of arrays.
+        data: What it was trained on: a folder or zip of pictures, an .h5 of fields, a file of arrays, or files of The Well.
         size: The finer grid: 160, or 160x96.
         weight: The share of batches that are upsampled to it.
         batch: Samples per step.

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 
@@ -34,7 +35,9 @@ import torch
 from torch import Tensor
 
 from fnodiff.data.handle import Handle
+from fnodiff.data.latlon import LatLon
 from fnodiff.data.source import number_names, reading, selected
+from fnodiff.domain import Domain
 from fnodiff.expected import kinds_checked
 
 VERSION = 2
@@ -58,6 +61,7 @@ class HDF5Fields:
         condition_names: Of the numbers that condition a sample.
         masked: Whether batches have a mask.
         shapes: The grids, coarsest first.
+        domain: Of fields around the globe, by the latitudes and longitudes in the file; None of others.
         attributes: The file's attributes, such as source, licence and grid.
 
     Raises:
@@ -76,6 +80,7 @@ class HDF5Fields:
             self._labelled, self.masked = "label" in file, any("mask" in name.split("/") for name in datasets(file))
             self.attributes, self._version = dict(file.attrs), layout_version(file)
             numbers = file["condition"][:1] if "condition" in file else None
+            self.domain = _globe(file.get(grid_name(self.shapes[-1]), {}))
         names = self.attributes.get("condition_names")
         self.condition_names = number_names("HDF5Fields", numbers, None if names is None else str(names).split("\n"))
         self._length = int(self.attributes.get("complete", rows))
@@ -157,6 +162,14 @@ class HDF5Fields:
 
     def _path(self, key: str, name: str) -> str:
         return f"{key}/{name}" if self._version == 1 else f"{name}/{key}"
+
+
+def _globe(group: Mapping[str, h5py.Dataset]) -> Domain | None:
+    """The sphere whose latitudes and longitudes a grid has."""
+    if {"latitude", "longitude"} <= set(group):
+        with suppress(ValueError):  # a part of the globe
+            return LatLon(group["latitude"][:], group["longitude"][:]).domain
+    return None
 
 
 def grid_name(shape: Sequence[int]) -> str:

@@ -24,7 +24,9 @@ from fnodiff.data.chunks import Chunks, run
 from fnodiff.data.frame import EQUAL
 from fnodiff.data.handle import Handle
 from fnodiff.data.rows import Axis, ChainedRows, JoinedRows, native, single
+from fnodiff.data.source import reading
 from fnodiff.domain import Box, Domain, Product, Shape, Torus
+from fnodiff.domain.sphere import GLOBES
 
 ORDERS = ("t0_fields", "t1_fields", "t2_fields")
 
@@ -72,7 +74,7 @@ def from_well(
     names = files[0].varying() if fields is None else _list(fields)
     x = ChainedRows([file.rows(names) for file in files])
     extra: dict[str, Any] = {}
-    if domain is None and (place := files[0].place()) is not None:
+    if (domain is None or domain in GLOBES) and (place := files[0].place()) is not None:
         extra["latitudes"], extra["longitudes"] = place
     elif domain is None:
         domain = files[0].domain()
@@ -82,6 +84,15 @@ def from_well(
         extra["condition"] = np.concatenate([file.numbers(_list(condition)) for file in files])
         extra["condition_names"] = _list(condition)
     return ArrayFields(x, domain=domain, chunks=chunks, **extra)
+
+
+def in_layout(path: Path) -> bool:
+    """Whether this is a file in the layout of The Well, or a folder whose first HDF5 file is."""
+    first = next(iter(_inside(path)), path) if path.is_dir() else path
+    if not first.is_file() or not h5py.is_hdf5(first):
+        return False
+    with reading(first), h5py.File(first, "r") as file:
+        return {*ORDERS, "dimensions"} <= set(file)
 
 
 @dataclass
@@ -256,10 +267,14 @@ class _Well:
         return Axis(name, float(origin), float(f"{step * len(points):.6g}"), {})  # stored in float32
 
 
+def _inside(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.hdf5"), *folder.glob("*.h5")])
+
+
 def _files(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
     given = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     if len(given) == 1 and given[0].is_dir():
-        given = sorted([*given[0].glob("*.hdf5"), *given[0].glob("*.h5")])
+        given = _inside(given[0])
     if not given or not all(one.is_file() for one in given):
         raise ValueError(
             f"from_well: expected files of The Well's layout, or a folder of .hdf5 files such as data/train, got {path}."

@@ -374,9 +374,10 @@ def device_of(denoiser: Denoiser, device: torch.device | str | None) -> torch.de
     try:
         here = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
         return torch.empty(0, device=here).device
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # AssertionError: torch was built without it
+        why = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ValueError(
-            f'expected a device such as "cpu" or "cuda", got {device!r}; leave it out for the model\'s.'
+            f'expected a device that is there, such as "cpu" or "cuda", got {device!r} ({why}); leave it out for the model\'s.'
         ) from error
 
 
