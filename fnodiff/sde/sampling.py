@@ -376,9 +376,8 @@ def device_of(denoiser: Denoiser, device: torch.device | str | None) -> torch.de
         return torch.empty(0, device=here).device
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # AssertionError: torch was built without it
         why = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise ValueError(
-            f'expected a device that is there, such as "cpu" or "cuda", got {device!r} ({why}); leave it out for the model\'s.'
-        ) from error
+        got = f"{device!r} ({why}); leave it out for the model's"
+        raise ValueError(f'expected a device that is there, such as "cpu" or "cuda", got {got}.') from error
 
 
 def check_denoiser(denoiser: Denoiser, plan: Plan | None) -> None:
