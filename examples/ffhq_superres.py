@@ -83,7 +83,7 @@ else:
 # finer grids add what it lacks.
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-model, solver = Model.from_pretrained(folder).to(device), DPMSolver(4 if args.smoke else 12, eta=1.0)
+model, solver = Model.from_pretrained(folder).to(device), DPMSolver(4) if args.smoke else None
 counts = {n: min(args.samples, max(8, args.samples // 4)) if n > 64 else args.samples for n in sizes}
 sampled = {n: sample(model, (n, n), range(counts[n]), solver=solver, progress=True).cpu() for n in sizes}
 

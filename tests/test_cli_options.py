@@ -89,7 +89,7 @@ def test_the_options_of_a_network(options, expected):
 @pytest.mark.parametrize(
     ("options", "solver", "plan"),
     [
-        ([], DPMSolver(12), None),
+        ([], None, None),
         (["--steps", 5, "--eta", 0.5], DPMSolver(5, eta=0.5), None),
         (["--solver", "heun", "--churn", 5], Heun(18, churn=5.0), None),
         (["--solver", "ddim", "--spacing", "log-snr"], sde.DDIM(50, sde.EvenLogSNR()), None),
@@ -101,10 +101,10 @@ def test_the_options_of_a_network(options, expected):
         ),
         (["--solver", "predictor-corrector"], sde.PredictorCorrector(100), None),
         (["--spacing", "rho", "--rho", 3], DPMSolver(12, sde.EvenRho(3.0)), None),
-        (["--plan", "direct"], DPMSolver(12), sde.Direct()),
-        (["--plan", "progressive", "--grids", 8, "12x8"], DPMSolver(12), Progressive([(8, 8), (12, 8)])),
-        (["--plan", "cascade", "--grids", 16, "--keep", 0.5], DPMSolver(12), Cascade([(16, 16)], keep=0.5)),
-        (["--plan", "cascade", "--no-through", "--budget", 2], DPMSolver(12), Cascade(through=(), budget=2.0)),
+        (["--plan", "direct"], None, sde.Direct()),
+        (["--plan", "progressive", "--grids", 8, "12x8"], None, Progressive([(8, 8), (12, 8)])),
+        (["--plan", "cascade", "--grids", 16, "--keep", 0.5], None, Cascade([(16, 16)], keep=0.5)),
+        (["--plan", "cascade", "--no-through", "--budget", 2], None, Cascade(through=(), budget=2.0)),
     ],
 )
 def test_the_options_of_sampling(options, solver, plan):

@@ -79,7 +79,7 @@ class TestSample:
         options = ["--config", room / "small.toml", "--seeds", 0, "--no-quiet"]
         for name, more, plan in (("a", [], None), ("b", ["--plan", "direct"], sde.Direct())):
             assert run("sample", room / "run", "--size", 32, *options, *more, "--out", tmp_path / name) == 0
-            x = sample(model, 32, [0], solver=DPMSolver(3, eta=1.0), plan=plan)[0]
+            x = sample(model, 32, [0], solver=DPMSolver(3), plan=plan)[0]
             found = read_picture(tmp_path / name / "32x32" / "seed-000000.png")
             assert float((found - x.clamp(-1, 1)).abs().max()) <= 1.01 / 127.5
         said = capsys.readouterr().err

@@ -73,7 +73,8 @@ SDE = {
     "pictures": {"denoiser"},
     "solvers": {"schedule", "denoiser", "solvers"},
     "stages": {"denoiser"},
-    "sampling": {"denoiser", "replace", "solvers", "stages"},
+    "usual": {"denoiser", "solvers", "stages"},
+    "sampling": {"denoiser", "replace", "solvers", "stages", "usual"},
 }
 DOMAINS = {"Box", "Sphere", "Torus", "Product"}
 LONGEST = 400

@@ -30,6 +30,7 @@ from fnodiff.sde import (
     Progressive,
     ReplaceCells,
     ReplaceModes,
+    default_solver,
     SpectralScaling,
     Stage,
     WhiteNoise,
@@ -155,6 +156,20 @@ class TestUpscale:
         assert len(Cascade(through=()).plan(trained, (24, 24), times)) == 2, "24 is no multiple of 16"
         low, high = sample(pictures, 8, range(2)), sample(pictures, 16, range(2), plan=Cascade([(8, 8)], through=()))
         torch.testing.assert_close(DOMAIN.average(high, (8, 8)), low, rtol=1e-3, atol=1e-3)
+
+    def test_finer_grids_of_trained_pictures_are_sampled_with_fresh_noise(self):
+        trained = oracle(cell_averages=True)
+        trained.training_shapes = ((8, 8),)
+        low, high, named = (
+            sample(trained, 8, [3]),
+            sample(trained, 16, [3]),
+            sample(trained, 16, [3], solver=DPMSolver(12)),
+        )
+        for x in (high, named):
+            torch.testing.assert_close(DOMAIN.average(x, (8, 8)), low, rtol=1e-3, atol=1e-3)
+        assert float(DOMAIN.norm(high - named)) > 0.01
+        assert default_solver(trained, upscaling=True).eta == 1 and default_solver(trained).eta == 0
+        assert default_solver(oracle(), upscaling=True) == DPMSolver(36)
 
     @pytest.mark.parametrize(("domain", "small"), [(Box(2), (6, 6)), (Torus(2), (8, 8))], ids=str)
     def test_cells_that_are_not_made_of_whole_ones(self, domain, small):

@@ -21,10 +21,10 @@ from fnodiff import Model, checkpoint
 from fnodiff.checkpoint import replace_file
 from fnodiff.cli.arguments import size_name
 from fnodiff.cli.conditions import check_given, needed
-from fnodiff.cli.sample import ModelOptions, SolverOptions
+from fnodiff.cli.sample import ModelOptions
 from fnodiff.data import HDF5Fields, write_fields
 from fnodiff.domain import Domain, Shape
-from fnodiff.sde import ClassifierFree, Denoiser, Plan, Solver, default_plan, sample, upscale
+from fnodiff.sde import ClassifierFree, Denoiser, Plan, Solver, default_plan, default_solver, sample, upscale
 from fnodiff.sde.pictures import are_pictures
 from fnodiff.sde.stages import describe
 
@@ -38,7 +38,7 @@ class Samples:
 
     denoiser: Denoiser
     seeds: Sequence[int]
-    solver: Solver
+    solver: Solver | None
     plan: Plan | None = None
     low: Tensor | None = None
     condition: Mapping[str, Tensor] = field(default_factory=dict)
@@ -138,24 +138,23 @@ class Drawing:
         name: str,
         out: Path,
         reading: ModelOptions,
-        solver: SolverOptions,
+        solver: Solver | None,
         kind: str | None = None,
         quiet: bool = False,
-        *,
-        upscaling: bool = False,
     ) -> None:
-        solver.make()  # before a model is read
-        self.name, self.quiet, self.batch, self.reading = name, quiet, reading.batch, reading
+        self.name, self.quiet, self.batch, self.solver, self.reading = name, quiet, reading.batch, solver, reading
         self.model, self.state = reading.load(name)
         self.main = self.state.is_main_process  # the one that speaks
         self.denoiser = guided(self.model, reading)
-        self.solver = solver.make(self.denoiser, upscaling=upscaling)
         domain, channels = self.model.sde.domain, self.model.channels
         if kind == "png" and (domain.dim != 2 or channels not in (1, 3)):
             raise ValueError(f"expected 1 or 3 channels in 2D with --format png, got {channels} on {domain}; use hdf5.")
         self.folder = SampleFolder(out, kind or ("png" if are_pictures(self.model) else "hdf5"))
         self.settings = {"model": fingerprint(self.model), "guidance": reading.guidance, "format": self.folder.kind}
-        self.settings |= {"label": -1 if reading.label is None else reading.label, "solver": repr(self.solver)}
+        self.settings |= {
+            "label": -1 if reading.label is None else reading.label,
+            "solver": "the library's" if solver is None else repr(solver),
+        }
 
     def draw(
         self,
@@ -179,10 +178,11 @@ class Drawing:
             settings["upscaled"] = hashlib.sha256(low.contiguous().numpy().tobytes()).hexdigest()[:16]
         if self.main:
             self.folder.check(settings)
-            times = self.solver.times(self.model.sde.schedule)
+            solver = default_solver(self.denoiser) if self.solver is None else self.solver
+            times = solver.times(self.model.sde.schedule)
             for shape in shapes if low is None and not self.quiet else ():
                 stages = (plan or default_plan(self.denoiser, shape)).plan(self.denoiser, shape, times)
-                print(f"{type(self.solver).__name__}: {describe(stages)}", file=sys.stderr)
+                print(f"{type(solver).__name__}: {describe(stages)}", file=sys.stderr)
         self.state.wait_for_everyone()
         grid = "cell averages" if self.model.cell_averages else "points"
         about = {"source": f"samples of {self.name}", "licence": "the model's", "grid": grid}

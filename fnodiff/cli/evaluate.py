@@ -71,7 +71,7 @@ def evaluate(
     from fnodiff.cli.drawing import Drawing
     from fnodiff.report import table
 
-    drawing = Drawing(model, out, reading, solver, None, general.quiet)
+    drawing = Drawing(model, out, reading, solver.make(), None, general.quiet)
     trained, domain = drawing.model, drawing.model.sde.domain
     true = true_fields(data, arrays, domain, 2 * len(chosen), reading.label)
     if true.channels != trained.channels:
@@ -213,10 +213,9 @@ def report(
     from fnodiff.cli.drawing import guided
     from fnodiff.report import invariance_report
 
-    solver.make()  # before a model is read
     trained, _ = reading.load(model)
     denoiser, domain = guided(trained, reading), trained.sde.domain
-    run: dict[str, Any] = {"solver": solver.make(denoiser), "samples": samples, "seed": seed, "inception": inception}
+    run: dict[str, Any] = {"solver": solver.make(), "samples": samples, "seed": seed, "inception": inception}
     reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, reading.label)
     grids = usual_grids(trained, reference) if shapes is None else sizes_of(shapes, domain)
     run |= {"plan": plan.make(domain), "batch": reading.batch, "progress": not general.quiet}

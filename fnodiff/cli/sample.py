@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fnodiff.domain import Domain
-    from fnodiff.sde import Denoiser, Plan, Solver
+    from fnodiff.sde import Plan, Solver
 
 STEPS = {"dpm": 12, "heun": 18, "ddim": 50, "euler-maruyama": 200, "predictor-corrector": 100, "langevin": 100}
 """How many a solver takes where no number is named."""
@@ -95,16 +95,16 @@ class SolverOptions:
         "Even in time (by default, of EDM and VE), in ln(alpha^2 / sigma^2) (of the others), or in sigma^(1 / rho)."
     )
     rho: float | None = option("Of --spacing rho. By default 7.")
-    eta: float | None = option(
-        "Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0; of dpm and pictures 1."
-    )
+    eta: float | None = option("Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0.")
     churn: float | None = option("Of heun: noise that is added before each step (S_churn). By default 0.")
     corrections: MaybeWhole = option("Of predictor-corrector and langevin: Langevin steps per level. By default 1.")
     snr: float | None = option("Of the same two: their length. By default 0.16.")
 
-    def make(self, denoiser: Denoiser | None = None, *, upscaling: bool = False) -> Solver:
-        """The solver, by default as `fnodiff.sample` or `fnodiff.upscale` has it for a denoiser."""
-        from fnodiff.sde import EvenLogSNR, EvenRho, EvenTime, default_solver
+    def make(self) -> Solver | None:
+        """The solver; None where nothing is named, for the library's."""
+        if self == type(self)():
+            return None
+        from fnodiff.sde import EvenLogSNR, EvenRho, EvenTime
 
         classes = [fnodiff.DPMSolver, fnodiff.Heun, fnodiff.DDIM, fnodiff.EulerMaruyama, fnodiff.PredictorCorrector]
         made = dict(zip(STEPS, [*classes, fnodiff.AnnealedLangevin], strict=True))[self.solver]
@@ -113,12 +113,8 @@ class SolverOptions:
         spacing = None if self.spacing is None else spacings[self.spacing](**rho)
         langevin = ("predictor-corrector", "langevin")
         fits = {"eta": ("dpm", "ddim"), "churn": ("heun",), "corrections": langevin, "snr": langevin}
-        given = named(self, "solver", fits)
-        usual = STEPS[self.solver]
-        if self.solver == "dpm" and denoiser is not None:
-            own = default_solver(denoiser, upscaling=upscaling)
-            usual, given = own.steps, {"eta": own.eta, **given}
-        return made(usual if self.steps is None else self.steps, spacing, **given)
+        steps = STEPS[self.solver] if self.steps is None else self.steps
+        return made(steps, spacing, **named(self, "solver", fits))
 
 
 @options("Plan of grids", 4)
@@ -176,7 +172,7 @@ def sample(
 
     from fnodiff.cli.drawing import Drawing
 
-    drawing = Drawing(model, out, reading, solver, format, general.quiet)
+    drawing = Drawing(model, out, reading, solver.make(), format, general.quiet)
     domain = drawing.model.sde.domain
     shapes = sizes_of(size, domain)
     drawing.draw(shapes, chosen, plan.make(domain))

@@ -54,7 +54,7 @@ def upscale(
 
     from fnodiff.cli.drawing import Drawing
 
-    drawing = Drawing(model, out, reading, solver, format, general.quiet, upscaling=True)
+    drawing = Drawing(model, out, reading, solver.make(), format, general.quiet)
     domain, channels = drawing.model.sde.domain, drawing.model.channels
     shapes = sizes_of(size, domain)
     small = None if start is None else sizes_of([start], domain)[0]

@@ -10,7 +10,7 @@ from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, 
 from fnodiff.sde.normalization import Normalization, measure_normalization
 from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.replace import ReplaceCells, ReplaceModes
-from fnodiff.sde.sampling import default_plan, default_solver, integrate, run, sample, samples, upscale
+from fnodiff.sde.sampling import integrate, run, sample, samples, upscale
 from fnodiff.sde.scaling import EDMScaling, Scaled, Scaling, SpectralScaling
 from fnodiff.sde.schedule import EDM, VE, VP, Cosine, RectifiedFlow, Schedule, SubVP
 from fnodiff.sde.solvers import (
@@ -28,6 +28,7 @@ from fnodiff.sde.solvers import (
 )
 from fnodiff.sde.spectrum import DataSpectrum, fit_spectra, fit_spectrum, noise_law, noise_levels
 from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage
+from fnodiff.sde.usual import default_plan, default_solver
 
 __all__ = [
     "DDIM",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Shape
 from fnodiff.expected import kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Wrapper
 
@@ -86,14 +86,9 @@ class ReplaceCells(ReplaceModes):
 
     def check(self, x_t: Tensor) -> Shape:
         shape = super().check(x_t)
-        if not whole_cells(self.sde.domain, self.small, shape):
+        if not self.sde.domain.whole_cells(self.small, shape):
             raise ValueError(
                 f"ReplaceCells: expected walls on all sides and a whole number of cells of {shape} in each of {self.small}, on "
                 f"{self.sde.domain}; hold modes by ReplaceModes."
             )
         return shape
-
-
-def whole_cells(domain: Domain, small: Shape, shape: Shape) -> bool:
-    """Whether each cell of a coarse grid is made of whole cells of a finer one."""
-    return all(edge == "wall" for edge in domain.edges) and all(m % n == 0 for n, m in zip(small, shape, strict=True))

@@ -14,7 +14,6 @@ the last stage, or a stage that is held from, ends with is one evaluation of the
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 from collections.abc import Callable, Iterator, MappingView, Sequence
 from typing import Any
@@ -27,10 +26,11 @@ from tqdm.auto import tqdm
 from fnodiff.domain import Shape, as_floats, on_device
 from fnodiff.expected import at_least, kinds_checked
 from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
-from fnodiff.sde.replace import ReplaceCells, ReplaceModes, whole_cells
-from fnodiff.sde.solvers import DPMSolver, Solver
+from fnodiff.sde.replace import ReplaceCells, ReplaceModes
+from fnodiff.sde.solvers import Solver
 from fnodiff.sde.solvers.base import Fresh
-from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage, describe, emerged, on_cells, share
+from fnodiff.sde.stages import Plan, Stage, describe, emerged, on_cells, share
+from fnodiff.sde.usual import default_plan, default_solver
 
 Hold = Callable[[Denoiser, Tensor], Denoiser]
 """(denoiser, low modes (B, C, *small), normalised) -> a denoiser that holds them, such as `ReplaceModes`."""
@@ -74,6 +74,7 @@ def run(
     low: Tensor | None = None,
     hold: Hold | None = None,
     noise: Fresh | None = None,
+    finer: Solver | None = None,
 ) -> Tensor:
     """Samples (B, C, *spatial), normalised, by given stages from a given start; in evaluation mode, without dropout.
 
@@ -85,6 +86,7 @@ def run(
         low: For a first stage with `held`: what is held, (B, C, *small), normalised.
         hold: How low modes are held; by default by `ReplaceModes`, and cells by `ReplaceCells` where the stage says so.
         noise: Fresh noise for stochastic solvers; by default from torch's global generator.
+        finer: Takes the steps of stages that hold something, if not `solver`.
 
     Raises:
         ValueError: If the stages do not end on start's grid, or hold a field that is not there.
@@ -99,7 +101,7 @@ def run(
         )
     unit = start / sde.marginal(start, torch.ones((), dtype=torch.float64))[1]
     with evaluating(denoiser):
-        sample = _through(denoiser, solver, stages, unit, sample, hold, noise)
+        sample = _through(denoiser, (solver, finer or solver), stages, unit, sample, hold, noise)
     bad = int((~sample.isfinite()).flatten(1).any(1).sum())
     if bad:
         raise FloatingPointError(
@@ -111,14 +113,17 @@ def run(
 
 def _through(
     denoiser: Denoiser,
-    solver: Solver,
+    solvers: tuple[Solver, Solver],
     stages: Sequence[Stage],
     unit: Tensor,
     sample: Tensor | None,
     hold: Hold | None,
     noise: Fresh | None,
 ) -> Tensor:
-    """What `run` returns, from noise of level one on the finest grid and the sample that the first stage holds."""
+    """What `run` returns, from noise of level one on the finest grid and the sample that the first stage holds.
+
+    The first solver is that of stages that hold nothing.
+    """
     sde, domain, finest = denoiser.sde, denoiser.sde.domain, tuple(unit.shape[2:])
     y, inner = None, denoiser
     for number, stage in enumerate(stages):
@@ -138,6 +143,7 @@ def _through(
         else:
             fresh, grid = emerged(denoiser, noise_here, t), tuple(y.shape[2:])
             y = domain.resample(y, stage.shape) + fresh - domain.resample(domain.resample(fresh, grid), stage.shape)
+        solver = solvers[stage.held is not None]
         x = integrate(inner, solver, sde.marginal(y, t)[0] * y, stage.times, noise=noise)
         last = on_device(stage.times[-1], unit.device)
         y = x / sde.marginal(x, last)[0]
@@ -175,12 +181,13 @@ def samples(
     check_denoiser(denoiser, plan)
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
     shape = domain.check_shape(shape)
+    finer = default_solver(denoiser, upscaling=True) if solver is None and denoiser.cell_averages else None
     solver = checked_solver(default_solver(denoiser) if solver is None else solver)
     plan = default_plan(denoiser, shape) if plan is None else plan
     stages = plan.plan(denoiser, shape, solver.times(denoiser.sde.schedule))
     bound = Given(denoiser, **condition_rows(denoiser, condition, len(seeds))) if condition else denoiser
     start = (channels_of(denoiser), *shape)
-    yield from _batches("sample", bound, solver, stages, start, seeds, batch, device, progress, hold, None)
+    yield from _batches("sample", bound, solver, stages, start, seeds, batch, device, progress, hold, None, finer)
 
 
 @kinds_checked(but=("denoiser", "seeds", "solver", "plan", "shape", "device"))
@@ -205,7 +212,8 @@ def sample(
         denoiser: A model, or a wrapper of one.
         shape: The samples' grid; an int for as many points on each side (latitudes on a sphere).
         seeds: One for each sample, or a single one.
-        solver: Takes the steps; by default `DPMSolver(12)`, and `DPMSolver(12, eta=1.0)` of a trained model of cell averages.
+        solver: Takes the steps; by default `DPMSolver(12)`, and `DPMSolver(12, eta=1.0)` where a trained model of cell averages
+            adds detail to a coarser grid's sample.
         plan: `Direct()`, `Progressive(...)` or `Cascade(...)`; by default `default_plan(denoiser, shape)`.
         hold: How a cascade holds modes; the replacement method by default.
         batch: Samples at a time.
@@ -298,34 +306,11 @@ def upscale(
         )
     low = denoiser.normalization(low).expand(len(seeds), *low.shape[1:])
     solver = checked_solver(default_solver(denoiser, upscaling=True) if solver is None else solver)
-    cells = denoiser.cell_averages and whole_cells(domain, small, shape)
+    cells = denoiser.cell_averages and domain.whole_cells(small, shape)
     stages = [Stage(shape, solver.times(denoiser.sde.schedule), small, cells)]
     bound = Given(denoiser, **condition_rows(denoiser, condition, len(seeds))) if condition else denoiser
     start = (low.shape[1], *shape)
     return torch.cat(list(_batches("upscale", bound, solver, stages, start, seeds, batch, device, progress, hold, low)))
-
-
-def default_plan(denoiser: Denoiser, shape: Shape) -> Plan:
-    """The plan of `sample` where none is named.
-
-    `Direct` where coarser grids are not known to help: with an observation, without a spectrum or training shapes, for values
-    at points. For cell averages, as images are: above the largest training grid `Cascade`, else `Progressive`.
-    """
-    if denoiser.one_grid or denoiser.spectrum is None or not denoiser.cell_averages or not denoiser.training_shapes:
-        return Direct()
-    largest = max(denoiser.training_shapes, key=math.prod)
-    above = shape != largest and all(n <= m for n, m in zip(largest, shape, strict=True))
-    return Cascade() if above else Progressive()
-
-
-def default_solver(denoiser: Denoiser, *, upscaling: bool = False) -> DPMSolver:
-    """The solver of `sample`, or of `upscale`, where none is named.
-
-    `DPMSolver(12)`, and 36 steps to upscale. Of trained models of cell averages, as images are, `DPMSolver(12, eta=1.0)` for
-    both: with fresh noise at each step, by the sample's seed, a network mends its earlier errors.
-    """
-    pictures = denoiser.cell_averages and denoiser.training_shapes and not denoiser.one_grid
-    return DPMSolver(12, eta=1.0) if pictures else DPMSolver(36 if upscaling else 12)
 
 
 def _batches(
@@ -340,6 +325,7 @@ def _batches(
     progress: bool,
     hold: Hold | None,
     low: Tensor | None,
+    finer: Solver | None = None,
 ) -> Iterator[Tensor]:
     """Samples of a plan, in data units, some seeds at a time."""
     at_least(name, 1, batch=batch)
@@ -358,7 +344,7 @@ def _batches(
             start = sde.prior((len(generators), *shape), generator=generators, device=device)
             known = None if low is None else low[part].to(start.dtype).to(start.device)
             rows = denoiser.rows(part) if len(seeds) > batch else denoiser
-            x = run(rows, solver, stages, start, low=known, hold=hold, noise=noise)
+            x = run(rows, solver, stages, start, low=known, hold=hold, noise=noise, finer=finer)
             yield denoiser.normalization.inverse(x).cpu()
             bar.update(len(generators))
 

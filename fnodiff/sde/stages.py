@@ -25,7 +25,6 @@ from torch import Tensor
 from fnodiff.domain import Shape
 from fnodiff.expected import kinds_checked, plain
 from fnodiff.sde.denoiser import Denoiser
-from fnodiff.sde.replace import whole_cells
 
 
 @kinds_checked
@@ -239,7 +238,7 @@ class Cascade(Plan):
         return stages
 
     def _holds_cells(self, denoiser: Denoiser, coarse: Shape, fine: Shape) -> bool:
-        return self.keep is None and denoiser.cell_averages and whole_cells(denoiser.sde.domain, coarse, fine)
+        return self.keep is None and denoiser.cell_averages and denoiser.sde.domain.whole_cells(coarse, fine)
 
 
 def _starts(plan: Plan, denoiser: Denoiser, route: Sequence[Shape], times: Tensor, budget: float) -> list[int]:
