@@ -21,7 +21,7 @@ from fnodiff import DFU, Model, MultiResolution, SpectralScaling, Torus, fit, me
 from fnodiff.data import Augmented, InMemory
 from fnodiff.equations import CahnHilliard
 from fnodiff.equations.cahn_hilliard import free_energy
-from fnodiff.sde import DPMSolver, EvenLogSNR, GaussianRandomField, Matern
+from fnodiff.sde import DPMSolver, EvenLogSNR
 from fnodiff.train import Adam, keep_freed_memory
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,8 +42,7 @@ mixtures = partial(CahnHilliard, width=width, time=0.035, dt=width**2 / 2, keep=
 
 # %%
 # The law is the same for every shift and turn of the cube, and for both liquids: each solution stands for 32 samples.
-# `SpectralScaling` starts from the best linear estimate of each mode; the network learns what is not Gaussian. The noise is
-# rougher than the mixtures: large waves are decided first. As smooth a noise hides all waves alike, and samples came out weak.
+# `SpectralScaling` starts from the best linear estimate of each mode; the network learns what is not Gaussian.
 
 
 def symmetry(seed: int):
@@ -64,8 +63,7 @@ if args.train:
     solved = InMemory(mixtures(count, seed=0, fine=24 if args.smoke else 32), shapes, progress=not args.smoke)
     data = MultiResolution(Augmented(solved, [symmetry(seed) for seed in range(32)]), domain, shapes, batch_size=4)
     network = partial(DFU.tiny, n_modes=(12, 12, 12), channel_mult=(1, 1), local="point", dropout=0.0)
-    noise, scaling = GaussianRandomField(domain, Matern(0.5, 0.1)), SpectralScaling((24, 24, 24), linear_estimate=True)
-    model = Model.for_data(data, network, noise=noise, scaling=scaling)
+    model = Model.for_data(data, network, scaling=SpectralScaling((24, 24, 24), linear_estimate=True))
     options = {"optimizer": Adam(lr=3e-3, decay=True), "folder": folder, "resume": "auto"}
     fit(model, data, minutes=0.02 if args.smoke else args.minutes, **options)
 model = Model.from_pretrained(folder)
@@ -80,7 +78,9 @@ coarse, x = (sample(model, (n,) * 3, range(samples), solver=solver, batch=2) for
 variance = power * wavenumber**2  # of a shell, up to a factor
 held = variance.flip(0).cumsum(0).flip(0) > 1e-3 * variance.sum()
 off, chance = (float((p / power).log().abs()[held].mean()) for _, p in others)
-print(f"1. spectrum at {fine}, to {wavenumber[held].max():.0f} cycles: {off:.1%} off; other solutions {chance:.1%}")
+print(
+    f"1. spectrum at {fine}, to {wavenumber[held].max():.0f} cycles: {off:.1%} off; two sets of solutions: {chance:.1%}"
+)
 energies = [float(free_energy(v.double(), width, domain).mean()) for v in (x, true)]
 print(f"2. free energy at {fine}: sampled {energies[0]:.4f}, solved {energies[1]:.4f}")
 shares = [float((v.abs() > 0.8).float().mean()) for v in (x, true)]
@@ -108,7 +108,8 @@ def picture(u: torch.Tensor, pixels: int = 300) -> torch.Tensor:
     return torch.where(solid.any(0)[..., None], colour, 1.0)
 
 
-above, below = plt.figure(figsize=(8.4, 5.4), layout="constrained").subfigures(2, 1, height_ratios=(3, 2))
+figure = plt.figure(figsize=(8.4, 5.4), layout="constrained")
+above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
 shown = {f"solver, {fine}": true[0, 0], "sample, 24": coarse[0, 0], f"the same seed, {fine}": x[0, 0]}
 for axis, (title, u) in zip(above.subplots(1, 3, subplot_kw={"xticks": [], "yticks": []}), shown.items(), strict=True):
     axis.imshow(picture(u))
@@ -120,5 +121,5 @@ axis.axvline(12, color="grey", lw=0.8, label="end of the finest training grid")
 axis.set(xlabel="cycles per side", ylabel="power of a mode", ylim=(1e-6 * float(power.max()), 3 * float(power.max())))
 axis.legend(fontsize=8)
 args.out.mkdir(parents=True, exist_ok=True)
-plt.savefig(args.out / "phase_separation.png", dpi=130)
+figure.savefig(args.out / "phase_separation.png", dpi=130)
 print(f"figure: {args.out / 'phase_separation.png'}")
