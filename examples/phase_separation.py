@@ -5,11 +5,10 @@ Phase separation in three dimensions
 Two liquids part, by the Cahn-Hilliard equation on Torus(3). A model that was trained on 16 to 24 points per side is sampled
 at 48, where its spectrum, its free energy and its pictures are compared with the solver's::
 
-    python examples/phase_separation.py --train   # trains first, into ./phase_separation; without: asks the repository's model
+    python examples/phase_separation.py --train   # trains first, into ./phase_separation; without: asks that model
 """
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -29,13 +28,12 @@ add = parser.add_argument
 add("--train", action="store_true", help="train the model first, or that in --checkpoint further")
 add("--minutes", type=float, default=45.0, help="of training")
 add("--solutions", type=int, default=64, help="to train on")
-add("--checkpoint", type=Path, help="the model's folder; default: the repository's, or OUT/phase_separation")
+add("--checkpoint", type=Path, help="the model's folder; OUT/phase_separation by default")
 add("--samples", type=int, default=16, help="at 48 points per side; there are twice as many solutions")
 add("--out", type=Path, default=Path("."), help="folder of the figure")
 add("--smoke", action="store_true", help="all of it in seconds, to see that it runs")
 args = parser.parse_args()
-shipped = Path(sys.argv[0]).parent / "models" / "phase_separation"
-folder = args.checkpoint or (args.out / "phase_separation" if args.train else shipped)
+folder = args.checkpoint or args.out / "phase_separation"
 count, fine, samples, steps = (4, 24, 2, 2) if args.smoke else (args.solutions, 48, args.samples, 16)
 domain, width = Torus(3), 0.035
 mixtures = partial(CahnHilliard, width=width, time=0.035, dt=width**2 / 2, keep=2 * max(count, samples))
@@ -93,7 +91,9 @@ print(f"4. the same seeds at {fine} and at 24: {float(apart):.1%} apart")
 
 
 def picture(u: torch.Tensor, pixels: int = 300) -> torch.Tensor:
-    view = torch.linalg.qr(torch.tensor([[0.8, 0.5, 0.35], [-0.5, 0.8, 0], [0, 0, 1]]).T).Q.T  # ahead, right, up
+    view = torch.linalg.qr(torch.tensor([[0.8, 0.5, 0.35], [-0.5, 0.8, 0.0], [0.0, 0.0, 1.0]]).T)[
+        0
+    ].T  # ahead, right, up
     line = torch.linspace(-0.85, 0.85, pixels)
     places = 0.5 + torch.stack(torch.meshgrid(line[::2], -line, line, indexing="ij"), -1)[..., [0, 2, 1]] @ view
     values = torch.stack([u, *(domain.derivative(u[None, None], axis)[0, 0] for axis in range(3))])
