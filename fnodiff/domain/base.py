@@ -145,7 +145,7 @@ class Domain(abc.ABC):
         return [cell_bounds(n, closed) for n, closed in zip(self.check_shape(shape), self.periodic, strict=True)]
 
     def whole_cells(self, coarse: Sequence[int], fine: Sequence[int]) -> bool:
-        """Whether each cell of a coarse grid is made of whole cells of a fine one: between walls, 32 points of 64, not of 48."""
+        """Whether each cell of a coarse grid is made of whole cells of a fine one: between walls, 32 of 64, not of 48."""
         whole = all(m % n == 0 for n, m in zip(self.check_shape(coarse), self.check_shape(fine), strict=True))
         return whole and all(edge == "wall" for edge in self.edges)
 
