@@ -19,6 +19,7 @@ from benchmarks.drawings import Drawings
 from fnodiff import Box, Cascade, Direct, DPMSolver, Model, Progressive, metrics, sample
 
 PLANS = {
+    "no plan, no solver named": (None, None),
     "Cascade()": (Cascade(), DPMSolver(12)),
     "Cascade(), eta=1": (Cascade(), DPMSolver(12, eta=1.0)),
     "Cascade(), 24 levels, eta=1": (Cascade(), DPMSolver(24, eta=1.0)),
