@@ -125,5 +125,6 @@ def test_a_run_may_begin_with_a_trained_model(room, tmp_path, capsys):
     assert after.training_shapes == ((12, 12), (16, 16)) and after.sde == before.sde
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(old, new)
-    assert run("train", room / "pictures", *options, "--shapes", 16, "--network", "tiny") == 2
-    assert "leave them out" in capsys.readouterr().err
+    for other in (["--network", "tiny"], ["--noise", "pixel"], ["--sigma-data", 0.7]):
+        assert run("train", room / "pictures", *options, "--shapes", 16, *other) == 2
+        assert "leave them out" in capsys.readouterr().err

@@ -95,7 +95,10 @@ class SolverOptions:
         "Even in time (by default, of EDM and VE), in ln(alpha^2 / sigma^2) (of the others), or in sigma^(1 / rho)."
     )
     rho: float | None = option("Of --spacing rho. By default 7.")
-    eta: float | None = option("Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0.")
+    eta: float | None = option(
+        "Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0; where no option of the solver is named, 1 on grids of "
+        "pictures that are finer than those of training, and to `upscale` pictures."
+    )
     churn: float | None = option("Of heun: noise that is added before each step (S_churn). By default 0.")
     corrections: MaybeWhole = option("Of predictor-corrector and langevin: Langevin steps per level. By default 1.")
     snr: float | None = option("Of the same two: their length. By default 0.16.")

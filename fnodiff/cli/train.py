@@ -173,9 +173,10 @@ def train(
     """
     import torch
 
-    if init is not None and (network, noise) != (NetworkOptions(), NoiseOptions()):
+    of_loss = {name: getattr(scaling, name) for name in ("p_mean", "p_std", "drop_condition")}
+    if init is not None and (network, noise, scaling) != (NetworkOptions(), NoiseOptions(), ScalingOptions(**of_loss)):
         raise ValueError(
-            f"expected no options of network or noise with --init {init}, which has its own; leave them out."
+            f"expected no options of network, noise or scaling with --init {init}, which has its own; leave them out."
         )
     fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process

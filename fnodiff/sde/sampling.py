@@ -181,7 +181,7 @@ def samples(
     check_denoiser(denoiser, plan)
     domain, seeds = denoiser.sde.domain, seed_list(seeds)
     shape = domain.check_shape(shape)
-    finer = default_solver(denoiser, upscaling=True) if solver is None and denoiser.cell_averages else None
+    finer = default_solver(denoiser, upscaling=True) if solver is None else None
     solver = checked_solver(default_solver(denoiser) if solver is None else solver)
     plan = default_plan(denoiser, shape) if plan is None else plan
     stages = plan.plan(denoiser, shape, solver.times(denoiser.sde.schedule))
