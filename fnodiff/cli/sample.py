@@ -96,8 +96,8 @@ class SolverOptions:
     )
     rho: float | None = option("Of --spacing rho. By default 7.")
     eta: float | None = option(
-        "Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0; where no option of the solver is named, 1 on grids of "
-        "pictures that are finer than those of training, and to `upscale` pictures."
+        "Of dpm and ddim: the share of fresh noise, 0 to 1. By default 0. Where no option of the solver is named, it is 1 "
+        "for pictures on finer grids than those of training, and to `upscale` them."
     )
     churn: float | None = option("Of heun: noise that is added before each step (S_churn). By default 0.")
     corrections: MaybeWhole = option("Of predictor-corrector and langevin: Langevin steps per level. By default 1.")
