@@ -112,6 +112,17 @@ def nothing(_: Any) -> None:
     return None
 
 
+FLOW = {
+    "count": 1,
+    "seed": 0,
+    "time": 0.01,
+    "viscosity": 0.1,
+    "scale": 1.0,
+    "condition": True,
+    "fine": 16,
+    "dt": None,
+    "keep": 1,
+}
 # What is called, with good arguments, and what its result is used for: numbers, or None.
 TARGETS: dict[str, tuple[Callable[..., Any], Mapping[str, Any], Callable[[Any], Any]]] = {
     # domains
@@ -519,32 +530,12 @@ TARGETS: dict[str, tuple[Callable[..., Any], Mapping[str, Any], Callable[[Any], 
     ),
     "NavierStokes": (
         equations.NavierStokes,
-        {
-            "count": 1,
-            "seed": 0,
-            "time": 0.01,
-            "viscosity": 0.1,
-            "scale": 1.0,
-            "condition": True,
-            "fine": 16,
-            "dt": None,
-            "keep": 1,
-        },
+        FLOW,
         first,
     ),
     "Burgers": (
         equations.Burgers,
-        {
-            "count": 1,
-            "seed": 0,
-            "time": 0.01,
-            "viscosity": 0.1,
-            "scale": 1.0,
-            "condition": True,
-            "fine": 16,
-            "dt": None,
-            "keep": 1,
-        },
+        FLOW,
         lambda source: source.batch([0], (8,))["x"],
     ),
     "CahnHilliard": (

@@ -33,6 +33,7 @@ from fnodiff.sde import (
     SpectralScaling,
     Stage,
     WhiteNoise,
+    Wrapper,
     default_solver,
     noise_levels,
     run,
@@ -138,6 +139,21 @@ class TestUpscale:
         x = upscale(oracle(cell_averages=True), low, (16, 16), range(3), batch=2)
         torch.testing.assert_close(DOMAIN.average(x, (8, 8)), low)
         assert float(DOMAIN.norm(x - DOMAIN.average(low, (16, 16))).min()) > 0.01, "what varies within cells is sampled"
+
+    def test_held_cells_have_their_noise_on_the_way(self):
+        seen = []
+
+        class Watched(Wrapper):
+            def forward(self, x_t, t):
+                seen.append((x_t, t))
+                return self.denoiser(x_t, t)
+
+        low = torch.randn(20, 1, 8, 8)
+        upscale(Watched(oracle(cell_averages=True)), low, (16, 16), range(20), solver=DPMSolver(5))
+        for x_t, t in seen:
+            apart = DOMAIN.average(x_t, (8, 8)) - low
+            # White noise of one per point at 16x16: a quarter of its variance in the mean of four.
+            assert float(apart.std() / oracle().sde.schedule.ratio(t)) == pytest.approx(0.5, rel=0.1)
 
     def test_a_cascade_holds_cells_where_it_can(self):
         pictures, times = oracle(cell_averages=True), DPMSolver(12).times(oracle().sde.schedule)
