@@ -2,7 +2,8 @@
 
 Portraits, drawn or of a file, are written as PNG files and as a prepared HDF5 file into a temporary folder, then read at 32x32
 in batches of 16. The last table sets `fit`, with its loader, clipping, moving average and progress bar, beside the step alone
-(loss, gradient, Adam) on the same batches of 16, 24 and 32 pixels: medians of rounds in which all rows take turns.
+(loss, gradient, Adam) on the same batches of 16, 24 and 32 pixels: medians of rounds in which all rows take turns. Of batches
+in 4 parts it tells the passes of 4 samples alone, whose gradients are dropped, from the sum of their gradients, and from `fit`.
 """
 
 from __future__ import annotations
@@ -50,8 +51,18 @@ def rate(fields, workers: int, batches: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def alone(loss: DenoisingLoss, batches: list[dict], clip: bool = False, average: MovingAverage | None = None) -> float:
-    """Seconds of steps on batches that are there: loss, gradient and Adam, and what else is asked for."""
+def alone(
+    loss: DenoisingLoss,
+    batches: list[dict],
+    clip: bool = False,
+    average: MovingAverage | None = None,
+    parts: int = 1,
+    summed: bool = True,
+) -> float:
+    """Seconds of steps on batches that are there: loss, gradient and Adam, and what else is asked for.
+
+    Not `summed`, only the gradients of a batch's last part are kept.
+    """
     device = next(loss.parameters()).device
     adam = torch.optim.Adam(loss.parameters(), lr=1e-4, fused=True)
     loss.train()
@@ -59,7 +70,11 @@ def alone(loss: DenoisingLoss, batches: list[dict], clip: bool = False, average:
     for number, batch in enumerate(batches):
         if number == WARM:
             start = _now(device)
-        loss(**{name: value.to(device) for name, value in batch.items()}).mean().backward()
+        inputs = {name: value.to(device).chunk(parts) for name, value in batch.items()}
+        for part in range(parts):
+            if not summed:
+                adam.zero_grad(set_to_none=True)
+            loss(**{name: values[part] for name, values in inputs.items()}).mean().backward()
         if clip:
             torch.nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
         adam.step()
@@ -94,6 +109,8 @@ def fit_table(name: str, source: Fields, shapes: Sequence[Shape], steps: int, ro
         "fit, no worker, no bar": partial(whole, model, data, steps, 0, False),
         "fit, no worker": partial(whole, model, data, steps, 0, True),
         "fit, 1 worker": partial(whole, model, data, steps, 1, True),
+        "4 parts, not summed": partial(alone, loss, batches, True, average, 4, False),
+        "4 parts, summed": partial(alone, loss, batches, True, average, 4),
         "fit, batches in 4 parts": partial(whole, model, data, steps, 0, True, 4),
     }
     seconds: dict[str, list[float]] = {row: [] for row in rows}

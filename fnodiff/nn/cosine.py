@@ -28,7 +28,7 @@ from fnodiff.domain import Box, Shape
 from fnodiff.domain.base import cached
 from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.factors import check_rank, keeping_order
-from fnodiff.nn.modes import for_all
+from fnodiff.nn.modes import for_all, signed
 
 KERNELS = ("even", "all")
 FACTORIZATIONS = (None, "Dense", "Tucker", "CP", "TT")
@@ -142,6 +142,7 @@ class CosineConv(nn.Module):
         return _Product.apply(x, weight, analysis, synthesis, held, sines)[0]
 
 
+@signed
 class _Product(torch.autograd.Function):
     """Down, multiply, up, with a gradient that copies nothing that it does not need."""
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from fnodiff.domain import Domain
 from fnodiff.domain.base import cached
 from fnodiff.expected import at_least, kinds_checked
+from fnodiff.nn.modes import signed
 
 SMALL = 12
 """Grids with fewer points a side have edges padded by torch alone: our gradient is faster on larger ones."""
@@ -130,6 +131,7 @@ class LocalConv(nn.Module):
         return x
 
 
+@signed
 class _Replicated(torch.autograd.Function):
     """One point more at every edge, a copy of the last: as torch pads, with a gradient of its own."""
 

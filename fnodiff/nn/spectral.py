@@ -34,7 +34,7 @@ from fnodiff.nn.factors import (
     scale_modes,
     unrows,
 )
-from fnodiff.nn.modes import Modes, down, up
+from fnodiff.nn.modes import Modes, down, signed, up
 
 
 @kinds_checked
@@ -178,6 +178,7 @@ def _plan(
     return modes, corner, (modes.way(shape), modes.way(output_shape))
 
 
+@signed
 class _SpectralProduct(torch.autograd.Function):
     """Down, multiply, up, with a gradient that neither transposes nor fills as autograd's does."""
 
