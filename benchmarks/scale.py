@@ -1,8 +1,9 @@
 """Above the training resolution: what each ingredient gives, from the paper's setting to ours.
 
 Every row is trained for the same processor time on drawn portraits of 16, 24 and 32 pixels, with the same seeds, and sampled
-at 32 to 128, up to four times its largest size; mixed fine-tuning starts from the paper's row and takes a quarter more,
-and a model that guides another takes a sixth more. `benchmarks.drawings` says where the portraits come from.
+at 16 to 128, from half to four times its largest size. The row "trained at 64 alone" has what the others never see. Mixed
+fine-tuning starts from the paper's row and takes a quarter more, and a model that guides another takes a sixth more.
+`benchmarks.drawings` says where the portraits come from.
 Distances, against as many true portraits of that size, are
 
     features   of a small network that reads what the portraits show (`benchmarks.attributes`);
@@ -12,6 +13,7 @@ Distances, against as many true portraits of that size, are
 
 and each size has rows of other true portraits and, above 32, of our samples at 32, upsampled. One command prints all::
 
+    python datasets/portraits.py portraits.h5 --count 8192 --resolutions 16 24 32 64
     FILES="--data portraits.h5 --test portraits-test.h5"
     python -m benchmarks.scale $FILES --minutes 10 --dry   # what it would cost
     python -m benchmarks.scale $FILES --minutes 10         # trains, samples, prints, draws; goes on where it was stopped
@@ -58,7 +60,7 @@ from fnodiff import (
     WhiteNoise,
     metrics,
 )
-from fnodiff.data import InMemory, MultiResolution
+from fnodiff.data import Augmentation, InMemory, MultiResolution
 from fnodiff.sde import (
     Autoguided,
     Denoiser,
@@ -76,7 +78,7 @@ from fnodiff.sde import (
 )
 from fnodiff.train import Adam, Execution, Logging, fit, keep_freed_memory, mixed_finetune
 
-DOMAIN, TRAIN = Box(2), (16, 24, 32)
+DOMAIN, TRAIN, NATIVE = Box(2), (16, 24, 32), 64
 SMALLEST, REFERENCE = (min(TRAIN), min(TRAIN)), (max(TRAIN), max(TRAIN))
 NOISES = {
     "pixel": PixelNoise(DOMAIN),
@@ -84,7 +86,7 @@ NOISES = {
     "smooth": GaussianRandomField(DOMAIN, Matern(smoothness=0.25, length_scale=0.05)),
 }
 SAVE_EVERY = 200
-SIZES = {32: 512, 48: 512, 53: 512, 64: 512, 96: 128, 128: 128}  # samples at each
+SIZES = dict.fromkeys((16, 20, 24, 28, 32, 40, 48, 56, 64), 512) | dict.fromkeys((96, 128), 128)  # samples at each
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Row:
     finetune: bool = False
     minutes: float = 1.0  # of training, in --minutes
     guide: str | None = None  # the row whose model guides this one's: `Autoguided`
+    augment: bool = False  # whether it sees the portraits mirrored, moved, turned and scaled, and how
 
     @property
     def emerging(self) -> bool:
@@ -137,6 +140,8 @@ ROWS = [
     replace(OURS, name="+ operator kernels", network=FIXED | {"local": "operator"}),
     replace(OURS, name="+ more sizes", sizes=(12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32)),  # kernels at more scales
     replace(OURS, name="+ smoother noise", noise="smooth"),
+    replace(OURS, name="+ augmentation", augment=True, sampling="cascade"),
+    replace(OURS, name="+ trained at 64 alone", sizes=(NATIVE,)),
 ]
 
 
@@ -185,7 +190,8 @@ class Study:
         scaling = EDMScaling(0.5, row.linear_estimate)
         if row.scaling == "spectral":
             scaling = SpectralScaling(REFERENCE, linear_estimate=row.linear_estimate)
-        net = DFU.small(scaling.inputs(3), 3, domain=DOMAIN, **row.network)
+        numbers = {"augmentation_numbers": Augmentation().count(DOMAIN)} if row.augment else {}
+        net = DFU.small(scaling.inputs(3), 3, domain=DOMAIN, **row.network, **numbers)
         units = measure_normalization(MultiResolution(self.pictures(), DOMAIN, TRAIN, batch_size=64), 0.5)
         noise, spectrum, finest = NOISES[row.noise], self.spectrum(units), (2 * REFERENCE[0], 2 * REFERENCE[1])
         sde = FunctionSpaceSDE(noise, EDM(*noise_levels(noise, spectrum, finest)) if row.emerging else EDM())
@@ -219,7 +225,9 @@ class Study:
         torch.manual_seed(seed)
         sizes = [(n, n) for n in row.sizes]
         own = row.sizes if set(row.sizes) - set(TRAIN) else TRAIN
-        data = MultiResolution(self.pictures(own), DOMAIN, sizes, batch_size=self.batch, seed=seed)
+        augmentation = Augmentation() if row.augment else None
+        options = {"batch_size": self.batch, "seed": seed, "augmentation": augmentation}
+        data = MultiResolution(self.pictures(own), DOMAIN, sizes, **options)
         if row.finetune:
             model = self.model(named(row.start), seed)
             run = partial(mixed_finetune, model, self.pictures(), (2 * REFERENCE[0],) * 2, batch_size=self.batch)
@@ -259,7 +267,9 @@ class Study:
         file, count = self.folder(row, seed) / f"samples-{size}.safetensors", self.samples[size]
         kept = load_file(file)["x"].float() / 127.5 - 1 if file.exists() else torch.empty(0, 3, size, size)
         if len(kept) < count:
-            options = {"solver": DPMSolver(self.evaluations), "plan": plan(row, size), "progress": self.progress}
+            # Without a solver a cascade's finer grids have fresh noise at each step.
+            solver = DPMSolver(self.evaluations) if row.sampling != "cascade" else None
+            options = {"solver": solver, "plan": plan(row, size), "progress": self.progress}
             seeds = range(10_000 + len(kept), 10_000 + count)
             kept = torch.cat([kept, sample(self.model(row, seed), size, seeds, batch=16, **options)])
             save_file({"x": ((kept.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)}, file)
@@ -306,7 +316,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[0], help="of the training")
     add("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES), help="to sample at")
     add("--samples", type=int, help="at most, per size; 3 or more")
-    add("--evaluations", type=int, default=12, help="of the network, per sample")
+    add("--evaluations", type=int, default=12, help="of the network, per sample; cascades have 12 a grid")
     add("--batch", type=int, default=8)
     add("--count", type=int, default=8192, help="portraits to train on")
     add("--out", type=Path, default=Path("scale"), help="folder for models, samples and figures")
