@@ -344,6 +344,17 @@ TARGETS: dict[str, tuple[Callable[..., Any], Mapping[str, Any], Callable[[Any], 
         {"denoiser": ORACLE, "observation": SEEN, "shape": 4, "seeds": [0], "method": inverse.MomentMatching},
         lambda x: x,
     ),
+    "assimilate": (
+        inverse.assimilate,
+        {"denoiser": ORACLE, "observations": [SEEN], "shape": 4, "seeds": [0], "start": None, "states": 1},
+        lambda x: x,
+    ),
+    "smooth": (
+        inverse.smooth,
+        {"denoiser": ORACLE, "observations": [SEEN], "shape": 4, "seeds": [0], "start": None},
+        lambda x: x,
+    ),
+    "Trajectory": (inverse.Trajectory, {"denoiser": ORACLE, "length": 2, "states": 1}, nothing),
     # networks
     "DFU": (
         fnodiff.DFU,

@@ -1,6 +1,7 @@
 """Inverse problems: observations, and denoisers that heed them."""
 
 from fnodiff.inverse.annealed import annealed
+from fnodiff.inverse.assimilate import assimilate, smooth
 from fnodiff.inverse.deepinv import DeepinvObservation
 from fnodiff.inverse.dps import DPS
 from fnodiff.inverse.guided import Guided
@@ -14,6 +15,7 @@ from fnodiff.inverse.pigdm import PiGDM
 from fnodiff.inverse.point import PointObservation
 from fnodiff.inverse.posterior import posterior
 from fnodiff.inverse.restriction import Restriction
+from fnodiff.inverse.trajectory import Trajectory
 from fnodiff.inverse.twisted import twisted
 
 __all__ = [
@@ -30,7 +32,10 @@ __all__ = [
     "PiGDM",
     "PointObservation",
     "Restriction",
+    "Trajectory",
     "annealed",
+    "assimilate",
     "posterior",
+    "smooth",
     "twisted",
 ]
