@@ -2,8 +2,8 @@
 Zero-shot super-resolution of portraits
 =======================================
 
-A model that was trained on drawn portraits of 16, 24 and 32 pixels samples the same seeds at 32, 64 and 128. The drawings are
-vectors, so the truth is known above the training resolution too. Drawing them takes `pip install 'fnodiff[datasets]'`::
+A model that was trained on small drawn portraits samples the same seeds at its largest training size, at twice and at four
+times that. The drawings are vectors, so the truth is known there too. Drawing them takes `pip install 'fnodiff[datasets]'`::
 
     python examples/ffhq_superres.py                          # samples the model that comes with fnodiff: under two minutes
     python examples/ffhq_superres.py --train                  # draws 4096 portraits and trains another model on them first
@@ -34,7 +34,7 @@ add("--train", action="store_true", help="train a model first, or train the one 
 add("--minutes", type=float, default=20.0, help="of training")
 add("--data", type=Path, help="an .h5 of pictures to use instead of drawn ones; its last tenth is held out")
 add("--checkpoint", help="the model's folder or name; by default portraits, with --train OUT/ffhq_superres")
-add("--samples", type=int, default=48, help="at 32 and at 64; a quarter of them at 128")
+add("--samples", type=int, default=48, help="at 1x and at 2x; a quarter of them at 4x")
 add("--out", type=Path, default=Path("."), help="folder of the figure")
 add("--smoke", action="store_true", help="all of it in seconds, to see that it runs")
 args = parser.parse_args()
@@ -48,7 +48,7 @@ keep_freed_memory()
 # Pictures are functions on a box, seen as averages over its cells. `Model.for_data` measures their units and spectrum, and
 # takes white noise *on the box*: with the same variance in a mode on every grid.
 
-domain, trained_on, sizes = Box(2), [16, 24, 32], [32, 64, 128]
+domain, trained_on = Box(2), [16, 24, 32]
 if args.train and args.data is None:
     count = ["--count", "32" if args.smoke else "4096", "--resolutions", *map(str, trained_on)]
     portraits.main([str(args.out / "portraits.h5"), *count])
@@ -62,29 +62,30 @@ if args.train:
 
 # %%
 # True pictures that the model has not seen: other drawings, or the last tenth of the file.
-
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = Model.from_pretrained(folder).to(device)
+largest, *_ = sizes = [n * max(model.training_shapes)[0] for n in (1, 2, 4)]
 count = (16 if args.smoke else 192) + args.samples
 if args.data is None:
     try:
         held_out = portraits.Portraits(count=count, held_out=True)
     except ValueError as error:
         parser.exit(1, f"{error}\n")
-    truth = dict(
-        zip(sizes, (batch["x"] for batch in held_out.batches(range(count), [(n, n) for n in sizes])), strict=True)
-    )
+    batches = held_out.batches(range(count), [(n, n) for n in sizes])
+    truth = {n: batch["x"] for n, batch in zip(sizes, batches, strict=True)}
 else:
     pictures = HDF5Fields(args.data)
+    if (largest, largest) not in pictures.shapes:
+        parser.exit(1, f"expected {args.data} to have {largest}x{largest}, the model's largest training size; add it\n")
     sizes = [n for n in sizes if (n, n) in pictures.shapes]
     held_out = range(len(pictures) * 9 // 10, len(pictures))[:count]
     truth = {n: pictures.batch(held_out, (n, n))["x"] for n in sizes}
 
 # %%
-# One seed is one noise function: the same person at every resolution. By default a cascade samples 32x32 to its end, and
-# finer grids add what it lacks.
+# One seed is one noise function: the same person at every resolution. By default finer grids add to what coarser ones show.
 
-device = "cuda" if torch.cuda.is_available() else "cpu"
-model, solver = Model.from_pretrained(folder).to(device), DPMSolver(4) if args.smoke else None
-counts = {n: min(args.samples, max(8, args.samples // 4)) if n > 64 else args.samples for n in sizes}
+solver = DPMSolver(4) if args.smoke else None
+counts = {n: min(args.samples, max(8, args.samples // 4)) if n > 2 * largest else args.samples for n in sizes}
 sampled = {n: sample(model, (n, n), range(counts[n]), solver=solver, progress=True).cpu() for n in sizes}
 
 # %%
@@ -96,12 +97,12 @@ print(f"Against {len(truth[sizes[0]]) - args.samples} true pictures; {machine}")
 print(f"{'size':>4}  {'':<22}{'pictures':>9}{'spectrum':>10}{'global':>8}{'patches':>9}{'high band / energy':>20}")
 for n, count in counts.items():
     rows = {"other true pictures": truth[n][-args.samples :][:count], "sampled": sampled[n]}
-    if n > 32:
-        rows["bicubic of sampled 32"] = interpolate(sampled[32][:count], size=(n, n), mode="bicubic")
+    if n > largest:
+        rows[f"bicubic of sampled {largest}"] = interpolate(sampled[largest][:count], size=(n, n), mode="bicubic")
     for name, x in rows.items():
         true = truth[n][: -args.samples]
         distances = [f(x, true, domain) for f in (metrics.spectrum_error, metrics.global_coherence)]
-        band = metrics.high_band_distance(x, true, domain, (32, 32)) if n > 32 else None
+        band = metrics.high_band_distance(x, true, domain, (largest, largest)) if n > largest else None
         print(
             f"{n:>4}  {name:<22}{count:>9}{distances[0]:>10.3f}{distances[1]:>8.2f}{metrics.patch_distance(x, true):>9.3f}"
             + (f"{'-':>20}" if band is None else f"{'{:.3f} / {:.2f}'.format(*band):>20}")
@@ -110,7 +111,7 @@ for n, count in counts.items():
 # %%
 # The same seeds at every resolution, above true pictures.
 
-lines = {f"{n} x {n}\n{n / 32:g}x": x for n, x in sampled.items()} | {"true\ndrawings": truth[sizes[-1]]}
+lines = {f"{n} x {n}\n{n / largest:g}x": x for n, x in sampled.items()} | {"true\ndrawings": truth[sizes[-1]]}
 columns = min(8, args.samples)
 figure, axes = plt.subplots(len(lines), columns, figsize=(1.65 * columns, 1.62 * len(lines)), layout="constrained")
 figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
