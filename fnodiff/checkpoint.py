@@ -192,9 +192,12 @@ def describe(value: Any) -> Any:
     elif isinstance(getattr(value, "config", None), dict):
         arguments = value.config
     else:
+        named, mend = repr(value), "write it as a frozen dataclass"
+        if isinstance(value, nn.Module):
+            named, mend = type(value).__name__, "keep them in its __init__, as self.config = {'width': width, ...}"
         raise ValueError(
-            f"cannot save {value!r}: expected a dataclass or an object whose `config` holds its constructor's arguments; "
-            f"write it as a frozen dataclass, and name its class in from_pretrained(..., classes=[...])."
+            f"cannot save {named}: expected a dataclass or an object whose `config` holds its constructor's arguments; {mend}, "
+            f"and name its class in from_pretrained(..., classes=[...])."
         )
     return {"class": type(value).__name__, **{k: describe(v) for k, v in arguments.items()}}
 

@@ -264,6 +264,12 @@ class Model(Denoiser):
         scaled = self.scaling(self.sde, self.spectrum, x_t, t)
         seen = {name: self._seen(name, value) for name, value in condition.items()}
         out = self.network(self._cast(scaled.input), self._cast(scaled.noise_level), **seen)
+        if getattr(out, "shape", None) != x_t.shape:  # torch would stretch axes of one
+            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(
+                f"Model: expected the network to return a tensor {tuple(x_t.shape)}, as the fields are, got {got}; mend its "
+                f"channels or its padding."
+            )
         return scaled.skip + scaled.out(out.to(x_t.dtype))
 
     def _seen(self, name: str, value: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from fnodiff import metrics
 from fnodiff.data import Fields
 from fnodiff.domain import Domain, Shape
 from fnodiff.sde import Denoiser, Plan, Solver, sample
-from fnodiff.sde.denoiser import condition_rows
+from fnodiff.sde.denoiser import check_names, condition_rows
 from fnodiff.sde.pictures import are_pictures
 
 TIMES = (0.2, 0.35, 0.5, 0.65, 0.8)
@@ -234,6 +234,7 @@ def _own_conditions(denoiser: Denoiser, reference: Fields | None, count: int, sh
     wanted |= {"label"} if getattr(network, "num_classes", 0) else set()
     if reference is None or not wanted:
         return {}
+    check_names("invariance_report", denoiser, getattr(reference, "condition_names", ()))
     return {name: value for name, value in reference.batch(range(count), shape).items() if name in wanted}
 
 

@@ -28,6 +28,22 @@ from fnodiff import (
 from fnodiff.nn import SpectralConv
 from fnodiff.sde import Normalization, fit_spectrum, measure_normalization, noise_levels
 
+
+class Plain(torch.nn.Module):
+    """A user's network, of no `config`."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x, noise_level):
+        return self.function(x)
+
+
+def stretched(function):
+    return lambda: Model(Plain(function), SDE, EDMScaling(), channels=1)(X, T)
+
+
 # What is wrong, what it says.
 CALLS = {
     # shapes, dtypes, values
@@ -113,6 +129,16 @@ CALLS = {
     ),
     "a class beyond the last": (lambda: net(num_classes=2)(X, T, label=torch.tensor([0, 2])), r"from 0 to 1"),
     "a condition that nothing takes": (lambda: net()(X, T, field=X), r"condition_channels=1"),
+    "a network of other channels": (
+        stretched(lambda x: x.repeat(1, 2, 1, 1)),
+        r"return a tensor \(2, 1, 16, 16\).*\(2, 2, 16",
+    ),
+    "a network of one number": (stretched(lambda x: x.mean((2, 3), keepdim=True)), r"got \(2, 1, 1, 1\)"),
+    "a network of several results": (stretched(lambda x: (x, x)), r"got tuple; mend"),
+    "a network that cannot be saved": (
+        lambda: Model(Plain(lambda x: x), SDE, EDMScaling(), channels=1).save_pretrained("model"),
+        r"cannot save Plain: .*self.config = \{",
+    ),
     # denoisers
     "data without spread": (lambda: EDMScaling(0.0), r"standard deviation"),
     "a network elsewhere": (lambda: Model(DFU.tiny(1, 1, domain=TORUS), SDE, EDMScaling()), r"one domain for both"),

@@ -28,6 +28,11 @@ def flow(tmp_path_factory):
     source = ArrayFields(x, field, condition=numbers, condition_names=NAMES, domain=Torus(2))
     about = {"source": "random numbers", "licence": "none", "grid": "points"}
     write_fields(folder / "data.h5", source, [(16, 16), (24, 24)], attributes=about, dtype="float32", progress=False)
+    other = {"swapped": {"condition": numbers, "condition_names": NAMES[::-1]}, "none": {}}
+    for name, more in other.items():
+        few = ArrayFields(x, field, domain=Torus(2), **more)
+        write_fields(folder / f"{name}.h5", few, [(16, 16)], attributes=about, dtype="float32", progress=False)
+    (folder / "numbers.csv").write_text("viscosity, lead time\n1, 2\n")
     return folder, model.eval(), source
 
 
@@ -83,6 +88,9 @@ def test_trained_measured_and_reported_with_the_data_s_own(flow, tmp_path, capsy
     assert Model.from_pretrained(tmp_path / "run").condition_names == NAMES
     report = ["--data", folder / "data.h5", "--shapes", 16, 24, "--samples", 4, "--out", tmp_path / "report.png"]
     assert drawn("report", tmp_path / "run", *report) == 0
+    for data, said in (("swapped.h5", "in the model's order"), ("none.h5", "or --numbers of the data")):
+        assert drawn("report", tmp_path / "run", "--data", folder / data, "--shapes", 16, 24, "--samples", 4) == 2
+        assert said in capsys.readouterr().err
     measured = ["--data", folder / "data.h5", "--sizes", 16, "--seeds", "0-3", "--out", tmp_path / "evaluated"]
     assert drawn("evaluate", tmp_path / "run", *measured) == 0
     assert "spectrum" in capsys.readouterr().out
@@ -104,6 +112,12 @@ WRONG = {
     "no number": (["--condition", "viscosity=low", "lead-time=1"], "got viscosity=low"),
     "no numbers": ([], "expected --condition-file with the conditioning field"),
     "no file": (["--condition-file", "nowhere.h5"], "which is not there"),
+    "a number twice": (["--condition", "viscosity=1", "viscosity=2"], "got viscosity twice"),
+    "numbers of both": (["--condition", "viscosity=1", "--condition-file", "{folder}/numbers.csv"], "got both"),
+    "numbers in another order": (
+        ["--condition-file", "{folder}/swapped.h5"],
+        "expected the numbers viscosity, lead time",
+    ),
     "a label": (["--label", "0", "--condition", "viscosity=1"], "the model has no classes"),
 }
 
@@ -111,6 +125,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_conditions_are_said_in_one_line(case, flow, tmp_path, capsys):
     arguments, message = WRONG[case]
+    arguments = [argument.format(folder=flow[0]) for argument in arguments]
     assert drawn("sample", flow[0] / "model", *arguments, *OPTIONS, tmp_path / "out") == 2
     said = capsys.readouterr().err.strip()
     assert message in said and "\n" not in said, said

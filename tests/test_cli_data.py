@@ -29,12 +29,14 @@ def train(*arguments: str) -> Model:
     return Model.from_pretrained(Path("run"))
 
 
-def test_a_netcdf_file_of_the_globe(place: Path) -> None:
+def test_a_netcdf_file_of_the_globe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     xarray = pytest.importorskip("xarray")
     x = np.random.default_rng(0).normal(280, 5, (8, 17, 32))
     x[:, 5:7, 5:9] = np.nan  # such as land
     coordinates = {"lat": np.linspace(-90, 90, 17), "lon": np.arange(32) * 11.25}
     xarray.Dataset({"sst": (("time", "lat", "lon"), x)}, coordinates).to_netcdf("a.nc")
+    assert main(["train", "a.nc", "--x", "sst", "--shapes", "9x16", "--lengths", "1", "2", *TRAIN]) == 2
+    assert "omit --lengths where a.nc says its domain itself" in capsys.readouterr().err
     model = train("a.nc", "--x", "sst", "--shapes", "9x16", "17x32")
     assert str(model.sde.domain) == "Sphere(grid='equiangular')"
     assert model.normalization.mean[0] == pytest.approx(np.nanmean(x), abs=0.5)

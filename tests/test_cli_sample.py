@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+import pytest
 import torch
 from command import SMALL, close, drawn, run
 from PIL import Image
@@ -178,6 +180,21 @@ class TestUpscale:
         found = SampleFolder(tmp_path / "out", "hdf5").load((32, 32), [0, 1])
         expected = upscale(Model.from_pretrained(models / "fields"), x[2], 32, [0, 1], solver=DPMSolver(3))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
+        np.savez(tmp_path / "f.npz", u=x.numpy(), other=np.zeros(2))
+        options[-1] = tmp_path / "arrays"
+        assert drawn("upscale", models / "fields", tmp_path / "f.npz", "--x", "u", *options) == 0
+        torch.testing.assert_close(SampleFolder(options[-1], "hdf5").load((32, 32), [0, 1]), found)
+
+    @pytest.mark.parametrize(
+        ("place", "index", "said"), [((), 3, "--index from 0 to 2"), ((2, 0, 4, 4), 2, "missing values in sample 2")]
+    )
+    def test_a_field_that_is_not_there(self, place, index, said, models, tmp_path, capsys):
+        x = np.zeros((3, 2, 16, 16))
+        x[place] = np.nan if place else 0.0
+        np.save(tmp_path / "f.npy", x)
+        options = ["--size", 32, "--seeds", 0, "--index", index, "--out", tmp_path / "out"]
+        assert drawn("upscale", models / "fields", tmp_path / "f.npy", *options) == 2
+        assert said in capsys.readouterr().err
 
     def test_another_picture_wants_another_folder(self, room, tmp_path, capsys):
         options = ["--size", 48, "--from", 16, "--seeds", 0, "--out", tmp_path]

@@ -60,6 +60,14 @@ WRONG = {
         "expected 2 axes",
     ),
     "arrays without a domain": ("train {arrays} --x u --shapes 8 --steps 1", "expected --domain"),
+    "sides of no domain": (
+        "train {arrays} --x u --lengths 1 1 --shapes 8 --steps 1",
+        "expected --domain with --lengths",
+    ),
+    "axes of another file": ("train {h5} --dim 3 --shapes 8 --steps 1", "expected 2 axes and lengths"),
+    "sides of another file": ("train {h5} --lengths 1 --shapes 8 --steps 1", "got 1; omit --lengths"),
+    "a cube or channels": ("train {arrays} --x cube --domain torus --shapes 8 --steps 1", "say --dim 3 or --dim 2"),
+    "a cube of one channel": ("train {arrays} --x cubes --domain box --shapes 8 --steps 1", "say --dim 3 or --dim 2"),
     "no file of options": ("train {pictures} --config nowhere.toml", "which is no file"),
     "no TOML": ("train {pictures} --config {file}", "expected a TOML file"),
     "no table": ("sample {images} --config {other}", "with a table [sample]"),
@@ -98,7 +106,7 @@ WRONG = {
     "a picture too large": ("upscale {run} {picture} --size 24", "expected a grid finer"),
     "a finer start": ("upscale {run} {picture} --size 48 --from 64", "got 64x64 to fill"),
     "sizes of other proportions": ("upscale {run} {picture} --size 48 48x64", "the same proportions"),
-    "a picture for fields": ("upscale {fields} {picture} --size 48", "expected an .h5 of fields"),
+    "a picture for fields": ("upscale {fields} {picture} --size 48", "expected a file of fields"),
     "no truth": ("evaluate {run}", "expected --data, got none"),
     "too little truth": ("evaluate {run} --data {pictures}", "expected 512 true fields"),
     "truth of other channels": ("evaluate {run} --data {h5} --seeds 0-1", "expected fields of 3 channels"),
@@ -140,7 +148,8 @@ def places(room, models, tmp_path_factory):
     tables["type"] = '[train]\nsteps = "many"\n'
     for name, text in tables.items():
         (folder / name).write_text(text)
-    np.savez(folder / "arrays.npz", u=np.zeros((4, 1, 8, 8)), v2=np.zeros((4, 1, 8, 8)))
+    shapes = {"u": (4, 1, 8, 8), "v2": (4, 1, 8, 8), "cube": (1, 8, 8, 8), "cubes": (1, 1, 8, 8, 8)}
+    np.savez(folder / "arrays.npz", **{name: np.zeros(shape) for name, shape in shapes.items()})
     about = {"source": "here", "licence": "none", "grid": "cell averages"}
     source = ArrayFields(torch.randn(8, 1, 16, 16), domain=Box(2))
     write_fields(folder / "f.h5", source, [(16, 16)], attributes=about, dtype="float32", progress=False)

@@ -252,6 +252,14 @@ def test_a_conditioned_model_is_reported_on_with_the_data_s_own_numbers():
     assert named.rows[16, 16]["samples"] == 0
 
 
+def test_data_whose_numbers_lie_in_another_order_are_refused():
+    model, swapped = small_model(), batches(condition_names=NAMES[::-1])
+    with pytest.raises(ValueError, match="the numbers viscosity, lead time, in the model's order, got lead time, visc"):
+        fit(model, swapped, 1)
+    with pytest.raises(ValueError, match="in the model's order"):
+        invariance_report(model, [(16, 16), (24, 24)], swapped.fields, samples=2)
+
+
 @pytest.mark.slow
 def test_a_number_is_learnt_and_wanted_values_come_out():
     """Waves whose height is the number, from 1 to 3: the samples' heights follow it, on two grids."""

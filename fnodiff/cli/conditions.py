@@ -21,6 +21,8 @@ def conditions_of(
     given: dict[str, Any] = {} if file is None else _read(file, model)
     if label is not None:
         given["label"] = label
+    if words and list(given) == ["condition"]:
+        raise ValueError(f"expected --condition, or numbers in {file}, got both; leave one out.")
     if words:
         given["condition"] = _numbers(words, model)
     wanted = needed(model)
@@ -50,7 +52,7 @@ def needed(model: fnodiff.Model) -> list[str]:
     return [name for name, there in found.items() if there]
 
 
-def check_given(model: fnodiff.Model, given: dict[str, Any]) -> None:
+def check_given(model: fnodiff.Model, given: dict[str, Any], of_data: bool = False) -> None:
     """Raise unless every condition of the model is given, numbers perhaps apart, which may be left out."""
     missing = [name for name in needed(model) if name not in given]
     if "field" in missing:
@@ -58,8 +60,11 @@ def check_given(model: fnodiff.Model, given: dict[str, Any]) -> None:
             "expected --condition-file with the conditioning field, as the model has one, got none; name an .h5 or .npz."
         )
     if "condition" in missing:
-        example = " ".join(f"{name}=0.1" for name in model.condition_names)
-        raise ValueError(f"expected --condition {example}, as the model has these numbers, got none; nan for none.")
+        names = [name.replace(" ", "-") for name in model.condition_names]
+        example, data = " ".join(f"{name}=0.1" for name in names), " or --numbers of the data" if of_data else ""
+        raise ValueError(
+            f"expected --condition {example}{data}, as the model has these numbers, got none; nan for none."
+        )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -73,6 +78,10 @@ def _numbers(words: Sequence[str], model: fnodiff.Model) -> dict[str, float]:
         name, _, text = word.rpartition("=")
         name = name or (names[0] if len(names) == 1 else "")
         name = next((n for n in names if n.replace(" ", "-") == name), name)
+        if name in found:
+            raise ValueError(
+                f"expected each number once, got {name} twice in --condition {' '.join(words)}; leave one out."
+            )
         try:
             found[name] = float(text)
         except ValueError:
@@ -87,6 +96,8 @@ def _read(file: Path, model: fnodiff.Model) -> dict[str, Any]:
     """A file's conditions: an .h5 of fields, a table of numbers with a line of names, or arrays by name."""
     if not file.is_file():
         raise ValueError(f"expected a file after --condition-file, got {file}, which is not there; name another one.")
+    from fnodiff.sde.denoiser import check_names
+
     suffix = file.suffix.lower()
     if suffix in (".csv", ".txt"):
         return {"condition": _table(file)}
@@ -99,6 +110,7 @@ def _read(file: Path, model: fnodiff.Model) -> dict[str, Any]:
             pass  # other arrays, by name
         else:
             batch = fields.batch(range(len(fields)), fields.shapes[-1])
+            check_names("--condition-file", model, fields.condition_names)
             if wanted := [name for name in KINDS if name in batch and name in needed(model)]:
                 return {name: batch[name] for name in wanted}
             return {"field": batch["x"]} if "field" in needed(model) else {}
@@ -132,9 +144,11 @@ def _table(file: Path) -> dict[str, list[float]]:
     try:
         with file.open(newline="") as lines:
             rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
+        if len(rows) < 2:
+            raise ValueError(f"{len(rows)} lines")
         columns = zip(*[[float(value) for value in row] for row in rows[1:]], strict=True)
         found = dict(zip((name.strip() for name in rows[0]), map(list, columns), strict=True))
-    except (ValueError, IndexError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(
             f"expected a line of names and rows of numbers, as many, separated by commas in {file}, got others ({error})."
         ) from error

@@ -70,7 +70,10 @@ class ArrayOptions:
             except ValueError as problem:
                 raise ValueError(str(problem).replace('on_error="skip"', "--skip")) from problem
         if domain is None and self.latitude is None and not labelled(Path(path), named.get("x")):
-            raise ValueError(f"expected --domain box, torus or sphere with the arrays of {path}, got none; name it.")
+            raise ValueError(
+                f"expected --domain box, torus, sphere or an axis each such as torus-box with the arrays of {path}, got none; "
+                f"name it."
+            )
         if "x" in named:
             named["x"] = named["x"][0] if len(named["x"]) == 1 else list(named["x"])
         if "numbers" in named:
@@ -162,22 +165,38 @@ class DomainOptions:
         kind = arrays.kind(path)
         if kind == "pictures" and set(factors) != {"box"}:
             raise ValueError(f"expected --domain box with the pictures of {path}, got {self.domain}; leave it out.")
+        sides = "--dim" if self.dim is not None else None if self.lengths is None else "--lengths"
+        alone = (
+            f"expected --domain with {sides}, got none; name it, or omit {sides} where {path} says its domain itself."
+        )
         if kind in ("arrays", "trajectories") and self.domain is None:
+            if sides:
+                raise ValueError(alone)
             return None
         dim = 2
         if kind == "fields":
             fields = HDF5Fields(path)
             dim = len(fields.shapes[0])
             if self.domain is None and fields.domain is not None:
+                if sides:
+                    raise ValueError(alone)
                 return fields.domain
             if self.domain is None and not fields.cell_averages:
                 raise ValueError(f"expected --domain box, torus or sphere for the points of {path}, got none; name it.")
         elif kind == "arrays":
             found = list_arrays(path)
-            dim = 1 if len(found.get(next(iter(arrays.x or found), ""), ())) == 2 else 2
+            shape = found.get(next(iter(arrays.x or found), ""), ())
+            dim = 1 if len(shape) == 2 else 2
+            if not sides and len(factors) == 1 and (len(shape) > 4 or (len(shape) == 4 and len({*shape[1:]}) == 1)):
+                raise ValueError(
+                    f"expected --dim with an array {shape}, which may be fields of 3 dimensions, or of 2 and channels, got "
+                    f"none; say --dim 3 or --dim 2."
+                )
         if len(factors) > 1:
             return self._by_axis(factors)
-        dim = int(self.dim) if self.dim is not None else len(self.lengths or ()) or dim
+        own, dim = dim, int(self.dim) if self.dim is not None else len(self.lengths or ()) or dim
+        if kind in ("fields", "pictures") and dim != own:
+            raise ValueError(f"expected {own} axes and lengths, as the grids of {path} have, got {dim}; omit {sides}.")
         made = fnodiff.Torus if self.domain == "torus" else fnodiff.Box
         return made(dim) if self.lengths is None else made(dim, self.lengths)
 

@@ -100,7 +100,9 @@ def evaluate(
 def own_conditions(model: fnodiff.Model, true: Fields, count: int, shape: Shape) -> dict[str, Tensor]:
     """What the first true fields come with, of the conditions that the model has."""
     from fnodiff.cli.conditions import needed
+    from fnodiff.sde.denoiser import check_names
 
+    check_names("--numbers", model, getattr(true, "condition_names", ()))
     wanted = [name for name in needed(model) if name != "label"]
     batch = true.batch(range(count), shape) if wanted else {}
     return {name: batch[name] for name in wanted if name in batch}
@@ -221,7 +223,9 @@ def report(
     run |= {"plan": plan.make(domain), "batch": reading.batch, "progress": not general.quiet}
     given = reading.conditions(trained, samples)
     check_given(
-        trained, given if reference is None else {**own_conditions(trained, reference, samples, grids[0]), **given}
+        trained,
+        given if reference is None else {**own_conditions(trained, reference, samples, grids[0]), **given},
+        of_data=reference is not None,
     )
     run |= given
     found = invariance_report(denoiser, grids, reference, **run)

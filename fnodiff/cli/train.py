@@ -317,6 +317,8 @@ def _describe(model: fnodiff.Model, data: fnodiff.MultiResolution, path: str) ->
     count = sum(p.numel() for p in model.parameters()) / 1e6
     noise = sde.noise if len(str(sde.noise)) < 100 else type(sde.noise).__name__
     of = f"{path} of {data.num_classes} classes" if data.num_classes else path
+    channels = data.fields.channels
+    of += "" if getattr(data.fields, "pictures", False) else f" ({channels} channel{'s' * (channels > 1)})"
     print(f"data: {len(data.fields)} samples of {of} on {data.domain}, at {grids}, {data.batch_size} a step")
     print(f"model: {count:.1f} million parameters, {noise}, {sde.schedule}, {model.scaling}", flush=True)
 

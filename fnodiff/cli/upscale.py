@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from fnodiff.cli.arguments import General, Source, Whole, Words, is_finer, seeds_of, size_name, sizes_of
+from fnodiff.cli.data import ArrayOptions
 from fnodiff.cli.sample import ModelOptions, SolverOptions
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def upscale(
     seeds: str = "0-3",
     out: Path = Path("upscaled"),
     start: Annotated[str | None, Parameter(name="--from")] = None,
+    x: Words | None = None,
     index: Whole = 0,
     format: Literal["png", "hdf5"] | None = None,
     reading: ModelOptions = ModelOptions(),
@@ -42,17 +44,20 @@ def upscale(
     for each seed. Beside it are `low.png`, `bicubic-128x128.png`, and all of them side by side in `comparison-128x128.png`.
 
     Args:
-        picture: A PNG, JPEG, WebP or TIFF, which is cropped at its centre to the proportions of --size; or an .h5 of fields.
+        picture: A PNG, JPEG, WebP or TIFF, which is cropped at its centre to the proportions of --size; or a file of
+            fields that train reads: an .h5 of `write_fields`, or arrays.
         size: The finer grid, 128 or 96x128; several draw several.
         seeds: Such as 0-3 or 0-3,7.
         out: Folder of the pictures.
-        start: Average to this grid first, 32 or 24x32. By default a picture's pixels, or the finest coarser grid of an .h5.
-        index: Of the field in an .h5.
+        start: Average to this grid first, 32 or 24x32. By default a picture's pixels, or a file's finest coarser grid.
+        x: Name of the array of samples, of a file with several; several names are channels.
+        index: Of the field in a file, from 0.
         format: By default png for pictures, in colour or grey, hdf5 for other fields.
     """
     chosen = seeds_of(seeds)
 
     from fnodiff.cli.drawing import Drawing
+    from fnodiff.data.files import SUFFIXES
 
     drawing = Drawing(model, out, reading, solver.make(), format, general.quiet)
     domain, channels = drawing.model.sde.domain, drawing.model.channels
@@ -60,8 +65,8 @@ def upscale(
     small = None if start is None else sizes_of([start], domain)[0]
     if len({tuple(n / max(shape) for n in shape) for shape in shapes}) > 1:
         raise ValueError(f"expected sizes of the same proportions, got {' '.join(size)}; upscale to each by itself.")
-    if picture.suffix.lower() in (".h5", ".hdf5"):
-        low, said = _read_field(picture, shapes[0], small, index)
+    if picture.suffix.lower() in SUFFIXES:
+        low, said = _read_field(picture, domain, shapes[0], small, x, index)
     else:
         low, said = _read_picture(picture, domain, shapes[0], small, 1 if channels == 1 else 3)
     if low.shape[0] != channels:
@@ -85,7 +90,7 @@ def _read_picture(
     from fnodiff.data import ImageFolder
 
     if not domain.pictures:
-        raise ValueError(f"expected an .h5 of fields on {domain}, as the model's, got {path}; use write_fields.")
+        raise ValueError(f"expected a file of fields on {domain}, as the model's, got {path}; name such a one.")
     try:
         with Image.open(path) as image:
             width, height = ImageOps.exif_transpose(image).size
@@ -104,17 +109,30 @@ def _read_picture(
     return x, f"{path}: {height}x{width} pixels{cropped}{averaged}"
 
 
-def _read_field(path: Path, finer: Shape, shape: Shape | None, index: int) -> tuple[Tensor, str]:
-    """A field (C, *shape) of an .h5, and what it is."""
-    from fnodiff.data import HDF5Fields
+def _read_field(
+    path: Path, domain: Domain, finer: Shape, shape: Shape | None, x: Words | None, index: int
+) -> tuple[Tensor, str]:
+    """A field (C, *shape) of a file, and what it is."""
+    from fnodiff.data.source import own_domain, same_places
 
-    fields = HDF5Fields(path)
-    coarser = [grid for grid in fields.shapes if len(grid) == len(finer) and is_finer(finer, grid)]
+    fields = ArrayOptions(x=x).open(str(path), domain)
+    own = own_domain(fields) or domain
+    if not same_places(own, domain):
+        raise ValueError(f"expected fields on {domain}, as the model's, got {own} in {path}; name others.")
+    if not 0 <= index < len(fields):
+        raise ValueError(f"expected --index from 0 to {len(fields) - 1}, the samples of {path}, got {index}; name one.")
+    grids = getattr(fields, "shapes", None) or [fields.shape]
+    coarser = [grid for grid in grids if len(grid) == len(finer) and is_finer(finer, grid)]
     if shape is None and not coarser:
-        got = ", ".join(map(size_name, fields.shapes))
+        got = ", ".join(map(size_name, grids))
         raise ValueError(f"expected a grid coarser than {size_name(finer)} in {path}, got {got}; name a larger --size.")
     shape = coarser[-1] if shape is None else shape
-    return fields.batch([index], shape)["x"][0], f"{path}: sample {index} at {size_name(shape)}"
+    batch = fields.batch([index], shape)
+    if "mask" in batch and batch["mask"].min() == 0:
+        raise ValueError(
+            f"expected a field that is known everywhere, got missing values in sample {index}; name another."
+        )
+    return batch["x"][0], f"{path}: sample {index} at {size_name(shape)}"
 
 
 def _compare(drawing: Drawing, low: Tensor, shape: Shape, seeds: list[int]) -> None:

@@ -317,6 +317,16 @@ def _field_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
     return rows[None] if rows.ndim == domain.dim + 1 else rows
 
 
+def check_names(owner: str, denoiser: Denoiser, names: Sequence[str]) -> None:
+    """Raise if data have some of a denoiser's numbers in another order: by place, one would be taken for the other."""
+    own = list(denoiser.condition_names)
+    if any(name in own and own.index(name) != place for place, name in enumerate(names)):
+        raise ValueError(
+            f"{owner}: expected the numbers {', '.join(own)}, in the model's order, got {', '.join(names)}; name the data's "
+            f"so."
+        )
+
+
 def number_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
     """Numbers that condition samples, (1 or count, K).
 

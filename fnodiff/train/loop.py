@@ -35,7 +35,7 @@ from fnodiff.domain import Shape, moved
 from fnodiff.expected import kinds_checked
 from fnodiff.model import Model
 from fnodiff.sde import DenoisingLoss
-from fnodiff.sde.denoiser import NotFinite
+from fnodiff.sde.denoiser import NotFinite, check_names
 from fnodiff.train.preview import can_show
 from fnodiff.train.settings import Adam, Execution, Logging
 from fnodiff.train.signals import Interruption, deaf, interruptible
@@ -313,6 +313,7 @@ def _check_data(model: Model, data: MultiResolution, new: bool) -> None:
         raise ValueError(
             f"fit: expected data on {domain}, as the noise is, got {data.domain}; use one domain for both."
         )
+    check_names("fit", model, getattr(data, "condition_names", ()))
     modes = getattr(model.network, "spectral_modes", None)
     if modes is None or not new:
         return
