@@ -92,7 +92,7 @@ def _look(conf: dict, script: str | None) -> None:
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples", "mechanisms"],
     "gallery_dirs": ["gallery", "mechanisms_gallery"],
-    "filename_pattern": r"(?<!phase_separation)\.py$",  # whose model does not come with the repository
+    "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "reset_argv": _arguments,
     "reset_modules": ("matplotlib", _look),
