@@ -75,11 +75,9 @@ model = Model.from_pretrained(folder)
 
 # %%
 # At 48 points, twice the finest training grid.
-
+solver = DPMSolver(steps, EvenLogSNR())
 true, other = mixtures(2 * samples, seed=1, fine=fine).batch(range(2 * samples), (fine,) * 3)["x"].split(samples)
-coarse, x = (
-    sample(model, (n,) * 3, range(samples), solver=DPMSolver(steps, EvenLogSNR()), batch=2) for n in (24, fine)
-)
+coarse, x = (sample(model, (n,) * 3, range(samples), solver=solver, batch=2) for n in (24, fine))
 (wavenumber, power), *others = (metrics.radial_spectrum(v, domain) for v in (true, x, other))
 variance = power * wavenumber**2  # of a shell, up to a factor
 held = variance.flip(0).cumsum(0).flip(0) > 1e-3 * variance.sum()
