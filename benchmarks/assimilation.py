@@ -9,6 +9,8 @@ state says of the next all but e. Ensembles begin with draws of that law. Rows:
 
     free run              members move by the solver and forcings of their own, without sensors
     next state            a model of x_{t+1} | x_t, each step sampled under its sensors (`assimilate`)
+    next state, spectrum  the same, whose correction takes what a state leaves open as a stationary Gaussian field: of the
+                          spectrum by which two samples of one state's next differ. The network is not differentiated
     windows, alone        a model of W states, each time under the sensors of the last W (`assimilate`)
     windows, composed     score-based data assimilation: those windows made a trajectory of all times (`smooth`); it is given
                           the sensors of later times too, as a smoother is
@@ -23,6 +25,7 @@ CRPS in the same units; and processor seconds for each time and truth. Truths an
 radius and inflation are tuned on other truths, by the error of the mean.
 
     python -m benchmarks.assimilation
+    python -m benchmarks.assimilation --rows "next state" "EnKF, solver"
     python -m benchmarks.assimilation --train 2000 --models OUT    # trains both models first, so many steps each
 """
 
@@ -37,6 +40,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +51,7 @@ from fnodiff.data import ArrayFields, Augmented
 from fnodiff.equations import navier_stokes
 from fnodiff.inverse import MomentMatching, PointObservation, Trajectory, assimilate, smooth
 from fnodiff.metrics import crps
-from fnodiff.sde import DPMSolver, EvenLogSNR, Normalization
+from fnodiff.sde import Denoiser, DPMSolver, EvenLogSNR, Normalization, Solver, fit_spectrum
 from fnodiff.train import Adam, Execution, Logging, keep_freed_memory
 
 TORUS, KEPT, SCALE = Torus(2), 0.9, 25.0
@@ -59,7 +63,7 @@ STATES = 3
 def flowed(w: Tensor) -> Tensor:
     """Phi(w) of vorticities (B, 1, n, n)."""
     fine = tuple(3 * n // 2 for n in w.shape[2:])
-    solved = navier_stokes.solve(TORUS.resample(w, fine), 1.0, 5e-4, dt=3.2 / max(fine))
+    solved = navier_stokes.solve(TORUS.resample(w, fine), 1.0, 5e-4, dt=1.6 / max(fine))
     return TORUS.resample(solved, w.shape[2:])
 
 
@@ -179,6 +183,13 @@ def trained(folder: Path, steps: int, count: int, times: int, size: int) -> None
         fit(model, data, steps, folder=folder / name, resume="auto", execution=Execution(save_every=100), **settings)
 
 
+def left_open(model: Model, x: Tensor, solver: Solver) -> Callable[..., MomentMatching]:
+    """MomentMatching with the spectrum of what states x leave open of the next, by two samples for each."""
+    twice = sample(model, tuple(x.shape[2:]), range(2 * len(x)), solver=solver, field=torch.cat([x, x]))
+    apart = model.normalization(twice[: len(x)]) - model.normalization(twice[len(x) :])
+    return partial(MomentMatching, spectrum=fit_spectrum(apart / math.sqrt(2), TORUS))
+
+
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,8 +212,9 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--large", type=int, default=200, help="members of the large EnKF; 0 for none")
     add("--steps", type=int, default=10, help="of the solver")
     add("--iterations", type=int, default=6, help="of MomentMatching")
-    add("--radii", type=float, nargs="+", default=[0.1, 0.15, 0.2, 0.3, 0.5], help="of the localisation")
-    add("--inflations", type=float, nargs="+", default=[1.0, 1.03, 1.08, 1.15])
+    add("--rows", nargs="+", help="some of the rows, by their names or how these begin")
+    add("--radii", type=float, nargs="+", default=[0.1, 0.2, 0.35], help="of the localisation")
+    add("--inflations", type=float, nargs="+", default=[1.0, 1.05, 1.15])
     add("--seed", type=int, default=100)
     args = parser.parse_args(argv)
     if args.train and args.models == SHIPPED:
@@ -212,39 +224,42 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def rows(args: argparse.Namespace, case: Case, best: EnKF) -> dict[str, Callable[[], Tensor]]:
     """By name, what makes the members (N, T, B, ...); `best` is the tuned filter."""
-    size, seeds, solver = args.size, range(len(case.start.flatten(0, 1))), DPMSolver(args.steps, EvenLogSNR())
-    settings = {
-        "method": partial(MomentMatching, iterations=args.iterations),
-        "solver": solver,
-        "batch": 40,
-    }
-    found = {"free run": lambda: free(case, args.seed + 5)}
+    size, start, solver = args.size, case.start.flatten(0, 1), DPMSolver(args.steps, EvenLogSNR())
+    jacobian, seed = partial(MomentMatching, iterations=args.iterations), args.seed
+
+    def run(
+        model: Denoiser, method: Callable[..., MomentMatching] = jacobian, call: Callable = assimilate, **more: Any
+    ) -> Tensor:
+        x = call(model, case.seen(), size, range(len(start)), method=method, solver=solver, batch=40, **more)
+        return case.by_truth(x)
+
+    found = {"free run": lambda: free(case, seed + 5)}
     if (args.models / "next").is_dir():
         following = Model.from_pretrained(args.models / "next")
 
         def forecast(x: Tensor, t: int) -> Tensor:
             return sample(following, size, range(1000 * t, 1000 * t + len(x)), solver=solver, field=x)
 
-        start = case.start.flatten(0, 1)
-        found["next state"] = lambda: case.by_truth(
-            assimilate(following, case.seen(), size, seeds, start=start, **settings)
-        )
-        found["EnKF, next state"] = lambda: filtered(case, forecast, best, args.seed + 6)
+        found["next state, spectrum"] = lambda: run(following, left_open(following, start[:16], solver), start=start)
+        found["next state"] = lambda: run(following, start=start)
+        found["EnKF, next state"] = lambda: filtered(case, forecast, best, seed + 6)
     if (args.models / "window").is_dir():
-        window, whole = Model.from_pretrained(args.models / "window"), len(case.truths) - 1
-        found["windows, alone"] = lambda: case.by_truth(
-            assimilate(window, case.seen(), size, seeds, states=STATES, **settings)
-        )
-        if whole >= STATES:
-            composed = Trajectory(window, whole, states=STATES)
-            found["windows, composed"] = lambda: case.by_truth(smooth(composed, case.seen(), size, seeds, **settings))
-    found["EnKF, solver"] = lambda: filtered(case, None, best, args.seed + 7)
+        window, times = Model.from_pretrained(args.models / "window"), len(case.truths) - 1
+        found["windows, alone"] = lambda: run(window, states=STATES)
+        if times >= STATES:
+            found["windows, composed"] = lambda: run(Trajectory(window, times, states=STATES), call=smooth)
+    found["EnKF, solver"] = lambda: filtered(case, None, best, seed + 7)
     if args.large:
-        many = flows(len(case.start) * args.large, 1, size, args.seed + 8)[0].unflatten(0, (-1, args.large))
-        found[f"EnKF, solver, {args.large} members"] = lambda: filtered(
-            replace(case, start=many), None, EnKF(TORUS, 0.5), args.seed + 9
+        found[f"EnKF, {args.large} members"] = lambda: filtered(
+            large(case, args, seed + 8), None, EnKF(TORUS, 0.5), seed + 9
         )
     return found
+
+
+def large(case: Case, args: argparse.Namespace, seed: int) -> Case:
+    """The case with more members."""
+    many = flows(len(case.start) * args.large, 1, args.size, seed)[0]
+    return replace(case, start=many.unflatten(0, (-1, args.large)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -253,11 +268,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.train:
         trained(args.models, args.train, *args.flows, args.size)
     case = Case.drawn(args, args.truths, args.members, args.seed)
-    apart = Case.drawn(args, max(2, args.truths // 2), args.members, args.seed + 2)
-    best = tuned(apart, args.radii, args.inflations, args.seed + 4)
+    best = EnKF(TORUS)
+    names, wanted = list(rows(args, case, best)), tuple(args.rows or [""])
+    if not any(name.startswith(wanted) for name in names):
+        raise SystemExit(f"--rows: expected some of {', '.join(names)}, got {', '.join(wanted)}.")
+    if {"EnKF, next state", "EnKF, solver"} & {name for name in names if name.startswith(wanted)}:
+        best = tuned(
+            Case.drawn(args, args.truths, args.members, args.seed + 2), args.radii, args.inflations, args.seed + 4
+        )
+        print(f"EnKF: radius {best.radius:g}, inflation {best.inflation:g}")
     times = sorted({t for t in (1, 2, 3, 4, 6, 8, 10, 15, 20, 30) if t <= args.times} | {args.times})
     print(f"{'time':<12}{''.join(f'{t:>7}' for t in times)}{'mean':>9}")
     for name, make in rows(args, case, best).items():
+        if not name.startswith(wanted):
+            continue
         begin = time.process_time()
         x = make()
         seconds = (time.process_time() - begin) / (args.times * args.truths)
@@ -270,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{args.truths} truths at {args.size} x {args.size}, {args.sensors} sensors with errors of {args.noise:g} at every "
         f"{args.every} of {args.times} times, {args.members} members; torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {platform.machine()}; EnKF: radius {best.radius:g}, inflation {best.inflation:g}"
+        f"{torch.get_num_threads()} threads, {platform.machine()}"
     )
 
 

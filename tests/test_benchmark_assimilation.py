@@ -111,8 +111,18 @@ def test_the_table(tmp_path, capsys):
         Model(net, FunctionSpaceSDE(noise, EDM(0.01, 10.0)), EDMScaling(1.0), **units).save_pretrained(tmp_path / name)
     assimilation.main([*SMALL, "--models", str(tmp_path)])
     out = capsys.readouterr().out
-    rows = ["free run", "next state", "EnKF, next state", "windows, alone", "windows, composed", "EnKF, solver"]
+    rows = [
+        "free run",
+        "next state, spectrum",
+        "next state",
+        "EnKF, next state",
+        "windows, alone",
+        "windows, composed",
+        "EnKF, solver",
+    ]
     assert re.findall(r"^(\S.*): [\d.]+ s$", out, flags=re.M) == rows
+    with pytest.raises(SystemExit, match="expected some of free run, next state"):
+        assimilation.main([*SMALL, "--models", str(tmp_path), "--rows", "none"])
     numbers = [[float(v) for v in line.split()[1:]] for line in out.splitlines() if line.startswith("  ")]
     assert len(numbers) == 4 * len(rows) and all(len(line) == 4 and all(map(math.isfinite, line)) for line in numbers)
 

@@ -82,7 +82,7 @@ def assimilate(
         [2, -1]
     """
     size, seeds, seen = _checked("assimilate", denoiser, observations, shape, seeds, states, method)
-    before = None if start is None else _start(denoiser, start, size[0], len(seeds))
+    before = None if start is None else _start("assimilate", denoiser, start, size[0], len(seeds))
     window, found = None, []
     for t in range(1, len(seen) + 1):
         first = max(0, t - states)  # the time before the window
@@ -126,7 +126,7 @@ def smooth(
         (torch.Size([3, 8, 1, 16]), 2)
     """
     size, seeds, seen = _checked("smooth", denoiser, observations, shape, seeds, None, method)
-    before = None if start is None else _start(denoiser, start, size[0], len(seeds))
+    before = None if start is None else _start("smooth", denoiser, start, size[0], len(seeds))
     window = _sampled(denoiser, seen, size, seeds, method, field=before, **options)
     return window.unflatten(1, (len(seen), size[0])).transpose(0, 1)
 
@@ -230,13 +230,13 @@ def _checked(
     return size, listed, list(observations)
 
 
-def _start(denoiser: Denoiser, start: Any, channels: int, members: int) -> Tensor:
+def _start(name: str, denoiser: Denoiser, start: Any, channels: int, members: int) -> Tensor:
     """The states at time 0."""
     start = as_floats(start, "start")
     denoiser.sde.domain.check_field(start)
     if start.shape[:2] != (members, channels):
         raise ValueError(
-            f"assimilate: expected start with {channels} channels for each of the {members} members, got {tuple(start.shape)}; "
+            f"{name}: expected start with {channels} channels for each of the {members} members, got {tuple(start.shape)}; "
             f"draw as many states."
         )
     check_finite(start=start)
