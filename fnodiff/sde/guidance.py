@@ -49,7 +49,7 @@ class ClassifierFree(Wrapper):
         if self.scale != 1 and denoiser.drop_condition == 0:
             warnings.warn(
                 "ClassifierFree: the model was trained without drop_condition, so that it knows no samples without a "
-                "condition; train it with DenoisingLoss(model, drop_condition=0.1).",
+                "condition; train it with DenoisingLoss(model, drop_condition=0.1), or --drop-condition 0.1.",
                 stacklevel=3,
             )
         self.drop = None if drop is None else (drop,) if isinstance(drop, str) else tuple(drop)
