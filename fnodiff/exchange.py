@@ -261,6 +261,11 @@ def to_deepinv(denoiser: Denoiser, *, zero_one: bool = True, **condition: Any) -
                 units.std if isinstance(units.std, float) else math.exp(sum(map(math.log, units.std)) / len(units.std))
             )
             level = on_device(in_double(torch.as_tensor(sigma)), x.device)
+            if level.numel() not in (1, len(x)) or not bool((level >= 0).all()):
+                raise ValueError(
+                    f"to_deepinv: expected sigma >= 0, one for all or for each of {len(x)} pictures, got {sigma}; give the "
+                    f"standard deviation of the noise."
+                )
             level = level.flatten().expand(len(x)) * half / spread
             level = level / math.sqrt(sde.noise.variance(tuple(x.shape[2:])))
             t = sde.schedule.time(level.clamp(min=1e-12)).nan_to_num(0.0).clamp(0, 1)

@@ -298,6 +298,8 @@ class Model(Denoiser):
         known: dict[str, Any] = {"training_shapes": [list(shape) for shape in self.training_shapes]}
         if self.condition_names:
             known["condition_names"] = list(self.condition_names)
+        if self.drop_condition is not None:
+            known["drop_condition"] = float(self.drop_condition)
         return checkpoint.write(Path(folder), self, known, dtype)
 
     @classmethod
@@ -348,6 +350,8 @@ class Model(Denoiser):
             )
         model.training_shapes = tuple(model.sde.domain.check_shape(shape) for shape in shapes)
         model.condition_names = tuple(map(str, known.get("condition_names", model.condition_names)))
+        dropped = known.get("drop_condition")
+        model.drop_condition = dropped if isinstance(dropped, int | float) else None
         checkpoint.load_tensors(model, folder / checkpoint.MODEL)
         return model.eval()
 

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from fnodiff import metrics
 from fnodiff.data import Fields
+from fnodiff.data.source import check_domain
 from fnodiff.domain import Domain, Shape
 from fnodiff.sde import Denoiser, Plan, Solver, sample
 from fnodiff.sde.denoiser import check_names, condition_rows
@@ -218,6 +219,8 @@ def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
         raise ValueError(
             "invariance_report: expected a denoiser that knows its channels, got one without; make it with channels=."
         )
+    if reference is not None:
+        check_domain("invariance_report", reference, denoiser.sde.domain)
     if reference is not None and reference.channels != channels:
         raise ValueError(
             f"invariance_report: expected true fields of {channels} channels, as the model's, got {reference.channels}; pass "

@@ -26,7 +26,15 @@ from fnodiff import (
     upscale,
 )
 from fnodiff.inverse import DPS, Masked, PiGDM
-from fnodiff.sde import Autoguided, EvenRho, GaussianDenoiser, Normalization, ReplaceModes, Stage, run
+from fnodiff.sde import Autoguided, EvenRho, GaussianDenoiser, Normalization, ReplaceModes, Stage, Wrapper, run
+
+
+class Narrow(Wrapper):
+    """A user's denoiser that loses an axis."""
+
+    def forward(self, x_t, t, **condition):
+        return self.denoiser(x_t, t, **condition)[..., :1]
+
 
 # What is wrong, what it says.
 CALLS = {
@@ -43,6 +51,10 @@ CALLS = {
     "channels that nobody knows": (
         lambda: draw(Model(torch.nn.Identity(), SDE, EDMScaling())),
         r"make it with channels=",
+    ),
+    "a denoiser that loses an axis": (
+        lambda: draw(Narrow(ORACLE)),
+        r"expected Narrow to return \(1, 1, 16, 16\).*16, 1\);",
     ),
     "a solver by name": (lambda: draw(solver="heun"), r"got 'heun'; a solver holds no denoiser"),
     "a class as the solver": (lambda: draw(solver=Heun), r"such as DPMSolver\(12\).*a solver holds no denoiser"),

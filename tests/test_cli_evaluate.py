@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from command import drawn, run
+from command import SMALL, drawn, run
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from fnodiff import Box, DPMSolver, Model, sample, sde
+from fnodiff import DFU, EDM, Box, DPMSolver, EDMScaling, FunctionSpaceSDE, Model, Torus, WhiteNoise, sample, sde
 from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.drawing import SampleFolder
 from fnodiff.cli.evaluate import beyond, usual_grids, usual_sizes
@@ -68,6 +68,13 @@ class Given:
 
     def __init__(self, fields):
         self.open = lambda path, domain: fields
+
+
+def test_a_report_on_lines_says_that_it_has_no_figure(tmp_path, capsys):
+    net, process = DFU.tiny(1, 1, domain=Torus(1), **SMALL), FunctionSpaceSDE(WhiteNoise(Torus(1), (8,)), EDM())
+    Model(net, process, EDMScaling()).save_pretrained(tmp_path / "line")
+    assert drawn("report", tmp_path / "line", "--shapes", 8, 12, "--samples", 2, "--out", tmp_path / "r.png") == 0
+    assert "no figure: " in capsys.readouterr().out and not (tmp_path / "r.png").exists()
 
 
 def test_report(room, tmp_path, capsys):

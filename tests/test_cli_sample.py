@@ -131,7 +131,7 @@ class TestSample:
         assert drawn("sample", tmp_path / "other", "--size", 16, "--seeds", 0, "--out", tmp_path / "out") == 2
         assert "got model" in capsys.readouterr().err
 
-    def test_classes_of_the_users_own(self, tmp_path, capsys, monkeypatch):
+    def test_classes_of_the_users_own(self, room, tmp_path, capsys, monkeypatch):
         code = "from dataclasses import dataclass\nfrom fnodiff import WhiteNoise\n\n"
         code += "@dataclass(frozen=True)\nclass Half(WhiteNoise):\n    def std(self, e):\n        return 0.5 * super().std(e)\n"
         (tmp_path / "own_noise.py").write_text(code)
@@ -148,6 +148,9 @@ class TestSample:
         assert drawn("sample", "model", *options, "c", "--classes-from", "own_noise") == 0
         files = [tmp_path / name / "16x16-seeds-0-0.h5" for name in "bc"]
         assert all(file.is_file() for file in files)
+        train = ["--shapes", 16, "--batch", 2, "--init", "model", "--out", "run", "--classes-from", "own_noise.py"]
+        for steps in (1, 2):
+            assert drawn("train", room / "pictures", *train, steps=steps) == 0
 
 
 class TestUpscale:

@@ -205,7 +205,13 @@ class TestKept:
         data = batches()
         model = Model.for_data(data, DFU.tiny, noise=WhiteNoise(Torus(2), (24, 24)), schedule=EDM())
         fit(model, data, 2, folder=tmp_path, logging=QUIET)
-        assert Model.from_pretrained(tmp_path).condition_names == NAMES
+        back = Model.from_pretrained(tmp_path)
+        assert back.condition_names == NAMES
+        with pytest.warns(UserWarning, match="trained without drop_condition"):
+            ClassifierFree(back, 2.0)
+        ClassifierFree(back, 1.0)
+        fit(back, data, 1, loss=DenoisingLoss(back, drop_condition=0.1), logging=QUIET)
+        ClassifierFree(back, 2.0)
 
     def test_a_file_keeps_numbers_and_names(self, tmp_path):
         source = batches().fields

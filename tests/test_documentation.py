@@ -19,8 +19,20 @@ from PIL import Image
 from torch import Tensor
 
 import fnodiff
-from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, sample
+from fnodiff import (
+    DFU,
+    EDM,
+    Box,
+    EDMScaling,
+    FunctionSpaceSDE,
+    GaussianRandomField,
+    Matern,
+    Model,
+    MultiResolution,
+    sample,
+)
 from fnodiff.cli.app import application
+from fnodiff.data import ArrayFields
 from fnodiff.sde import GaussianDenoiser, Solver
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +150,16 @@ def test_the_page_on_data_runs(pictures, capsys):
     printed = capsys.readouterr().out
     assert "12 samples, 1 channels, up to 17 x 32 Sphere(grid='equiangular') ('u',) ('m/s',)" in printed
     assert "('sample', 'channel', 'latitude', 'longitude')" in printed
+
+
+def test_a_network_of_a_users_own_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (text,) = [text for text in blocks("docs/conditions.md", "python") if "class MyNetwork" in text]
+    x = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    data = MultiResolution(ArrayFields(x, domain=Box(2)), Box(2), shapes=[16], batch_size=4)
+    names = {"Model": Model, "data": data}
+    exec(text.replace("model = Model.from", "back = Model.from"), names)
+    assert torch.equal(sample(names["back"], (24, 24), 0), sample(names["model"].eval(), (24, 24), 0))
 
 
 def test_the_installation_prints_what_it_says(capsys):

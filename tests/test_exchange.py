@@ -124,6 +124,14 @@ class TestDeepinv:
         torch.testing.assert_close(prior(x, sigma), (exact(2 * x - 1, t) + 1) / 2, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(prior(x, 0.2)[1:2], prior(x[1:2], torch.tensor(0.2)))
 
+    @pytest.mark.parametrize("sigma", [-1.0, float("nan"), torch.tensor([0.1, 0.2, 0.3])])
+    def test_levels_that_mean_nothing_are_refused(self, sigma):
+        pytest.importorskip("deepinv")
+        field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+        prior = to_deepinv(GaussianDenoiser(field, FunctionSpaceSDE(PixelNoise(Box(2)), EDM())))
+        with pytest.raises(ValueError, match="sigma >= 0, one for all or for each of 2 pictures, got "):
+            prior(torch.rand(2, 1, 8, 8), sigma)
+
     def test_there_and_back_is_the_same_denoiser(self):
         pytest.importorskip("deepinv")
         torch.manual_seed(0)

@@ -160,6 +160,7 @@ CALLS = {
         ),
         r"one domain for both",
     ),
+    "no samples": (lambda: ArrayFields(np.zeros((0, 1, 8, 8)), domain=BOX), r"with values, got \(0, 1, 8, 8\)"),
     "pictures on a line": (lambda: MultiResolution(arrays(BOX), Box(1), [8]), r"expected fields on Box\(dim=1"),
     "a shape for a domain": (lambda: MultiResolution(Drawn(2), (16, 16), [16]), r"pass such as Box\(2\)"),
     "points of no network": (

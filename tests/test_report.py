@@ -103,6 +103,7 @@ def test_one_dimension_and_its_figure(tmp_path):
         ({"samples": 1}, "two samples or more"),
         ({"samples": 250}, "twice as many"),
         ({"inception": True}, "images of 3 channels"),
+        ({"reference": ArrayFields(torch.zeros(8, 16, 16), domain=Box(2))}, "fields on Torus.*got ArrayFields on Box"),
     ],
 )
 def test_bad_input(options, message):

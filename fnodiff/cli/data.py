@@ -217,8 +217,10 @@ def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, lab
     import numpy as np
 
     from fnodiff.data import Part
+    from fnodiff.data.source import check_domain
 
     fields = arrays.open(path, domain)
+    check_domain("true fields", fields, domain)
     chosen = np.random.default_rng(0).permutation(len(fields)).tolist()
     if label is not None and label >= 0 and getattr(fields, "num_classes", 0):
         labels = fields.labels if hasattr(fields, "labels") else _labels(fields)  # pictures need not be opened

@@ -234,6 +234,8 @@ def report(
         out.parent.mkdir(parents=True, exist_ok=True)
         found.plot(out)
         print(f"figure: {out}")
+    else:
+        print(f"no figure: it is of fields in two dimensions, and these have {domain.dim}")
 
 
 def check_inception(asked: bool) -> None:

@@ -148,6 +148,7 @@ def train(
     data: str,
     *,
     init: Source | None = None,
+    classes_from: str | None = None,
     grids: GridOptions = GridOptions(),
     arrays: TrainingData = TrainingData(),
     domain: DomainOptions = DomainOptions(),
@@ -170,6 +171,7 @@ def train(
         data: A folder or zip of pictures, an .h5 of `fnodiff.data.write_fields`, a file of arrays, or files of The Well.
         init: Begin with this trained model instead of a new one: a folder of train, a name, or a hub id. Its network, noise,
             scaling and units stay; the grids may be others.
+        classes_from: A Python file or module, which is run, with classes that its config.json names.
     """
     import torch
 
@@ -188,15 +190,18 @@ def train(
     everything = {
         "--data": data,
         "--init": init,
+        "--classes-from": classes_from,
         **_flags(grids, arrays, domain, network, noise, scaling, optimizer, run, tracking),
     }
     source.fields = arrays.keep(source.fields, source.shapes, not general.quiet and main)  # all else is known to fit
     if going_on:
         _check_begun(run.out, _flags(network, noise, scaling))
-        model = fnodiff.Model.from_pretrained(run.out)
+        model = read_model(str(run.out), classes_from)
     else:
         torch.manual_seed(run.seed)
-        model = fnodiff.Model.for_data(source, network.make(), **chosen) if init is None else read_model(init, None)
+        model = (
+            fnodiff.Model.for_data(source, network.make(), **chosen) if init is None else read_model(init, classes_from)
+        )
         if main:
             _write_begun(run.out, {**everything, "--out": None, "--resume": None})
     if run.recompute:

@@ -113,12 +113,10 @@ def _read_field(
     path: Path, domain: Domain, finer: Shape, shape: Shape | None, x: Words | None, index: int
 ) -> tuple[Tensor, str]:
     """A field (C, *shape) of a file, and what it is."""
-    from fnodiff.data.source import own_domain, same_places
+    from fnodiff.data.source import check_domain
 
     fields = ArrayOptions(x=x).open(str(path), domain)
-    own = own_domain(fields) or domain
-    if not same_places(own, domain):
-        raise ValueError(f"expected fields on {domain}, as the model's, got {own} in {path}; name others.")
+    check_domain("upscale", fields, domain)
     if not 0 <= index < len(fields):
         raise ValueError(f"expected --index from 0 to {len(fields) - 1}, the samples of {path}, got {index}; name one.")
     grids = getattr(fields, "shapes", None) or [fields.shape]

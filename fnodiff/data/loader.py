@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from fnodiff.data.augmentation import Augmentation
-from fnodiff.data.source import Fields, _Source, check_ends, checked, epoch, own_domain, same_places, selected
+from fnodiff.data.source import Fields, _Source, check_domain, check_ends, checked, epoch, selected
 from fnodiff.domain import Domain, Shape
 from fnodiff.expected import at_least, kinds_checked
 
@@ -75,11 +75,7 @@ class MultiResolution(_Source, Dataset):
         super().__init__(fields)
         if not isinstance(domain, Domain):
             raise ValueError(f"MultiResolution: expected a domain, got {domain!r}; pass such as Box(2).")
-        own = own_domain(fields)
-        if own is not None and not same_places(own, domain):
-            raise ValueError(
-                f"MultiResolution: expected fields on {domain}, got {type(fields).__name__} on {own}; use one domain for both."
-            )
+        check_domain("MultiResolution", fields, domain)
         self.domain = domain
         self.shapes = [domain.check_shape(s) for s in ([shapes] if isinstance(shapes, Integral) else shapes)]
         self.weights = [1.0] * len(self.shapes) if weights is None else [float(w) for w in weights]

@@ -66,7 +66,9 @@ def layout(name: str, shape: Sequence[int], domain: Domain, channel_axis: int | 
     Of a known grid, as that of latitudes and longitudes, channels cannot be mistaken for it.
     """
     shape, dim = tuple(shape), domain.dim
-    if not dim + 1 <= len(shape) <= dim + 3 or 0 in shape:
+    if 0 in shape:
+        raise ValueError(f"ArrayFields: expected {name} with values, got {shape}; look at the selection, or the file.")
+    if not dim + 1 <= len(shape) <= dim + 3:
         raise ValueError(
             f"ArrayFields: expected {name} as real numbers (N, *grid), (N, C, *grid) or (N, T, C, *grid) with a grid of {dim} "
             f"axes, got {shape}; select what is meant, such as one frame, or pass the domain of its dimension."

@@ -120,6 +120,15 @@ def own_domain(fields: Fields) -> Domain | None:
     return own_domain(inner) if own is None and inner is not None else own if isinstance(own, Domain) else None
 
 
+def check_domain(owner: str, fields: Fields, domain: Domain) -> None:
+    """Raise a ValueError if a source says that its fields are functions on a domain of other places."""
+    own = own_domain(fields)
+    if own is not None and not same_places(own, domain):
+        raise ValueError(
+            f"{owner}: expected fields on {domain}, got {type(fields).__name__} on {own}; use one domain for both."
+        )
+
+
 def same_places(one: Domain, other: Domain) -> bool:
     """Whether grids on two domains have their points at the same places, up to the lengths of the sides."""
     if one.dim != other.dim:

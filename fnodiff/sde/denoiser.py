@@ -52,6 +52,7 @@ class Denoiser(nn.Module, abc.ABC):
     Attributes:
         training_shapes: Spatial shapes that it was trained on; empty if it was not.
         condition_names: Of the numbers that condition a sample, such as ("viscosity",); empty if there are none.
+        drop_condition: How often `fit` left conditions out, if it is known: guidance wants more than 0.
         sigma_data: Standard deviation of the normalised data, if it is known.
         one_grid: Whether runs should by default stay on the samples' own grid, as those that heed an observation do.
     """
@@ -99,6 +100,7 @@ class Denoiser(nn.Module, abc.ABC):
         )
         self.training_shapes: tuple[Shape, ...] = ()
         self.condition_names: tuple[str, ...] = ()
+        self.drop_condition: float | None = None
 
     @abc.abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
@@ -195,6 +197,10 @@ class Wrapper(Denoiser):
     @property
     def condition_names(self) -> tuple[str, ...]:
         return self.denoiser.condition_names
+
+    @property
+    def drop_condition(self) -> float | None:
+        return self.denoiser.drop_condition
 
     @property
     def sigma_data(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,9 @@ class ClassifierFree(Wrapper):
         drop: What the guidance is about: these conditions are left out of the second evaluation, and others, if any, are
             given in both. By default all.
 
+    Warns:
+        UserWarning: If the model remembers that `fit` trained it without.
+
     Source: Ho, Salimans (2022), Classifier-free diffusion guidance.
 
     Examples:
@@ -42,6 +46,12 @@ class ClassifierFree(Wrapper):
     def __init__(self, denoiser: Denoiser, scale: float, drop: Sequence[str] | str | None = None) -> None:
         super().__init__(denoiser)
         self.scale = float(scale)
+        if self.scale != 1 and denoiser.drop_condition == 0:
+            warnings.warn(
+                "ClassifierFree: the model was trained without drop_condition, so that it knows no samples without a "
+                "condition; train it with DenoisingLoss(model, drop_condition=0.1), or --drop-condition 0.1.",
+                stacklevel=3,
+            )
         self.drop = None if drop is None else (drop,) if isinstance(drop, str) else tuple(drop)
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:

@@ -149,6 +149,11 @@ def _through(
         y = x / sde.marginal(x, last)[0]
         if number == len(stages) - 1 or stages[number + 1].held is not None:
             sample = inner(x, last)
+            if sample.shape != x.shape:  # what torch has stretched in the solver's steps
+                raise ValueError(
+                    f"run: expected {type(denoiser).__name__} to return {tuple(x.shape)}, as it was given, got "
+                    f"{tuple(sample.shape)}; mend its channels or its padding."
+                )
     return sample
 
 

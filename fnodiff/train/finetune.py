@@ -50,10 +50,15 @@ def freeze(
         for name, group in network.parameter_groups().items()
     }
     known = {level for level, _ in groups.values()}
-    if not groups or not set(levels or ()) <= known or not set(parts or ()) <= set(PARTS):
+    if not groups:
         raise ValueError(
-            f"freeze: expected a model with a DFU in it, levels among {sorted(known - {None})} and None, and parts among "
-            f"{PARTS}, got {levels} and {parts}; leave out what should be all of them."
+            f"freeze: expected a model with a DFU in it, got {type(getattr(model, 'network', model)).__name__}; go on with "
+            f"it by fit, or `fnodiff train --init`."
+        )
+    if not set(levels or ()) <= known or not set(parts or ()) <= set(PARTS):
+        raise ValueError(
+            f"freeze: expected levels among {sorted(known - {None})} and None, and parts among {PARTS}, got {levels} and "
+            f"{parts}; leave out what should be all of them."
         )
     frozen = [
         name

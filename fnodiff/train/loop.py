@@ -117,6 +117,7 @@ def fit(
         checkpoint.describe(model)  # what cannot be saved is known before it is trained
         check_writable(Path(folder))
     model.training_shapes = data.native_shapes
+    model.drop_condition = max(model.drop_condition or 0.0, getattr(loss, "drop_condition", 0.0))
 
     model.train()
     average = MovingAverage(model, accelerator.device)

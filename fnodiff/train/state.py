@@ -60,6 +60,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.replace_file(folder / STATE, lambda new: torch.save(state, new))
     ema.training_shapes, ema.condition_names = model.training_shapes, model.condition_names
+    ema.drop_condition = model.drop_condition
     ema.save_pretrained(folder)
 
 
