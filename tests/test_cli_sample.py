@@ -183,9 +183,11 @@ class TestUpscale:
         found = SampleFolder(tmp_path / "out", "hdf5").load((32, 32), [0, 1])
         expected = upscale(Model.from_pretrained(models / "fields"), x[2], 32, [0, 1], solver=DPMSolver(3))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
-        np.savez(tmp_path / "f.npz", u=x.numpy(), other=np.zeros(2))
+        np.savez(tmp_path / "f.npz", u=x.movedim(1, -1).numpy(), other=np.zeros(2))
         options[-1] = tmp_path / "arrays"
-        assert drawn("upscale", models / "fields", tmp_path / "f.npz", "--x", "u", *options) == 0
+        assert (
+            drawn("upscale", models / "fields", tmp_path / "f.npz", "--x", "u", "--channel-axis", "-1", *options) == 0
+        )
         torch.testing.assert_close(SampleFolder(options[-1], "hdf5").load((32, 32), [0, 1]), found)
 
     @pytest.mark.parametrize(

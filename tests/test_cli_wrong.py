@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -66,7 +67,9 @@ WRONG = {
     ),
     "axes of another file": ("train {h5} --dim 3 --shapes 8 --steps 1", "expected 2 axes and lengths"),
     "sides of another file": ("train {h5} --lengths 1 --shapes 8 --steps 1", "got 1; omit --lengths"),
+    "an .h5 of other arrays": ("train {plain}.h5 --domain box --shapes 8 --steps 1", "other arrays, name --x"),
     "a cube or channels": ("train {arrays} --x cube --domain torus --shapes 8 --steps 1", "say --dim 3 or --dim 2"),
+    "lines of three channels": ("train {arrays} --x lines --domain box --shapes 8 --steps 1", "say --dim 1 or --dim 2"),
     "a cube of one channel": ("train {arrays} --x cubes --domain box --shapes 8 --steps 1", "say --dim 3 or --dim 2"),
     "no file of options": ("train {pictures} --config nowhere.toml", "which is no file"),
     "no TOML": ("train {pictures} --config {file}", "expected a TOML file"),
@@ -148,8 +151,10 @@ def places(room, models, tmp_path_factory):
     tables["type"] = '[train]\nsteps = "many"\n'
     for name, text in tables.items():
         (folder / name).write_text(text)
-    shapes = {"u": (4, 1, 8, 8), "v2": (4, 1, 8, 8), "cube": (1, 8, 8, 8), "cubes": (1, 1, 8, 8, 8)}
+    shapes = {"u": (4, 1, 8, 8), "v2": (4, 1, 8, 8), "cube": (1, 8, 8, 8), "cubes": (1, 1, 8, 8, 8), "lines": (4, 3, 8)}
     np.savez(folder / "arrays.npz", **{name: np.zeros(shape) for name, shape in shapes.items()})
+    with h5py.File(folder / "plain.h5", "w") as file:
+        file["u"] = np.zeros((4, 8, 8))
     about = {"source": "here", "licence": "none", "grid": "cell averages"}
     source = ArrayFields(torch.randn(8, 1, 16, 16), domain=Box(2))
     write_fields(folder / "f.h5", source, [(16, 16)], attributes=about, dtype="float32", progress=False)
@@ -164,7 +169,7 @@ def places(room, models, tmp_path_factory):
     (room / "run" / "samples").mkdir()
     (room / "run" / "samples" / "sampling.json").write_text("text")
     (folder / "bytes.csv").write_bytes(bytes(range(128, 256)))
-    made = {name: folder / name for name in ("empty", "broken", "file", "one", "bytes", *tables)}
+    made = {name: folder / name for name in ("empty", "broken", "file", "one", "bytes", "plain", *tables)}
     made |= {name: folder / name for name in ("listed", "emptied", "texts", "begun")}
     made |= {name: models / name for name in ("images", "fields", "classes", "conditioned")}
     made |= {

@@ -155,6 +155,20 @@ def test_a_trained_model_keeps_its_weights_and_its_function(kind, tmp_path):
     torch.testing.assert_close(back.network(x, torch.zeros(3)), expected, rtol=1e-4, atol=1e-5)
 
 
+class Small(FNO):
+    """A user's, of arguments of its own."""
+
+    def __init__(self, width):
+        super().__init__(n_modes=(6, 6), in_channels=1, out_channels=1, hidden_channels=width, n_layers=1)
+
+
+def test_a_class_of_other_arguments_is_read_again(tmp_path):
+    model = Model(Small(8), FunctionSpaceSDE(WhiteNoise(Box(2), (12, 16)), EDM()), EDMScaling()).eval()
+    back = Model.from_pretrained(model.save_pretrained(tmp_path), classes=[Small])
+    x, t = torch.randn(2, 1, 12, 16), torch.tensor([0.3, 0.9])
+    assert torch.equal(back(x, t), model(x, t))
+
+
 @pytest.mark.parametrize(
     ("domain", "boundary", "limit"),
     [
@@ -194,6 +208,8 @@ WRONG = {
     ),
     "modes of another dimension": (lambda: NeuralOperator(FNO, 1, 1, n_modes=(4,), hidden_channels=4), "one number per axis"),
     "unknown arguments": (lambda: NeuralOperator(FNO, 1, 1, n_modes=(4, 4), width=4), "see neuralop.models.FNO"),
+    "arguments of a user's class": (lambda: NeuralOperator(Small, 1, 1, height=4), "see test_neural_operator.Small"),
+    "channels of a user's class": (lambda: NeuralOperator(Small, 2, 1, width=4), "take 2 channels and give 1, got 1 and 1"),
     "a Fourier operator on a sphere": (
         lambda: NeuralOperator(FNO, 1, 1, n_modes=(4, 4), hidden_channels=4, domain=Sphere()),
         "expected SFNO on a Sphere",

@@ -37,7 +37,7 @@ class ArrayOptions:
 
         Pictures are to fill the grid `smallest`.
         """
-        from fnodiff.data import ArrayFields, HDF5Fields, ImageFolder, from_well
+        from fnodiff.data import ArrayFields, ImageFolder, from_well
         from fnodiff.data.opened import labelled
 
         kind = self.kind(path)
@@ -63,7 +63,7 @@ class ArrayOptions:
                 got = f"{path}, which holds {kind}; leave it out, or of an .h5 with other arrays name --x too"
                 raise ValueError(f"expected a file of arrays with {flag(next(iter(named)))}, got {got}.")
             if kind == "fields":
-                return HDF5Fields(path)
+                return _hdf5(path)
             error = "skip" if self.skip else "raise"
             try:
                 return ImageFolder(path, channels=int(self.channels or 3), smallest=smallest, on_error=error)
@@ -149,7 +149,6 @@ class DomainOptions:
 
     def make(self, path: str, arrays: ArrayOptions) -> Domain | None:
         """The domain of the data at this path; None if only their latitudes will say."""
-        from fnodiff.data import HDF5Fields
         from fnodiff.data.files import list_arrays
 
         if self.domain in ("sphere", "sphere-equiangular", "sphere-cell-centred"):
@@ -175,7 +174,7 @@ class DomainOptions:
             return None
         dim = 2
         if kind == "fields":
-            fields = HDF5Fields(path)
+            fields = _hdf5(path)
             dim = len(fields.shapes[0])
             if self.domain is None and fields.domain is not None:
                 if sides:
@@ -187,10 +186,12 @@ class DomainOptions:
             found = list_arrays(path)
             shape = found.get(next(iter(arrays.x or found), ""), ())
             dim = 1 if len(shape) == 2 else 2
-            if not sides and len(factors) == 1 and (len(shape) > 4 or (len(shape) == 4 and len({*shape[1:]}) == 1)):
+            bodies = len(shape) > 4 or (len(shape) == 4 and len({*shape[1:]}) == 1)
+            lines = len(shape) == 3 and shape[1] < 4  # which is no grid to train on
+            if not sides and len(factors) == 1 and (bodies or lines):
                 raise ValueError(
-                    f"expected --dim with an array {shape}, which may be fields of 3 dimensions, or of 2 and channels, got "
-                    f"none; say --dim 3 or --dim 2."
+                    f"expected --dim with an array {shape}, whose axes may be a grid's or channels, got none; say --dim "
+                    f"{3 if bodies else 1} or --dim 2."
                 )
         if len(factors) > 1:
             return self._by_axis(factors)
@@ -210,6 +211,16 @@ class DomainOptions:
         if len(set(kinds)) == 1:
             return kinds[0](len(kinds), lengths)
         return fnodiff.Product([kind(1, (length,)) for kind, length in zip(kinds, lengths, strict=True)])
+
+
+def _hdf5(path: str) -> Fields:
+    """The fields of an .h5; ValueError that says how other arrays in it are named."""
+    from fnodiff.data import HDF5Fields
+
+    try:
+        return HDF5Fields(path)
+    except ValueError as problem:
+        raise ValueError(f"{problem} If it holds other arrays, name --x.") from problem
 
 
 def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, label: int | None) -> Fields:

@@ -30,6 +30,7 @@ def upscale(
     out: Path = Path("upscaled"),
     start: Annotated[str | None, Parameter(name="--from")] = None,
     x: Words | None = None,
+    channel_axis: Literal["1", "-1"] | None = None,
     index: Whole = 0,
     format: Literal["png", "hdf5"] | None = None,
     reading: ModelOptions = ModelOptions(),
@@ -51,6 +52,7 @@ def upscale(
         out: Folder of the pictures.
         start: Average to this grid first, 32 or 24x32. By default a picture's pixels, or a file's finest coarser grid.
         x: Name of the array of samples, of a file with several; several names are channels.
+        channel_axis: Where an array has its channels: after the samples, or last.
         index: Of the field in a file, from 0.
         format: By default png for pictures, in colour or grey, hdf5 for other fields.
     """
@@ -66,7 +68,7 @@ def upscale(
     if len({tuple(n / max(shape) for n in shape) for shape in shapes}) > 1:
         raise ValueError(f"expected sizes of the same proportions, got {' '.join(size)}; upscale to each by itself.")
     if picture.suffix.lower() in SUFFIXES:
-        low, said = _read_field(picture, domain, shapes[0], small, x, index)
+        low, said = _read_field(picture, domain, shapes[0], small, ArrayOptions(x=x, channel_axis=channel_axis), index)
     else:
         low, said = _read_picture(picture, domain, shapes[0], small, 1 if channels == 1 else 3)
     if low.shape[0] != channels:
@@ -110,12 +112,12 @@ def _read_picture(
 
 
 def _read_field(
-    path: Path, domain: Domain, finer: Shape, shape: Shape | None, x: Words | None, index: int
+    path: Path, domain: Domain, finer: Shape, shape: Shape | None, arrays: ArrayOptions, index: int
 ) -> tuple[Tensor, str]:
     """A field (C, *shape) of a file, and what it is."""
     from fnodiff.data.source import check_domain
 
-    fields = ArrayOptions(x=x).open(str(path), domain)
+    fields = arrays.open(str(path), domain)
     check_domain("upscale", fields, domain)
     if not 0 <= index < len(fields):
         raise ValueError(f"expected --index from 0 to {len(fields) - 1}, the samples of {path}, got {index}; name one.")

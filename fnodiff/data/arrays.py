@@ -339,7 +339,9 @@ class ArrayFields:
     def _coarser(self, name: str, values: Tensor, shape: Shape) -> Shape:
         shape, stored = self.domain.check_shape(shape), tuple(values.shape[2:])
         if any(n > m for n, m in zip(shape, stored, strict=True)):
-            raise ValueError(f"ArrayFields: expected a grid no finer than {stored}, that of {name}, got {shape}.")
+            raise ValueError(
+                f"ArrayFields: expected a grid no finer than {stored}, that of {name}, got {shape}; take a coarser one."
+            )
         return shape
 
 

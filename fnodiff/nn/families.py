@@ -244,6 +244,27 @@ def arguments_of(operator: nn.Module) -> dict[str, Any]:
     }
 
 
+def makes_itself(kind: type[nn.Module]) -> bool:
+    """Whether a class has arguments of its own, and none for channels."""
+    parameters = inspect.signature(kind.__init__).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return not kind.__module__.startswith("neuralop.") and not anything and "in_channels" not in parameters
+
+
+def made_by_itself(
+    kind: type[nn.Module], inputs: int, outputs: int, domain: Domain, options: dict[str, Any]
+) -> nn.Module:
+    """A model of such a class, which has to have these channels."""
+    made = _construct(kind, domain, options, "n_modes")
+    got = tuple(getattr(made, name, wanted) for name, wanted in (("in_channels", inputs), ("out_channels", outputs)))
+    if got != (inputs, outputs):
+        raise ValueError(
+            f"NeuralOperator: expected {kind.__name__} to take {inputs} channels and give {outputs}, got {got[0]} and "
+            f"{got[1]}; let its __init__ take in_channels and out_channels."
+        )
+    return made
+
+
 def _construct(
     kind: type[nn.Module], domain: Domain, options: dict[str, Any], modes: str, **channels: int
 ) -> nn.Module:
@@ -259,5 +280,5 @@ def _construct(
     except (TypeError, AssertionError, KeyError) as error:
         raise ValueError(
             f"NeuralOperator: expected arguments of {kind.__name__}, got {sorted(options)} ({type(error).__name__}: {error}); "
-            f"see neuralop.models.{kind.__name__}."
+            f"see {kind.__module__.removesuffix(f'.{kind.__name__.lower()}')}.{kind.__name__}."
         ) from error

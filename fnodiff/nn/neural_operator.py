@@ -31,7 +31,7 @@ from fnodiff.domain import Box, Domain, Shape, Sphere
 from fnodiff.nn.conditions import Conditioned
 from fnodiff.nn.cosine import KERNELS
 from fnodiff.nn.exact import made_exact
-from fnodiff.nn.families import Modulation, arguments_of, family_of
+from fnodiff.nn.families import Modulation, arguments_of, family_of, made_by_itself, makes_itself
 
 
 class NeuralOperator(Conditioned):
@@ -124,7 +124,9 @@ class NeuralOperator(Conditioned):
         if boundary != "periodic":
             self._options["boundary"] = boundary
         inputs = in_channels + condition_channels
-        if not made:
+        if not made and makes_itself(kind):
+            operator = made_by_itself(kind, inputs, out_channels, domain, copy.deepcopy(options))
+        elif not made:
             operator = family.make(kind, inputs, out_channels, domain, self.reference, copy.deepcopy(options))
         made_exact(operator, domain, boundary)
         self._make_embeddings(embedding_channels // 2, embedding_channels)
