@@ -213,8 +213,8 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=10, help="of the solver")
     add("--iterations", type=int, default=6, help="of MomentMatching")
     add("--rows", nargs="+", help="some of the rows, by their names or how these begin")
-    add("--radii", type=float, nargs="+", default=[0.1, 0.2, 0.35], help="of the localisation")
-    add("--inflations", type=float, nargs="+", default=[1.0, 1.05, 1.15])
+    add("--radii", type=float, nargs="+", default=[0.15, 0.2, 0.3], help="of the localisation")
+    add("--inflations", type=float, nargs="+", default=[1.0, 1.15, 1.3, 1.5])
     add("--seed", type=int, default=100)
     args = parser.parse_args(argv)
     if args.train and args.models == SHIPPED:
