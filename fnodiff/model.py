@@ -314,8 +314,7 @@ class Model(Denoiser):
             classes: Your own classes that config.json may name, beside fnodiff's.
             revision: Of the hub's repository.
 
-        Returns:
-            The model on the CPU, in evaluation mode.
+        Returns: The model on the CPU, in evaluation mode.
 
         Raises:
             ValueError: If files are missing or broken, config.json names a class that is not allowed or arguments that it does
@@ -326,8 +325,7 @@ class Model(Denoiser):
             >>> from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, WhiteNoise
             >>> sde = FunctionSpaceSDE(WhiteNoise(Box(2), (16, 16)), EDM())
             >>> folder = tempfile.TemporaryDirectory()
-            >>> Model(DFU.tiny(1, 1), sde, EDMScaling()).save_pretrained(folder.name).is_dir()
-            True
+            >>> path = Model(DFU.tiny(1, 1), sde, EDMScaling()).save_pretrained(folder.name)
             >>> Model.from_pretrained(folder.name).sde == sde
             True
         """
@@ -350,8 +348,7 @@ class Model(Denoiser):
             )
         model.training_shapes = tuple(model.sde.domain.check_shape(shape) for shape in shapes)
         model.condition_names = tuple(map(str, known.get("condition_names", model.condition_names)))
-        dropped = known.get("drop_condition")
-        model.drop_condition = dropped if isinstance(dropped, int | float) else None
+        model.drop_condition = d if isinstance(d := known.get("drop_condition"), int | float) else None
         checkpoint.load_tensors(model, folder / checkpoint.MODEL)
         return model.eval()
 

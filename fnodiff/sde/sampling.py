@@ -30,7 +30,7 @@ from fnodiff.sde.replace import ReplaceCells, ReplaceModes
 from fnodiff.sde.solvers import Solver
 from fnodiff.sde.solvers.base import Fresh
 from fnodiff.sde.stages import Plan, Stage, describe, emerged, on_cells, share
-from fnodiff.sde.usual import default_plan, default_solver
+from fnodiff.sde.usual import checked_solver, default_plan, default_solver
 
 Hold = Callable[[Denoiser, Tensor], Denoiser]
 """(denoiser, low modes (B, C, *small), normalised) -> a denoiser that holds them, such as `ReplaceModes`."""
@@ -379,13 +379,6 @@ def check_denoiser(denoiser: Denoiser, plan: Plan | None) -> None:
         )
     if plan is not None and not isinstance(plan, Plan):
         raise ValueError(f"expected a plan, got {plan!r}; pass such as Progressive([(16, 16)]).")
-
-
-def checked_solver(solver: Solver) -> Solver:
-    """The solver; ValueError if it is none."""
-    if not isinstance(solver, Solver):
-        raise ValueError(f"expected a solver such as DPMSolver(12), got {solver!r}; a solver holds no denoiser.")
-    return solver
 
 
 def seed_list(seeds: Sequence[int] | int) -> list[int]:

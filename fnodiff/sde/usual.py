@@ -6,7 +6,7 @@ import math
 
 from fnodiff.domain import Shape
 from fnodiff.sde.denoiser import Denoiser
-from fnodiff.sde.solvers import DPMSolver
+from fnodiff.sde.solvers import DPMSolver, Solver
 from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive
 
 
@@ -33,3 +33,10 @@ def default_solver(denoiser: Denoiser, *, upscaling: bool = False) -> DPMSolver:
         return DPMSolver(12)
     pictures = denoiser.cell_averages and denoiser.training_shapes and not denoiser.one_grid
     return DPMSolver(12, eta=1.0) if pictures else DPMSolver(36)
+
+
+def checked_solver(solver: Solver) -> Solver:
+    """The solver; ValueError if it is none."""
+    if not isinstance(solver, Solver):
+        raise ValueError(f"expected a solver such as DPMSolver(12), got {solver!r}; a solver holds no denoiser.")
+    return solver
