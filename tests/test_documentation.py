@@ -51,6 +51,7 @@ SMALLER = {
     "range(4)": "range(1)",
     "range(8)": "range(2)",
     "(64, 64)": "(33, 33)",
+    "(96, 96)": "(49, 49)",
     "(128, 128)": "(33, 33)",
     "progress=True": "progress=False",
 }
@@ -107,7 +108,7 @@ def test_the_ten_lines_run(pictures):
     first, text = blocks("README.md", "python")
     seen: dict[str, object] = {}
     exec(smaller(first), seen)
-    assert seen["x"].shape == (2, 3, 33, 33)
+    assert seen["x"].shape == (2, 3, 49, 49)
     seen = {"photograph": torch.zeros(3, 32, 32), "points": torch.full((2, 1), 0.3), "values": torch.ones(3, 1)}
     exec(smaller(text), seen)
     assert seen["x"].shape == (2, 3, 33, 33) and seen["big"].shape == (1, 3, 33, 33)
