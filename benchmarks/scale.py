@@ -348,6 +348,8 @@ def main() -> None:
     )
     if args.dry:
         return
+    for size in {n for row in trained for n in row.sizes}:
+        study.drawings.batch([0], (size, size))  # a grid that is missing is named before anything is trained
     args.out.mkdir(parents=True, exist_ok=True)
     kept, options = (
         args.out / "options.json",

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from benchmarks import attributes, evaluations, loading, memorisation, scale
 from benchmarks.drawings import Drawings
 from fnodiff import Cascade, Direct, Progressive
+from fnodiff.data import Augmentation
 from fnodiff.sde import Autoguided, noise_law, noise_levels
 
 FEW = [
@@ -140,6 +141,30 @@ def test_rows_go_by_way_of_the_training_grids(how, size, plan):
 def test_the_row_says_what_a_cascade_keeps():
     rows = [row for row in scale.ROWS if row.sampling == "cascade" and row.guide is None]
     assert [scale.plan(row, 64).keep for row in rows] == [None, 1.0, None]
+
+
+def test_a_grid_that_is_missing_is_named_before_anything_is_trained(files, tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="--resolutions 64"):
+        printed(
+            monkeypatch,
+            capsys,
+            scale,
+            *FEW,
+            *files,
+            "--out",
+            tmp_path,
+            "--quiet",
+            "--only",
+            "+ fixed levels",
+            scale.ROWS[-1].name,
+        )
+    assert not any(tmp_path.iterdir())
+
+
+def test_augmented_rows_train_on_numbered_maps(study):
+    row = scale.named("+ augmentation")
+    (study.folder(row, 0) / "plan.json").write_text(json.dumps({"steps": 1}))
+    assert study.model(row, 0).network.config["augmentation_numbers"] == Augmentation().count(scale.DOMAIN)
 
 
 def test_what_an_older_row_left_is_not_taken(study):
