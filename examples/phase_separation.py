@@ -47,7 +47,7 @@ mixtures = partial(CahnHilliard, width=width, time=0.035, dt=width**2 / 2, keep=
 # %%
 # The law is the same for every shift and turn of the cube, and for both liquids: each solution stands for 32 samples. EDM's
 # scaling counts errors by their energy, which is in large waves; `SpectralScaling` counts all modes alike, and most are hardly
-# there. The noise is nearly as large at a point of 48 as of 24: with white noise the fields differ.
+# there. The noise is smooth enough to be nearly as large at a point of 48 as of 24.
 
 
 def symmetry(seed: int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from fnodiff import DFU, Box, Torus
-from fnodiff.nn import CosineConv, DualConv, SpectralConv
+from fnodiff.nn import CosineConv, DualConv, SpectralConv, cosine, local, spectral
 
 PAIRS = {
     1: [((9,), (16,)), ((16,), (9,)), ((12,), (12,))],
@@ -17,6 +18,11 @@ PAIRS = {
     3: [((6, 7, 8),) * 2],
 }
 CASES = [(dim, a, b) for dim, pairs in PAIRS.items() for a, b in pairs]
+
+
+@pytest.mark.parametrize("function", [cosine._Product, local._Replicated, spectral._SpectralProduct])
+def test_torch_need_not_work_out_a_signature_at_each_call(function):
+    assert inspect.signature(function.forward) is inspect.signature(function.forward)
 
 
 def waves(counts, shape, odd):

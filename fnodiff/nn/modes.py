@@ -168,7 +168,7 @@ def up(c: Tensor, matrices: Matrices, shape: Shape) -> Tensor:
 
 
 def signed(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """Keep the signature of `forward`, which torch works out at each call: a step of a small batch takes 1% to 3% less."""
+    """Keep the signature of `forward`: torch asks for it at each call, and would work it out anew."""
     forward: Any = function.forward
     forward.__signature__ = inspect.signature(forward)
     return function
