@@ -210,8 +210,12 @@ class TestKept:
         with pytest.warns(UserWarning, match="trained without drop_condition"):
             ClassifierFree(back, 2.0)
         ClassifierFree(back, 1.0)
+        with pytest.warns(UserWarning, match="left out, and the model was trained without drop_condition"):
+            condition_rows(back, {"condition": {"viscosity": 0.001}}, 3)
+        condition_rows(back, {"condition": {"viscosity": 0.001, "lead time": 6}}, 3)
         fit(back, data, 1, loss=DenoisingLoss(back, drop_condition=0.1), logging=QUIET)
         ClassifierFree(back, 2.0)
+        condition_rows(back, {"condition": {"viscosity": 0.001}}, 3)
 
     def test_a_file_keeps_numbers_and_names(self, tmp_path):
         source = batches().fields

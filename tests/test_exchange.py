@@ -79,6 +79,8 @@ class TestAzula:
 
         torch.manual_seed(0)
         theirs = azula.denoise.KarrasDenoiser(Backbone(), getattr(azula.noise, name)()).eval()
+        with pytest.raises(ValueError, match=r"AzulaDenoiser: expected channels of 1 or more, got 0; pass"):
+            AzulaDenoiser(theirs, channels=0)
         ours = AzulaDenoiser(theirs, channels=1)
         start = ours.sde.prior((2, 1, 16, 16), generator=seeds(2))
         times = torch.linspace(1, 0, 9, dtype=torch.float64)

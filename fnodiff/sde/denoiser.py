@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -78,6 +79,10 @@ class Denoiser(nn.Module, abc.ABC):
         if spectrum is not None and (not callable(spectrum) or isinstance(spectrum, type)):
             raise ValueError(
                 f"{type(self).__name__}: expected a spectrum, got {spectrum!r}; pass fit_spectrum(fields, domain)."
+            )
+        if channels is not None and (not isinstance(channels, int) or channels < 1):
+            raise ValueError(
+                f"{type(self).__name__}: expected channels of 1 or more, got {channels!r}; pass how many a field has."
             )
         units = [normalization, *dict(condition_normalization or {}).values()]
         if not all(unit is None or isinstance(unit, Normalization) for unit in units):
@@ -294,9 +299,16 @@ def condition_rows(denoiser: Denoiser, condition: Mapping[str, Any], count: int)
             )
         out[name] = rows.expand(count, *rows.shape[1:])
     check_finite(**{name: value for name, value in out.items() if name != "condition"})
-    if "condition" in out and bool(out["condition"].isinf().any()):
+    numbers = out.get("condition")
+    if numbers is not None and bool(numbers.isinf().any()):
         raise NotFinite(
             "expected numbers in condition, or NaN for one that is not given, got infinite ones; mend them."
+        )
+    if numbers is not None and denoiser.drop_condition == 0 and bool(numbers.isnan().any()):
+        warnings.warn(
+            "a number of condition is left out, and the model was trained without drop_condition: it knows no samples without "
+            "it; give all of them, or train with DenoisingLoss(model, drop_condition=0.1), or --drop-condition 0.1.",
+            stacklevel=3,
         )
     return out
 
