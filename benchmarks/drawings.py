@@ -72,6 +72,11 @@ class Drawings:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def drawings(self) -> bool:
+        """Whether they are drawn portraits, which `benchmarks.attributes` reads, rather than other pictures."""
+        return self.file is None or "pictures" in self.file.attributes
+
     def has(self, shape: tuple[int, ...]) -> bool:
         """Whether they are on this grid, without averages of averages."""
         return self.file is None or shape in self.file.shapes

@@ -1,17 +1,18 @@
 """Above the training resolution: what each ingredient gives, from the paper's setting to ours.
 
-Every row is trained for the same processor time on drawn portraits of 16, 24 and 32 pixels, with the same seeds, and sampled
-at 16 to 128, from half to four times its largest size. The row "trained at 64 alone" has what the others never see. Mixed
-fine-tuning starts from the paper's row and takes a quarter more, and a model that guides another takes a sixth more.
+Every row is trained for the same processor time on pictures of 16, 24 and 32 pixels, drawn portraits or others, with the same
+seeds, and sampled at 16 to 128, from half to four times its largest size. The row "trained at 64 alone" has what the others
+never see. Mixed fine-tuning starts from the paper's row and takes a quarter more, and a model that guides another a sixth.
 `benchmarks.drawings` says where the portraits come from.
-Distances, against as many true portraits of that size, are
+Distances, against as many true pictures of that size, are
 
-    features   of a small network that reads what the portraits show (`benchmarks.attributes`);
+    features   of a small network that reads what drawn portraits show (`benchmarks.attributes`); of other pictures none;
     high band  of patches of the detail that 32 pixels cannot hold, by the true detail's energy; and the ratio of energies;
     patches    of 7 x 7 pixels;
     global     of images averaged to 8 x 8;
 
-and each size has rows of other true portraits and, above 32, of our samples at 32, upsampled. One command prints all::
+and each size has rows of other true pictures and, above 32, of our samples at 32, upsampled. The last table says how many
+times as far as ours each row is, with the distances of other true pictures taken off or not. One command prints all::
 
     python datasets/portraits.py portraits.h5 --count 8192 --resolutions 16 24 32 64
     FILES="--data portraits.h5 --test portraits-test.h5"
@@ -20,8 +21,8 @@ and each size has rows of other true portraits and, above 32, of our samples at 
 
 Models and samples stay in --out, by row and seed: a row that is there is not trained again, and other options want another
 --out. Several may run at a time (`--only ROW`), each on its own thread, but for rows that start from one another; what
-counts is processor time. Rows of options that lost (octaves that count alike, half of the kernels at fixed places) are in
-commit 62f379b.
+counts is processor time. `--kept` prints what is there, whichever rows, seeds and sizes that is. Rows of options that lost
+(octaves that count alike, half of the kernels at fixed places) are in commit 62f379b.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from benchmarks import attributes
 from benchmarks.drawings import Drawings, add_files
 from benchmarks.scale_figures import draw_curves, draw_grid
+from benchmarks.scale_measures import FLOOR, SEED, compare, measure, upsampled
 from fnodiff import (
     DFU,
     EDM,
@@ -58,7 +59,6 @@ from fnodiff import (
     PixelNoise,
     Progressive,
     WhiteNoise,
-    metrics,
 )
 from fnodiff.data import Augmentation, InMemory, MultiResolution
 from fnodiff.sde import (
@@ -262,6 +262,11 @@ class Study:
         seconds = sum(torch.tensor(v).median().item() * len(v) for v in times.values()) / trial
         return max(1, int(60 * minutes / seconds))
 
+    def kept(self, row: Row, seed: int, size: int) -> bool:
+        """Whether there are as many samples as are asked for."""
+        file = self.folder(row, seed) / f"samples-{size}.safetensors"
+        return file.exists() and len(load_file(file)["x"]) >= self.samples[size]
+
     def sample(self, row: Row, seed: int, size: int) -> Tensor:
         """Samples (count, 3, size, size), the same seeds for every row."""
         file, count = self.folder(row, seed) / f"samples-{size}.safetensors", self.samples[size]
@@ -291,21 +296,6 @@ def plan(row: Row, size: int) -> Plan:
     return Progressive([grid for grid in (SMALLEST, REFERENCE) if grid[0] < size])
 
 
-def measure(net: attributes.Reader, x: Tensor, true: Tensor) -> list[float]:
-    """Distances of features, of the high band, its energy, of patches, and of the whole."""
-    band = metrics.high_band_distance(x, true, DOMAIN, REFERENCE) if x.shape[2] > REFERENCE[0] else (float("nan"),) * 2
-    patches, whole = metrics.patch_distance(x, true), metrics.global_coherence(x, true, DOMAIN)
-    return [attributes.distance(net, x, true), *band, patches, whole]
-
-
-def upsampled(x: Tensor, size: int) -> dict[str, Tensor]:
-    """x on a finer grid, in the two ways that know nothing."""
-    return {
-        "bicubic": interpolate(x, size=(size, size), mode="bicubic").clamp(-1, 1),
-        "Fourier": DOMAIN.resample(x, (size, size)).clamp(-1, 1),
-    }
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -320,6 +310,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch", type=int, default=8)
     add("--count", type=int, default=8192, help="portraits to train on")
     add("--out", type=Path, default=Path("scale"), help="folder for models, samples and figures")
+    add("--kept", action="store_true", help="make nothing: print and draw what is in --out")
     add("--dry", action="store_true", help="say what it would cost, and stop")
     add("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
@@ -363,32 +354,40 @@ def main() -> None:
     table, pictures = {}, {}
     for row in rows:
         for seed in args.seeds:
-            name = row.name if len(args.seeds) == 1 else f"{row.name}, seed {seed}"
-            pictures[name] = {size: study.sample(row, seed, size) for size in study.samples}
-    net = attributes.load()
+            name = row.name if len(args.seeds) == 1 else f"{row.name}{SEED}{seed}"
+            sizes = [size for size in study.samples if not args.kept or study.kept(row, seed, size)]
+            if sizes:
+                pictures[name] = {size: study.sample(row, seed, size) for size in sizes}
+    if not pictures:
+        raise ValueError(f"{args.out}: expected samples of some row, got none; leave --kept out to make them.")
+    net = attributes.load() if study.held_out.drawings else None
     print(f"\n{args.minutes:g} minutes each; torch {torch.__version__}, 1 thread, {platform.machine()}")
     for size, count in study.samples.items():
         true = study.truth(size)
-        here = {"other true portraits": study.truth(size, other=True)} | {k: v[size] for k, v in pictures.items()}
-        if size > REFERENCE[0] and 32 in study.samples:
-            ours = [name for best in (GUIDED, CASCADE) for name in pictures if name.startswith(best.name)]
-            last = [*ours, list(pictures)[-1]][0]
+        here = {FLOOR: study.truth(size, other=True)} | {k: v[size] for k, v in pictures.items() if size in v}
+        known = [name for name in pictures if REFERENCE[0] in pictures[name]]
+        if size > REFERENCE[0] and known:
+            ours = [name for best in (GUIDED, CASCADE) for name in known if name.startswith(best.name)]
+            last = [*ours, known[-1]][0]
             for way, x in upsampled(pictures[last][32][:count], size).items():
                 here[f"{way} of {last}"] = x
         heads = zip(("features", "high band", "energy", "patches", "global"), (9, 10, 8, 9, 8), strict=True)
         print(f"\n{f'{size} x {size}, {count} samples':<40}" + "".join(f"{head:>{width}}" for head, width in heads))
         for name, x in here.items():
-            found = table[name, size] = measure(net, x, true)
+            found = table[name, size] = measure(net, x, true, REFERENCE)
             cells = zip(found, (9, 10, 8, 9, 8), (2, 3, 2, 3, 2), strict=True)
             print(
                 f"{name:<40}" + "".join(f"{v:>{w}.{d}f}" if v == v else f"{'-':>{w}}" for v, w, d in cells), flush=True
             )
-    pictures["true"] = {size: study.truth(size) for size in study.samples}
+    for ours in [row.name for row in (CASCADE, OURS) if any(name.split(SEED)[0] == row.name for name in pictures)][:1]:
+        print("", *compare(table, ours), sep="\n")
     print()
     draw_curves(table, args.out / "scale.png")
-    sizes = list(study.samples)
-    few = dict.fromkeys(sizes[round(i * (len(sizes) - 1) / 3)] for i in range(4))  # the first, the last, two between
-    draw_grid({name: {n: by_size[n] for n in few} for name, by_size in pictures.items()}, args.out / "portraits.png")
+    sizes = [size for size in study.samples if all(size in by_size for by_size in pictures.values())]
+    pictures["true"] = {size: study.truth(size) for size in sizes}
+    few = dict.fromkeys(sizes[round(i * (len(sizes) - 1) / 3)] for i in range(4) if sizes)  # ends, two between
+    if few:
+        draw_grid({name: {n: by_size[n] for n in few} for name, by_size in pictures.items()}, args.out / "pictures.png")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import sys
 
@@ -14,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from benchmarks import attributes, evaluations, loading, memorisation, scale
 from benchmarks.drawings import Drawings
+from benchmarks.scale_measures import compare
 from fnodiff import Cascade, Direct, Progressive
 from fnodiff.data import Augmentation
 from fnodiff.sde import Autoguided, noise_law, noise_levels
@@ -33,6 +35,24 @@ FEW = [
     "--evaluations",
     "3",
 ]
+
+
+def test_distances_are_compared_with_ours_and_above_the_floor():
+    table = {
+        ("other true pictures", 32): [1.0, math.nan, math.nan, 0.5, 2.0],
+        ("DFU, seed 0", 32): [4.0, math.nan, math.nan, 0.5, 3.0],
+        ("DFU, seed 1", 32): [6.0, math.nan, math.nan, 0.5, 5.0],
+        ("ours, seed 0", 32): [2.0, math.nan, math.nan, 0.25, 2.0],
+        ("ours, seed 0", 40): [2.0, 0.1, 0.9, 0.25, 2.0],
+    }
+    lines = [line.split() for line in compare(table, "ours")]
+    assert lines[0][-3:] == ["x", "32", "-floor"], "of the sizes, those that the claims are about"
+    assert lines[1:] == [
+        ["DFU,", "features", "2.50", "4.00"],
+        ["DFU,", "patches", "2.00", "-"],
+        ["DFU,", "global", "2.00", "-"],
+    ]
+    assert not compare({("ours", 32): [2.0] * 5}, "ours"), "nothing to compare"
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +84,18 @@ def test_rows_are_trained_once_and_started_from_each_other(files, tmp_path, monk
     assert "3 models for 1 seeds" in run("--dry", "--only", *rows)
     assert not any(tmp_path.iterdir()), "a dry run leaves nothing"
     first = run("--only", *rows)
-    table = re.findall(r"^(.{40}) +([\d.]+) +([\d.]+|-) +([\d.]+|-) +([\d.]+) +([\d.]+)$", first, flags=re.M)
+    table = re.findall(r"^(.{40}) +([\d.]+|-) +([\d.]+|-) +([\d.]+|-) +([\d.]+) +([\d.]+)$", first, flags=re.M)
     names = [row[0].strip() for row in table]
     upsampled = [f"{way} of + cascade" for way in ("bicubic", "Fourier")]
-    assert names == ["other true portraits", *rows, "other true portraits", *rows, *upsampled]
-    assert {path.name for path in tmp_path.glob("*.png")} == {"scale.png", "portraits.png"}
+    assert names == ["other true pictures", *rows, "other true pictures", *rows, *upsampled]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"scale.png", "pictures.png"}
     trained = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
     assert len(trained) == 3, "the row that differs in sampling alone has no model"
     again = run("--only", *rows)
     assert again.split("\n", 2)[2] == first.split("\n", 2)[2], "models and samples that are there are taken"
+    (tmp_path / "DFU-the-paper's-setting-0" / "samples-48.safetensors").unlink()
+    kept = run("--kept", "--seeds", "0", "1", "--only", *rows)
+    assert kept.count("\nDFU, the paper's setting, seed 0 ") == 1 and "seed 1" not in kept, "what is there, and no more"
     assert trained == {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/model.safetensors")}
     at_32 = {row[0].strip(): row[1:] for row in table[:5]}
     assert at_32[rows[0]] != at_32[rows[2]]
