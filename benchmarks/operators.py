@@ -3,11 +3,13 @@
     python -m benchmarks.operators --portraits portraits.h5 --minutes 30          # DFU, FNO, TFNO, UNO, CODANO and GINO
     python -m benchmarks.operators --portraits portraits.h5 --minutes 30 --flow   # EDM and rectified flow, paired and not
     python -m benchmarks.operators --minutes 30                                   # Darcy alone
+    python datasets/darcy.py pairs.h5 --count 2048 --scale 3 --no-constant-mode --resolutions 24 32 64   # solved once
+    python -m benchmarks.operators --pairs pairs.h5 --minutes 30                  # and read from there
 
 Each row is trained for as long, in processor time of one thread, on the same grids, and sampled directly on the largest of them
 (1x) and on twice that (2x). How many steps that is, is measured by some steps of a copy.
 The portraits are a file of `datasets/portraits.py` with the grids 16, 24, 32 and 64; Darcy's pairs (a, u) are solved here, on
-24, 32 and 64. A quarter of the samples is held out.
+24, 32 and 64, or read. A quarter of the samples is held out.
 
 - loss: on held-out samples on the largest training grid, beside that of the best linear estimate (1.00 is no better). Of
   velocities it is a loss of its own.
@@ -130,6 +132,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--portraits", type=Path, help="an .h5 with the grids 16, 24, 32 and 64")
+    add("--pairs", type=Path, help="an .h5 of Darcy's pairs with the grids 24, 32 and 64, instead of solving")
     add("--flow", action="store_true", help="compare schedules rather than networks")
     add("--rows", nargs="+", help="only these")
     add("--minutes", type=float, default=30.0, help="processor time of each row's training")
@@ -149,8 +152,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources: dict[str, tuple[Fields, list[int]]] = {}
     if args.portraits is not None:
         sources["portraits"] = HDF5Fields(args.portraits), [16, 24, 32]
-    if args.darcy:
-        solved = Darcy(args.darcy, seed=0, scale=3.0, constant_mode=False)
+    if args.pairs is not None:
+        sources["Darcy"] = HDF5Fields(args.pairs), [24, 32]
+    elif args.darcy:
+        solved = Darcy(args.darcy, seed=0, scale=3.0, constant_mode=False, keep=args.darcy)
         sources["Darcy"] = InMemory(solved, [(n, n) for n in (24, 32, 64)], progress=True), [24, 32]
     for name, (fields, grids) in sources.items():
         heads = ("parameters", "steps", "loss", "sliced 1x", "spectrum", "sliced 2x", "spectrum")
