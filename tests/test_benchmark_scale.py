@@ -11,9 +11,10 @@ import sys
 import pytest
 import torch
 from drawn import written
+from PIL import Image
 from torch.nn.functional import interpolate
 
-from benchmarks import attributes, evaluations, loading, memorisation, scale
+from benchmarks import attributes, evaluations, loading, memorisation, pairs, scale
 from benchmarks.drawings import Drawings
 from benchmarks.scale_measures import compare
 from fnodiff import Cascade, Direct, Progressive
@@ -335,3 +336,29 @@ def test_other_benchmarks_read_the_same_files(files, monkeypatch, capsys):
     assert len(re.findall(r"^(DPMSolver|Heun|DDIM|other true).* [\d.]+$", rows, flags=re.M)) == 5
     rows = printed(monkeypatch, capsys, loading, *files[:2], "--count", 20)
     assert re.findall(r"^(\S.*?)  +\d+", rows, flags=re.M)[:3] == ["PNG files of 32x32", "prepared HDF5", "in memory"]
+
+
+class TestPairs:
+    """Sheets of samples beside true drawings, for an eye."""
+
+    def test_the_key_says_where_each_sample_is(self, tmp_path):
+        made, true = torch.full((25, 3, 8, 8), 10, dtype=torch.uint8), torch.full((25, 3, 8, 8), 200, dtype=torch.uint8)
+        key = pairs.write_sheets(made, true, range(25), tmp_path, torch.Generator().manual_seed(0))
+        assert set(key) == {"left", "right"} and len(key) == 25
+        assert {path.name for path in tmp_path.iterdir()} == {"pairs-8-0.png", "pairs-8-1.png", "samples-8.png"}
+        picture = Image.open(tmp_path / "pairs-8-1.png")  # the last five pairs
+        n = 8 * 18
+        for i, side in enumerate(key[20:]):
+            left, top = i % 4 * (2 * n + 12) + 4, i // 4 * (n + 22) + 18
+            seen = [picture.getpixel((left + n // 2 + j * (n + 4), top + n // 2))[0] for j in range(2)]
+            assert seen == ([10, 200] if side == "left" else [200, 10])
+
+    def test_answers_are_counted(self):
+        key = ["left", "right", "right", "left"]
+        assert pairs.told_apart(key, "left right\nleft left").startswith(
+            "3 of 4 pairs told apart, 75%; guessing: 1% to 99%"
+        )
+        with pytest.raises(ValueError, match="expected 4 words, each left or right, got 3"):
+            pairs.told_apart(key, "left right left")
+        with pytest.raises(ValueError, match="each left or right"):
+            pairs.told_apart(key, "left right left neither")
