@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations, covariance
-from fnodiff.inverse.krylov import conjugate_residuals
+from fnodiff.inverse.krylov import solve_with_covariance
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.sde.denoiser import Denoiser
@@ -33,7 +33,8 @@ class MomentMatching(Guided):
         observation: What was measured.
         spectrum: Of the normalised data, such as `fit_spectrum` returns; None to use the denoiser's Jacobian.
         iterations: At most, of the solver. With the Jacobian each costs a backward pass of the network; 5 is usual for large
-            networks, and few sensors need few.
+            networks, and few sensors need few. A network's Jacobian gives a covariance only nearly: more iterations follow the
+            values better, and the errors of the Jacobian too, which the solver bounds by what every covariance obeys.
         tolerance: Where the solver stops, relative.
 
     Source: Rozet, Andry, Lanusse, Louppe (2024), Learning diffusion priors from observations by expectation maximization; Boys,
@@ -83,10 +84,10 @@ class MomentMatching(Guided):
             return self.corrected(x_hat, partial(covariance, self.sde.domain, spectrum=variance), x_t, t)
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
-        v = conjugate_residuals(
-            lambda v: v + near.forward(pull(near.transpose(v))),
+        _, moved = solve_with_covariance(
+            lambda v: (d := pull(near.transpose(v)), near.forward(d)),
             near.residual,
             iterations=self.iterations,
             tolerance=self.tolerance,
         )
-        return pull(near.transpose(v))
+        return moved
