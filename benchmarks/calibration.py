@@ -443,9 +443,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     print(f"cause, {name} {channel}, {row}, {text}", flush=True)
     print(
         f"{args.truths} truths, {args.members} members, {args.sensors} sensors with errors of {args.noise:g}, "
-        f"{args.steps} steps, at most {args.iterations} iterations; {', '.join(grids)}; torch {torch.__version__} on {args.device}, "
-        f"{torch.get_num_threads()} threads, {platform.machine()}"
+        f"{args.steps} steps, at most {args.iterations} iterations; {', '.join(grids)}"
     )
+    print(f"torch {torch.__version__} on {args.device}, {torch.get_num_threads()} threads, {platform.machine()}")
     if args.figure:
         draw(panels, args.figure)
 

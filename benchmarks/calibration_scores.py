@@ -55,23 +55,14 @@ class Scores:
 
         generator = torch.Generator().manual_seed(0)
         covers = [covered(samples, truths, domain, level, generator) for level in LEVELS]
-        fields = torch.cat([truths[None], samples])
-        ranks = [
-            [
-                metrics.rank_histogram(
-                    torch.cat([set_[:j], set_[j + 1 :]])[:, None], y[None], domain, generator=generator
-                )
-                for j, y in enumerate(set_)
-            ]
-            for set_ in fields.unbind(1)
-        ]
+        ranks = torch.stack([everyones_ranks(one, weights) for one in torch.cat([truths[None], samples]).unbind(1)])
         return cls(
             torch.tensor([nominal for nominal, _ in covers], dtype=torch.float64),
             torch.stack([found for _, found in covers], 1),
             metrics.crps(samples, truths, domain),
             mean((samples.mean(0) - truths).square()),
             mean(samples.var(0)),
-            torch.stack([torch.stack(row) for row in ranks]),
+            ranks,
         )
 
     @property
@@ -98,6 +89,19 @@ class Scores:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(len(self.covered), (RESAMPLED, len(self.covered)), generator=generator)
         return self.covered[drawn].mean(1)
+
+
+def everyones_ranks(fields: Tensor, weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Of each of n fields (n, 1, *shape) the histogram of its ranks among the others, by area: (n, n); ties at random."""
+    count, values = len(fields), fields.flatten(1)
+    shuffled = torch.rand(values.shape, generator=generator or torch.Generator().manual_seed(0)).argsort(0)
+    order = values.gather(0, shuffled).argsort(0, stable=True)
+    ranks = torch.empty_like(order).scatter_(
+        0, shuffled.gather(0, order), torch.arange(count)[:, None].expand_as(order)
+    )
+    share = weights.expand(fields.shape[1:]).flatten() / weights.sum()
+    bins = ranks + count * torch.arange(count)[:, None]
+    return torch.bincount(bins.flatten(), share.expand_as(bins).flatten(), minlength=count**2).view(count, count)
 
 
 def index(histogram: Tensor) -> Tensor:
