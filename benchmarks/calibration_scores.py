@@ -95,7 +95,7 @@ def everyones_ranks(fields: Tensor, weights: Tensor, generator: torch.Generator 
     """Of each of n fields (n, 1, *shape) the histogram of its ranks among the others, by area: (n, n); ties at random."""
     count, values = len(fields), fields.flatten(1)
     shuffled = torch.rand(values.shape, generator=generator or torch.Generator().manual_seed(0)).argsort(0)
-    order = values.gather(0, shuffled).argsort(0, stable=True)
+    order = values.gather(0, shuffled).argsort(dim=0, stable=True)
     ranks = torch.empty_like(order).scatter_(
         0, shuffled.gather(0, order), torch.arange(count)[:, None].expand_as(order)
     )
