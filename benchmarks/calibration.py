@@ -268,7 +268,8 @@ def ensembles(problem: Problem, row: str, source: str, args: argparse.Namespace)
     meaning = {
         name: getattr(args, name) for name in ("members", "sensors", "noise", "steps", "iterations", "seed", "fields")
     }
-    meaning |= {"shape": list(problem.shape), "weights": f"{weights:.6e}"}
+    file = args.data.get(problem.name)
+    meaning |= {"shape": list(problem.shape), "weights": f"{weights:.6e}", "data": file.name if file else "solved"}
     if not (folder / "options.json").exists():
         once(folder / "options.json", lambda part: part.write_text(json.dumps(meaning)))
     if json.loads((folder / "options.json").read_text()) != meaning:
