@@ -21,9 +21,9 @@ and of each way there are truths of three sources, which tell the causes apart:
 
 Printed for each channel: how much of the area has the truth in the central 50%, 80% and 95% of the members, with the interval
 of 95% by drawing truths anew; nominal is what `metrics.coverage` says for so many members, exactly these for 39. Then CRPS in
-the channel's standard deviations, spread / error (1 if calibrated), the reliability index of the area-weighted ranks and what
-95% of calibrated ensembles stay below, and processor seconds for each member. "widened" rows have the same members moved away
-from their mean, by a factor found on the other half of the truths. Lines that begin with "cause" have the distance from
+the channel's standard deviations, spread / error (1 if calibrated), the reliability index of the area-weighted ranks, what 95%
+of calibrated ensembles stay below by chance, and processor seconds for each member. "widened" rows have the same members moved
+away from their mean, by a factor found on the other half of the truths. Lines that begin with "cause" have the distance from
 nominal in percentage points, in parts: model = data - model, guidance = model - gaussian, solver = gaussian.
 
     python -m benchmarks.calibration --out calibration             # hours: goes on where it was stopped, and several may run
@@ -258,40 +258,44 @@ def once(file: Path, write: Callable[[Path], None]) -> None:
     part.replace(file)
 
 
-def ensembles(problem: Problem, row: str, source: str, args: argparse.Namespace) -> Ensembles:
-    """What is in --out, and what is not there yet."""
-    way, folder = (
-        ways(args, problem)[row],
-        args.out / problem.name / f"{row} {source}".replace(", ", "-").replace(" ", "-"),
-    )
+def folder_of(problem: Problem, row: str, source: str, args: argparse.Namespace) -> Path:
+    """Where the members of a row are, with the options that they were drawn by; SystemExit if these are others."""
+    folder = args.out / problem.name / f"{row} {source}".replace(", ", "-").replace(" ", "-")
+    names, file = ("members", "sensors", "noise", "steps", "iterations", "seed", "fields"), args.data.get(problem.name)
     weights = sum(float(p.detach().double().abs().sum()) for p in problem.model.parameters())
-    meaning = {
-        name: getattr(args, name) for name in ("members", "sensors", "noise", "steps", "iterations", "seed", "fields")
-    }
-    file = args.data.get(problem.name)
-    meaning |= {"shape": list(problem.shape), "weights": f"{weights:.6e}", "data": file.name if file else "solved"}
+    meaning = {name: getattr(args, name) for name in names} | {"shape": list(problem.shape)}
+    meaning |= {"weights": f"{weights:.6e}", "data": file.name if file else "solved"}
     if not (folder / "options.json").exists():
         once(folder / "options.json", lambda part: part.write_text(json.dumps(meaning)))
     if json.loads((folder / "options.json").read_text()) != meaning:
         raise SystemExit(f"{folder}: expected {meaning}, found members of other options; name another --out.")
-    denoiser = problem.oracle if source == "gaussian" else problem.model
-    found = []
+    return folder
+
+
+def drawn(problem: Problem, way: Draw, source: str, number: int, args: argparse.Namespace) -> dict[str, Tensor]:
+    """A truth, its members, and the processor seconds for each."""
+    begin, first = time.process_time(), 2**20 * args.seed + 1024 * (number + 1)
+    denoiser, generator = problem.oracle if source == "gaussian" else problem.model, seeded(first)
+    if source == "gaussian":
+        truth = problem.drawn(generator)
+    elif source == "model":
+        truth = way(denoiser, problem.observed(None, args.sensors, args.noise, seeded(first)), [first])[0]
+    else:
+        truth = problem.fields([number])[0]
+    seen = problem.observed(truth, args.sensors, args.noise, generator)
+    members = way(denoiser, seen, [first + 1 + j for j in range(args.members)])
+    seconds = torch.tensor((time.process_time() - begin) / args.members)
+    return {"truth": truth.float().contiguous(), "members": members.float().contiguous(), "seconds": seconds}
+
+
+def ensembles(problem: Problem, row: str, source: str, args: argparse.Namespace) -> Ensembles:
+    """What is in --out, and what is not there yet."""
+    way, folder, found = ways(args, problem)[row], folder_of(problem, row, source, args), []
     for number in range(args.truths):
         file = folder / f"{number:04}.safetensors"
         if not file.exists():
-            begin, first = time.process_time(), 2**20 * args.seed + 1024 * (number + 1)
-            seeds, generator = [first + 1 + j for j in range(args.members)], seeded(first)
-            if source == "gaussian":
-                truth = problem.drawn(generator)
-            elif source == "model":
-                silent = problem.observed(None, args.sensors, args.noise, seeded(first))
-                truth = way(denoiser, silent, [first])[0].cpu()
-            else:
-                truth = problem.fields([number])[0]
-            seen = problem.observed(truth, args.sensors, args.noise, generator)
-            content = {"truth": truth.float().contiguous(), "members": way(denoiser, seen, seeds).float().contiguous()}
-            content["seconds"] = torch.tensor((time.process_time() - begin) / args.members)
-            once(file, lambda part, content=content: save_file(content, part))
+            content = drawn(problem, way, source, number, args)
+            once(file, partial(save_file, content))
         found.append(load_file(file))
     truths, members, seconds = (torch.stack([one[key] for one in found]) for key in ("truth", "members", "seconds"))
     return Ensembles(truths, members, float(seconds.mean()))
@@ -306,7 +310,7 @@ def line(name: str, scores: Scores, unit: float, seconds: float | None) -> str:
     )
     chance = float(index(scores.calibrated()).quantile(0.95))
     rest = f"{float(scores.crps.mean()) / unit:>8.3f}{scores.ratio:>8.2f}"
-    ranks = f"{float(index(scores.histogram)):.2f} < {chance:.2f}".rjust(14)
+    ranks = f"{float(index(scores.histogram)):>8.2f}{chance:>8.2f}"
     return f"{name:<44}{cells}{rest}{ranks}{'' if seconds is None else f'{seconds:>8.2f}'}"
 
 
@@ -418,7 +422,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     heads = "".join(f"{head:>16}" for head in nominals(args.members))
-    print(f"{'':<44}{heads}{'CRPS':>8}{'ratio':>8}{'ranks':>14}{'s':>8}")
+    print(f"{'':<44}{heads}{'CRPS':>8}{'ratio':>8}{'ranks':>8}{'chance':>8}{'s':>8}")
     panels: dict[str, dict[str, Scores]] = {}
     grids = []
     for name in args.problems:
