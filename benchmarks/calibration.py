@@ -337,7 +337,7 @@ def causes(scores: dict[str, Scores]) -> list[str]:
     off = [scores[s].covered.mean(0) - scores[s].nominal for s in have]
     drawn = [scores[s].means(seed=SOURCES.index(s)) - scores[s].nominal for s in have]
     lines = []
-    for k, level in enumerate(LEVELS):
+    for k in range(len(LEVELS)):
         if any(math.isnan(scores[s].nominal[k]) for s in have):
             continue
         cells = [f"{100 * float(off[0][k]):+.1f}"]
@@ -346,7 +346,7 @@ def causes(scores: dict[str, Scores]) -> list[str]:
             value = off[i][k] if last else off[i][k] - off[i + 1][k]
             low, high = interval(drawn[i][:, k] if last else drawn[i][:, k] - drawn[i + 1][:, k])
             cells.append(f"{' and '.join(part)} {100 * float(value):+.1f} [{100 * low:+.0f}, {100 * high:+.0f}]")
-        lines.append(f"{level:.0%}: off by {cells[0]}: " + ", ".join(cells[1:]))
+        lines.append(f"{float(scores[have[0]].nominal[k]):.0%}: off by {cells[0]}: " + ", ".join(cells[1:]))
     return lines
 
 
