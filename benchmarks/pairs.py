@@ -59,7 +59,7 @@ def write_sheets(made: Tensor, true: Tensor, seeds: Sequence[int], out: Path, ra
     for k in range(0, len(cells), each):
         sheet(cells[k : k + each], COLUMNS, zoom).save(out / f"pairs-{size}-{k // each}.png")
     alone = [(str(seed), [x]) for seed, x in zip(seeds, made, strict=True)]
-    sheet(alone, ABREAST, zoom if size < 64 else 1).save(out / f"samples-{size}.png")
+    sheet(alone, ABREAST, 2 if size < 64 else 1).save(out / f"samples-{size}.png")
     return key
 
 
