@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations, covariance
-from fnodiff.inverse.krylov import solve_with_covariance
+from fnodiff.inverse.krylov import conjugate_residuals, solve_with_covariance
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.sde.denoiser import Denoiser
@@ -84,10 +84,21 @@ class MomentMatching(Guided):
             return self.corrected(x_hat, partial(covariance, self.sde.domain, spectrum=variance), x_t, t)
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
-        _, moved = solve_with_covariance(
-            lambda v: (d := pull(near.transpose(v)), near.forward(d)),
-            near.residual,
-            iterations=self.iterations,
-            tolerance=self.tolerance,
+        known = {"iterations": self.iterations, "tolerance": self.tolerance}
+        if self.prior_spectrum is not None:  # a covariance without error
+            v = conjugate_residuals(lambda v: v + near.forward(pull(near.transpose(v))), near.residual, **known)
+            return pull(near.transpose(v))
+        return solve_with_covariance(
+            lambda v: (d := pull(near.transpose(v)), near.forward(d)), near.residual, self.largest(x_t, t), **known
         )
-        return moved
+
+    def largest(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """A bound of the eigenvalues of x's covariance given x_t: of (sigma^2 / alpha^2) C for Gaussian priors, () or (B,).
+
+        It is four times that, as priors of several kinds may have more.
+        """
+        domain, shape = self.sde.domain, tuple(x_t.shape[2:])
+        alpha_t, sigma_t = self.sde.marginal(x_t, t)
+        noise = self.sde.noise.on(shape).std(domain.eigenvalues(shape)).square().max()
+        weights = domain.weights(shape, device="cpu", dtype=torch.float64)
+        return 4 * (sigma_t / alpha_t).square().flatten() * (noise / weights.min()).to(x_t)

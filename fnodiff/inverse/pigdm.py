@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations
-from fnodiff.inverse.krylov import solve_with_covariance
+from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.sde.denoiser import Denoiser
@@ -51,8 +51,8 @@ class PiGDM(Guided):
         alpha_t, sigma_t = self.sde.marginal(x_t, t)
         s2 = self.sde.noise.variance(tuple(x_t.shape[2:])) * (sigma_t / alpha_t).square()
         r2 = s2 * self.spread**2 / (s2 + self.spread**2)
-        v, _ = solve_with_covariance(
-            lambda v: (d := r2 * near.transpose(v), near.forward(d)),
+        v = conjugate_residuals(
+            lambda v: v + near.forward(r2 * near.transpose(v)),
             near.residual,
             iterations=self.iterations,
             tolerance=1e-4,

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from fnodiff.domain import Shape, in_double, on_device
 from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import covariance
-from fnodiff.inverse.krylov import solve_with_covariance
+from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.prepared import prepare
@@ -201,8 +201,8 @@ class _Run:
         with torch.autocast(x_t.device.type, enabled=False):
             near = Linearised(self.observation, x_hat, self.denoiser.normalization, domain)
             r = near.residual
-            v, _ = solve_with_covariance(
-                lambda v: (d := pull(near.transpose(v)), near.forward(d)), r, iterations=50, tolerance=1e-4
+            v = conjugate_residuals(
+                lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=50, tolerance=1e-4
             )
             g = near.transpose(v)
             log_psi, log_likelihood = -0.5 * in_double(r * v).sum(1), -0.5 * in_double(r).square().sum(1)
