@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
+from scipy.stats import binom
 from torch import Tensor
 
 from benchmarks.drawings import Drawings
@@ -75,8 +76,8 @@ def told_apart(key: Sequence[str], text: str) -> str:
             f"expected {len(key)} words, each left or right, got {len(answers)}: {sorted(set(answers))[:4]}; mend the answers."
         )
     right = sum(a == b for a, b in zip(answers, key, strict=True))
-    half = 1.96 * (0.25 / len(key)) ** 0.5
-    return f"{right} of {len(key)} pairs told apart, {right / len(key):.0%}; guessing: {0.5 - half:.0%} to {0.5 + half:.0%}"
+    low, high = (binom.ppf(share, len(key), 0.5) / len(key) for share in (0.025, 0.975))
+    return f"{right} of {len(key)} pairs told apart, {right / len(key):.0%}; guessing: {low:.0%} to {high:.0%}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -93,13 +94,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.answers:
         key = json.loads((args.out / "key.json").read_text())
         for size, _, file in (one.partition("=") for one in args.answers):
+            if size not in key or not file:
+                parser.error(f"expected --answers SIZE=ANSWERS of a size among {sorted(key)}, got {size}={file}")
             print(f"{size} x {size}: {told_apart(key[size], Path(file).read_text())}")
         return
     model, seeds = Model.from_pretrained(args.model), range(args.first, args.first + args.count)
-    drawings, random = Drawings(args.test, args.count, held_out=True), torch.Generator().manual_seed(args.first)
+    drawings = Drawings(args.test, args.count, held_out=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    key = {}
+    made, options = args.out / "options.json", {"model": args.model, "first": args.first, "count": args.count}
+    if made.exists() and json.loads(made.read_text()) != options:
+        raise ValueError(f"{args.out}: expected options {made.read_text()}, got {options}; name another --out.")
+    made.write_text(json.dumps(options))
+    kept = args.out / "key.json"
+    key = json.loads(kept.read_text()) if kept.exists() else {}
     for size in args.sizes:
+        random = torch.Generator().manual_seed(args.first + size)
         kept = args.out / f"samples-{size}.safetensors"
         if not kept.exists():
             save_file({"x": bytes_of(sample(model, (size, size), seeds, progress=True))}, kept)

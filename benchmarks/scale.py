@@ -176,9 +176,13 @@ class Study:
             self._pictures[sizes] = InMemory(self.drawings, [(n, n) for n in sizes], progress=self.progress)
         return self._pictures[sizes]
 
+    def place(self, row: Row, seed: int) -> Path:
+        """Where a row's files are, or would be."""
+        return self.out / f"{row.name.strip('+ ').replace(', ', '-').replace(' ', '-')}-{seed}"
+
     def folder(self, row: Row, seed: int) -> Path:
         """Where a row's files are, made where there is none."""
-        folder = self.out / f"{row.name.strip('+ ').replace(', ', '-').replace(' ', '-')}-{seed}"
+        folder = self.place(row, seed)
         file, meaning = folder / "row.json", json.loads(json.dumps(asdict(row)))
         if file.exists() and json.loads(file.read_text()) != meaning:
             raise ValueError(f"{folder}: expected {meaning}, got {file.read_text()}: an older row; name another --out.")
@@ -264,7 +268,7 @@ class Study:
 
     def kept(self, row: Row, seed: int, size: int) -> bool:
         """Whether there are as many samples as are asked for."""
-        file = self.folder(row, seed) / f"samples-{size}.safetensors"
+        file = self.place(row, seed) / f"samples-{size}.safetensors"
         return file.exists() and len(load_file(file)["x"]) >= self.samples[size]
 
     def sample(self, row: Row, seed: int, size: int) -> Tensor:
@@ -339,6 +343,8 @@ def main() -> None:
     )
     if args.dry:
         return
+    if args.kept and not any(study.kept(row, seed, n) for row in rows for seed in args.seeds for n in study.samples):
+        raise ValueError(f"{args.out}: expected samples of some row, got none; leave --kept out to make them.")
     for size in {n for row in trained for n in row.sizes}:
         study.drawings.batch([0], (size, size))  # a grid that is missing is named before anything is trained
     args.out.mkdir(parents=True, exist_ok=True)
@@ -358,8 +364,6 @@ def main() -> None:
             sizes = [size for size in study.samples if not args.kept or study.kept(row, seed, size)]
             if sizes:
                 pictures[name] = {size: study.sample(row, seed, size) for size in sizes}
-    if not pictures:
-        raise ValueError(f"{args.out}: expected samples of some row, got none; leave --kept out to make them.")
     net = attributes.load() if study.held_out.drawings else None
     print(f"\n{args.minutes:g} minutes each; torch {torch.__version__}, 1 thread, {platform.machine()}")
     for size, count in study.samples.items():

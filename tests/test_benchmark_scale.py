@@ -356,7 +356,7 @@ class TestPairs:
     def test_answers_are_counted(self):
         key = ["left", "right", "right", "left"]
         assert pairs.told_apart(key, "left right\nleft left").startswith(
-            "3 of 4 pairs told apart, 75%; guessing: 1% to 99%"
+            "3 of 4 pairs told apart, 75%; guessing: 0% to 100%"
         )
         with pytest.raises(ValueError, match="expected 4 words, each left or right, got 3"):
             pairs.told_apart(key, "left right left")

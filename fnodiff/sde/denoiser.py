@@ -11,6 +11,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Denoiser(nn.Module, abc.ABC):
             raise ValueError(
                 f"{type(self).__name__}: expected a spectrum, got {spectrum!r}; pass fit_spectrum(fields, domain)."
             )
-        if channels is not None and (not isinstance(channels, int) or channels < 1):
+        if channels is not None and (not isinstance(channels, Integral) or isinstance(channels, bool) or channels < 1):
             raise ValueError(
                 f"{type(self).__name__}: expected channels of 1 or more, got {channels!r}; pass how many a field has."
             )
