@@ -104,15 +104,10 @@ def solve_with_covariance(
 
 
 def _penalty(within: Tensor, least: Tensor) -> Tensor:
-    """R on the directions, (B, k, k), from <q_i, H P H^T q_j> and what it is at least."""
-    covariance = _positive((within + within.mT) / 2)
-    return covariance + _positive(least - covariance)
-
-
-def _positive(matrix: Tensor) -> Tensor:
-    """The symmetric matrix without its negative eigenvalues."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0)[:, None]) @ vectors.mT
+    """R on the directions, (B, k, k), from <q_i, H P H^T q_j> and what it is at least, which is not negative."""
+    symmetric = (within + within.mT) / 2
+    values, vectors = torch.linalg.eigh(least - symmetric)
+    return symmetric + (vectors * values.clamp(min=0)[:, None]) @ vectors.mT
 
 
 def _root(matrix: Tensor) -> Tensor:
