@@ -338,6 +338,10 @@ def test_other_benchmarks_read_the_same_files(files, monkeypatch, capsys):
     assert re.findall(r"^(\S.*?)  +\d+", rows, flags=re.M)[:3] == ["PNG files of 32x32", "prepared HDF5", "in memory"]
 
 
+def test_looking_for_what_is_kept_makes_nothing(study, tmp_path):
+    assert not study.kept(scale.OURS, 0, 32) and not any(tmp_path.iterdir())
+
+
 class TestPairs:
     """Sheets of samples beside true drawings, for an eye."""
 
@@ -362,3 +366,8 @@ class TestPairs:
             pairs.told_apart(key, "left right left")
         with pytest.raises(ValueError, match="each left or right"):
             pairs.told_apart(key, "left right left neither")
+
+    def test_samples_of_another_model_are_not_taken_for_its_own(self, files, tmp_path):
+        (tmp_path / "options.json").write_text(json.dumps({"model": "another", "first": 100, "count": 4}))
+        with pytest.raises(ValueError, match=r"expected options .*another.*; name another --out"):
+            pairs.main(["portraits", "--test", files[3], "--count", "4", "--out", str(tmp_path)])
