@@ -18,7 +18,6 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -61,18 +60,20 @@ class Portraits:
     def __init__(self, style: str = "micah", count: int = 16384, *, held_out: bool = False, size: int = SIZE) -> None:
         if style not in OPTIONS:
             raise ValueError(f"Portraits: expected a style of {sorted(OPTIONS)}, got {style!r}.")
+        self.name, self.count, self.held_out, self.size = style, count, held_out, size
         try:
-            from dicebear import Style
+            text = files("dicebear_styles").joinpath(f"{style}.json").read_text("utf-8")
         except ImportError as error:
             raise ValueError(
                 "Portraits: expected the packages that draw, but they are missing: pip install 'fnodiff[datasets]'."
             ) from error
-        self.name, self.count, self.held_out, self.size = style, count, held_out, size
-        definition = json.loads(files("dicebear_styles").joinpath(f"{style}.json").read_text("utf-8"))
-        meta = definition["meta"]
+        self._definition, self._style, self._box = json.loads(text), None, Box(2)
+        meta = self._definition["meta"]
         self.source = f"{meta['source']['name']} by {meta['creator']['name']}, drawn by dicebear-core"
         self.licence = f"{meta['license']['name']}: {meta['license'].get('text', meta['license']['url'])}"
-        self._style = Style(definition)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_style": None}
 
     def __len__(self) -> int:
         return self.count
@@ -101,9 +102,13 @@ class Portraits:
         drawn = torch.stack([self.picture(i) for i in indices])
         return [{"x": self._box.average(drawn, shape)} for shape in shapes]
 
-    @cached_property
-    def _box(self) -> Box:
-        return Box(2)
+    def _made_of(self) -> Any:
+        """What the package makes of the style: once in each process, as it cannot be given to another."""
+        if self._style is None:
+            from dicebear import Style
+
+            self._style = Style(self._definition)
+        return self._style
 
     def _avatar(self, index: int) -> Any:
         from dicebear import Avatar
@@ -112,7 +117,7 @@ class Portraits:
             raise ValueError(f"Portraits: expected an index from 0 to {self.count - 1}, got {index}.")
         seed = f"{self.name} {'held out' if self.held_out else 'train'} {index}"
         return Avatar(
-            self._style, {"seed": seed, "size": self.size, "backgroundColor": BACKGROUNDS, **OPTIONS[self.name]}
+            self._made_of(), {"seed": seed, "size": self.size, "backgroundColor": BACKGROUNDS, **OPTIONS[self.name]}
         )
 
 
@@ -126,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=16384, metavar="N", help="number of pictures")
     parser.add_argument("--held-out", action="store_true", help="pictures of other seeds, which are not trained on")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[16, 24, 32, 48, 64], metavar="N")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw; -1 for all cores")
     args = parser.parse_args(arguments)
     try:
         common = math.lcm(*args.resolutions) or 1
@@ -142,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ),
         }
         shapes = [(n, n) for n in args.resolutions]
-        write_fields(args.out, portraits, shapes, attributes=attributes, dtype="float32", chunk=32)
+        write_fields(
+            args.out, portraits, shapes, attributes=attributes, dtype="float32", chunk=32, workers=args.workers
+        )
     except ValueError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 

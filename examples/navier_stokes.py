@@ -22,12 +22,15 @@ from fnodiff.data import ArrayFields, Augmented
 from fnodiff.equations import navier_stokes
 from fnodiff.inverse import MomentMatching, PointObservation
 from fnodiff.sde import DDIM, EDM, DenoisingLoss, DPMSolver, EDMScaling, GaussianDenoiser, Normalization
-from fnodiff.train import Adam, keep_freed_memory
+from fnodiff.train import Adam, Execution, keep_freed_memory
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 add = parser.add_argument
 add("--train", action="store_true", help="train the models first, or train those in --checkpoint further")
 add("--minutes", type=float, default=11.0, help="of training, for each of the two")
+add("--count", type=int, default=512, help="flows to train on")
+add("--batch", type=int, default=8, help="samples of a training step: 8 for a core, 64 for a GPU")
+add("--workers", type=int, default=0, help="processes that prepare batches: 4 for a GPU")
 add("--checkpoint", type=Path, help="the models' folder; by default the repository's, with --train OUT/navier_stokes")
 add("--samples", type=int, default=10, help="of each posterior, 10 or more")
 add("--out", type=Path, default=Path("."), help="folder of the figure")
@@ -46,8 +49,8 @@ domain, start = Torus(2), partial(navier_stokes.initial_vorticity, scale=25.0)
 solve = partial(navier_stokes.solve, viscosity=1e-4, forcing=navier_stokes.benchmark_forcing)
 if args.train:
     torch.manual_seed(0)
-    w = solve(start((4 if args.smoke else 512, 1, 80, 80)), 4, save=range(5), dt=0.02)
-    w = domain.resample(w, (48, 48)).float()
+    w = start((4 if args.smoke else args.count, 1, 80, 80)).to("cuda" if torch.cuda.is_available() else "cpu")
+    w = domain.resample(solve(w, 4, save=range(5), dt=0.02), (48, 48)).float().cpu()
     now, later = (x.reshape(-1, 1, 48, 48) for x in (w[:, :-1], w[:, 1:]))
     fields = {"step": ArrayFields(later, field=now, domain=domain), "pair": ArrayFields(w[:, [1, 0]], domain=domain)}
     shifts = [lambda x, k=k: x.roll((k * x.shape[-1] // 8, -k * x.shape[-1] // 8), (-2, -1)) for k in range(8)]
@@ -55,10 +58,11 @@ if args.train:
     network = partial(DFU.tiny, n_modes=(28, 28), channel_mult=(1, 1, 1), spectral_levels=3, dropout=0.0)
     network = partial(network, local="operator", positional_modes=1)
     for name, levels in {"step": (2.2, 0.1), "pair": (-0.5, 1.0)}.items():  # mean and spread of ln(noise level)
-        data = MultiResolution(Augmented(fields[name], shifts), domain, [16, 24, 32, 48], batch_size=8)
+        data = MultiResolution(Augmented(fields[name], shifts), domain, [16, 24, 32, 48], batch_size=args.batch)
         model = Model.for_data(data, network, noise=noise, schedule=EDM(0.01, 10.0), scaling=EDMScaling(sigma_data=1.0))
         options = {"loss": DenoisingLoss(model, *levels), "optimizer": Adam(lr=3e-3, decay=True), "resume": "auto"}
-        fit(model, data, minutes=0.01 if args.smoke else args.minutes, folder=folder / name, **options)
+        options |= {"minutes": 0.01 if args.smoke else args.minutes, "execution": Execution(workers=args.workers)}
+        fit(model, data, folder=folder / name, **options)
 pair, step = (Model.from_pretrained(folder / name) for name in ("pair", "step"))
 generators = [torch.Generator().manual_seed(2_000_006 + i) for i in range(last)]
 true = solve(start((last, 1, fine, fine), generator=generators), last, save=range(last + 1), dt=1.6 / fine)
@@ -101,9 +105,8 @@ for i in range(2):
     off = metrics.relative_l2(ours.mean(0), exact.mean(0), domain).mean()
     chance = (exact.var(0).mean() * (1 / many + 1 / args.samples) / exact.mean(0).square().mean()).sqrt()
     nominal, covered = metrics.coverage(ours, truth[:, [i]], domain)
-    print(
-        f"2. w({i}): {off:.1%} from the exact mean (by chance {chance:.1%}), {covered.mean():.0%} in the central {nominal:.0%}"
-    )
+    by_chance = f"{off:.1%} from the exact mean (by chance {chance:.1%})"
+    print(f"2. w({i}): {by_chance}, {covered.mean():.0%} in the central {nominal:.0%}")
 
 # %%
 # Above: a flow, and the rollout at 96 from its start. Below: a forecast.

@@ -25,12 +25,14 @@ from fnodiff.equations.shallow_water import ShallowWater, balance
 from fnodiff.inverse import MomentMatching, PointObservation
 from fnodiff.sde import DDIM, EDM, ChannelSpectra, DPMSolver, SpectralScaling, Wrapper
 from fnodiff.sde.spectrum import linear_estimate
-from fnodiff.train import Adam, keep_freed_memory
+from fnodiff.train import Adam, Execution, keep_freed_memory
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 add = parser.add_argument
 add("--train", action="store_true", help="solve and train a model first, or train the one in --checkpoint further")
 add("--minutes", type=float, default=26.0, help="of training")
+add("--batch", type=int, default=8, help="samples of a training step: 8 for a core, 64 for a GPU")
+add("--workers", type=int, default=0, help="processes that prepare batches: 4 for a GPU")
 add("--checkpoint", type=Path, help="the model's folder; default: the repository's, or OUT/sphere_shallow_water")
 add("--samples", type=int, default=16, help="on each grid")
 add("--out", type=Path, default=Path("."), help="folder of the figure")
@@ -52,13 +54,14 @@ if args.train:
     turns = [lambda x, k=k: x.roll(k * x.shape[-1] // 8, -1) for k in range(8)]
     symmetries = turns + [lambda x, turn=turn: turn(x).flip(-2) * torch.tensor([[[1.0]], [[-1.0]]]) for turn in turns]
     solved = InMemory(ShallowWater(count, seed=1, **days), trained_on, progress=True)
-    data = MultiResolution(Augmented(solved, symmetries), domain, trained_on, batch_size=8)
+    data = MultiResolution(Augmented(solved, symmetries), domain, trained_on, batch_size=args.batch)
     noise = GaussianRandomField(domain, ChannelSpectra((Matern(2.0, 1.0), Matern(0.5, 0.2))))
     network = partial(DFU.small, n_modes=(24, 48), hidden_channels=16, channel_mult=(1, 2, 2), attention_levels=())
     network, scaling = partial(network, local="operator"), SpectralScaling((32, 64), None, linear_estimate=True)
     model = Model.for_data(data, network, noise=noise, schedule=EDM(0.04, 70.0), scaling=scaling)
     minutes, optimizer = 0.01 if args.smoke else args.minutes, Adam(lr=3e-3, decay=True)
-    fit(model, data, minutes=minutes, folder=folder, resume="auto", optimizer=optimizer)
+    execution = Execution(workers=args.workers)
+    fit(model, data, minutes=minutes, folder=folder, resume="auto", optimizer=optimizer, execution=execution)
 model = Model.from_pretrained(folder)
 true = ShallowWater(test, seed=2, snapshots=2, **days).batch(range(test), finest)["x"]
 
