@@ -18,6 +18,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
@@ -62,6 +63,7 @@ class Portraits:
             raise ValueError(f"Portraits: expected a style of {sorted(OPTIONS)}, got {style!r}.")
         self.name, self.count, self.held_out, self.size = style, count, held_out, size
         try:
+            import_module("dicebear")
             text = files("dicebear_styles").joinpath(f"{style}.json").read_text("utf-8")
         except ImportError as error:
             raise ValueError(
