@@ -49,7 +49,8 @@ class PiGDM(Guided):
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         alpha_t, sigma_t = self.sde.marginal(x_t, t)
-        s2 = self.sde.noise.variance(tuple(x_t.shape[2:])) * (sigma_t / alpha_t).square()
+        std = self.sde.noise.point_std(tuple(x_t.shape[2:])).to(x_t).reshape(-1, *(1,) * self.sde.domain.dim)
+        s2 = (std * sigma_t / alpha_t).square()
         r2 = s2 * self.spread**2 / (s2 + self.spread**2)
         v = conjugate_residuals(
             lambda v: v + near.forward(r2 * near.transpose(v)),

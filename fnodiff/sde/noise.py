@@ -162,6 +162,7 @@ class Noise(abc.ABC):
     """A centred Gaussian process on a domain, diagonal in its modes. Subclasses define `std`."""
 
     domain: Domain
+    channel_std: tuple[float, ...] | None = None  # of each channel, beside noise that is alike in all
 
     @abc.abstractmethod
     def std(self, eigenvalues: Tensor) -> Tensor:
@@ -208,6 +209,11 @@ class Noise(abc.ABC):
             known[shape] = float((mult * std.square()).sum() * mult.numel() / std.numel())
         return known[shape]
 
+    def point_std(self, shape: Sequence[int]) -> Tensor:
+        """Standard deviation at a point on a grid of this spatial shape, float64: (), or (C,) with `channel_std`."""
+        std = torch.tensor(1.0 if self.channel_std is None else self.channel_std, dtype=torch.float64)
+        return std * (self.variance(shape) / std.square().mean()).sqrt()
+
 
 def _split(shape: Sequence[int], domain: Domain) -> tuple[tuple[int, ...], tuple[int, ...]]:
     shape = plain(shape)
@@ -227,6 +233,8 @@ class GaussianRandomField(Noise):
         domain: Where the field lives.
         spectrum: `Matern`, `RBF`, or any callable (eigenvalues, dim) -> nonnegative Tensor of the same shape, which
             accepts float64; or `ChannelSpectra` of such, for fields of as many channels.
+        channel_std: Standard deviation of each channel's noise, 1 each by default. Of pairs (a, u), u a solution for a, let
+            u's be larger, (1, 8): sampling then decides on a first, and u is what follows from it.
 
     Raises:
         ValueError: If they are something else; on first use, if the spectrum's sum over all modes is not finite and positive.
@@ -242,6 +250,7 @@ class GaussianRandomField(Noise):
 
     domain: Domain
     spectrum: Spectrum
+    channel_std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.domain, Domain) or not callable(self.spectrum) or isinstance(self.spectrum, type):
@@ -250,6 +259,14 @@ class GaussianRandomField(Noise):
                 f"as GaussianRandomField(Box(2), Matern(1.0))."
             )
         object.__setattr__(self, "spectrum", on_domain(self.spectrum, self.domain))
+        if self.channel_std is not None:
+            std = tuple(float(value) for value in self.channel_std)
+            count = len(self._channels) or len(std)
+            if not std or not all(0 < value < math.inf for value in std) or len(std) != count:
+                raise ValueError(
+                    f"GaussianRandomField: expected channel_std of {count} positive numbers, got {self.channel_std!r}."
+                )
+            object.__setattr__(self, "channel_std", std)
 
     @functools.cached_property
     def trace(self) -> float:
@@ -288,9 +305,12 @@ class GaussianRandomField(Noise):
 
     def std(self, eigenvalues: Tensor) -> Tensor:
         if self._channels:
-            return torch.stack([field.std(eigenvalues) for field in self._channels])
-        trace = self.trace  # first, as it looks at the spectrum
-        return (self._at(eigenvalues) / trace).sqrt()
+            std = torch.stack([field.std(eigenvalues) for field in self._channels])
+        else:
+            trace = self.trace  # first, as it looks at the spectrum
+            std = (self._at(eigenvalues) / trace).sqrt()
+        each = self.channel_std
+        return std if each is None else std * torch.tensor(each).to(std).reshape(-1, *(1,) * eigenvalues.ndim)
 
 
 @kinds_checked

@@ -5,7 +5,7 @@ With y = x_t / alpha_t = x + (sigma_t / alpha_t) z, a network F and a scaling gi
     D(x_t, t) = skip + out(F(input, noise_level)).
 
 `EDMScaling` has one number for all modes. Let s = sqrt(v) sigma_t / alpha_t be the standard deviation of y's noise at a point,
-v the noise's variance per point on the grid at hand, and sd = sigma_data; then
+v the noise's variance per point on the grid at hand, for each channel if it has a `channel_std`, and sd = sigma_data; then
 
     D = c_skip y + c_out F(c_in y, c_noise),
     c_skip = sd^2 / (s^2 + sd^2),  c_out = s sd / sqrt(s^2 + sd^2),  c_in = 1 / sqrt(s^2 + sd^2),  c_noise = ln(s) / 4.
@@ -125,18 +125,21 @@ class EDMScaling(Scaling):
     def __call__(self, sde: FunctionSpaceSDE, spectrum: Spectrum | None, x_t: Tensor, t: Tensor) -> Scaled:
         alpha_t, sigma_t = sde.marginal(x_t, t)
         y, sd = x_t / alpha_t, self.sigma_data
-        s = math.sqrt(sde.noise.variance(tuple(x_t.shape[2:]))) * sigma_t / alpha_t
+        std = sde.noise.point_std(tuple(x_t.shape[2:])).to(x_t).reshape(-1, *(1,) * sde.domain.dim)
+        s = std * sigma_t / alpha_t
         c_skip = sd**2 / (s.square() + sd**2)
         c_in = 1 / (s.square() + sd**2).sqrt()
         c_out = s * sd * c_in
         seen = c_in * y
         if self.linear_estimate:
             seen = torch.cat([seen, linear_estimate(sde, spectrum, x_t, t) / sd], dim=1)
-        return Scaled(c_skip * y, seen, (s.log() / 4).flatten().expand(x_t.shape[0]), lambda out: c_out * out)
+        level = (std.flatten()[0] / (sde.noise.channel_std or (1.0,))[0] * sigma_t / alpha_t).log() / 4
+        return Scaled(c_skip * y, seen, level.flatten().expand(x_t.shape[0]), lambda out: c_out * out)
 
     def loss_weight(self, sde: FunctionSpaceSDE, spectrum: Spectrum | None, t: Tensor, shape: Shape) -> Tensor:
-        """1 / c_out^2."""
-        s, sd = math.sqrt(sde.noise.variance(shape)) * sde.schedule.ratio(t), self.sigma_data
+        """1 / c_out^2, of t's shape, or (*t.shape, C) if the noise has a `channel_std`."""
+        std, ratio, sd = sde.noise.point_std(shape), sde.schedule.ratio(t), self.sigma_data
+        s = std.to(ratio) * ratio.reshape(ratio.shape + (1,) * std.ndim)
         return (s.square() + sd**2) / (s * sd).square()
 
     def noise_law(self, sde: FunctionSpaceSDE, spectrum: Spectrum | None) -> tuple[float, float]:
