@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import calibration
+from benchmarks import calibration, calibration_problems
 from benchmarks.calibration_scores import Scores, draw, everyones_ranks, index, interval, widened
 from fnodiff import (
     DFU,
@@ -205,6 +205,6 @@ def test_sensors_see_the_truth_with_errors(folder):
 
 
 def test_places_are_even_over_the_sphere():
-    points = calibration.places(Sphere(), 20_000, torch.Generator().manual_seed(0))
+    points = calibration_problems.places(Sphere(), 20_000, torch.Generator().manual_seed(0))
     assert float((points[0].cos() > 0.5).float().mean()) == pytest.approx(0.25, abs=0.02)
     assert float((points[1] < math.pi / 2).float().mean()) == pytest.approx(0.25, abs=0.02)
