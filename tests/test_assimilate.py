@@ -204,10 +204,17 @@ def test_what_is_wrong_is_said(change, says):
 class Rough(Chain):
     """Whose noise has a law for each channel."""
 
+    noise = GaussianRandomField(CIRCLE, ChannelSpectra((Matern(1.0, 0.3), Matern(0.5, 0.3))))
+
     def __init__(self) -> None:
         super().__init__(2)
-        noise = GaussianRandomField(CIRCLE, ChannelSpectra((Matern(1.0, 0.3), Matern(0.5, 0.3))))
-        self.sde = FunctionSpaceSDE(noise, EDM())
+        self.sde = FunctionSpaceSDE(self.noise, EDM())
+
+
+class Louder(Rough):
+    """Whose noise has a size for each channel."""
+
+    noise = GaussianRandomField(CIRCLE, Matern(1.0, 0.3), (1.0, 8.0))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +224,7 @@ class Rough(Chain):
         (lambda: Chain(2), 4, 3, "expected windows of 3 states"),
         (lambda: Chain(2, normalization=Normalization((0.0, 1.0), (1.0, 1.0))), 3, 2, "expected the same mean"),
         (Rough, 3, 2, "expected one law of the noise for all states"),
+        (Louder, 3, 2, "expected one law of the noise for all states"),
     ],
 )
 def test_what_is_no_window_is_refused(denoiser, length, states, says):

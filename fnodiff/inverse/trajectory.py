@@ -65,7 +65,8 @@ class Trajectory(Wrapper):
                     f"Trajectory: expected the same {name} for all states of a window, got {value}; before training set "
                     f"model.normalization = Normalization(mean, std), with one number for all."
                 )
-        if isinstance(getattr(denoiser.sde.noise, "spectrum", None), ChannelSpectra):
+        noise = denoiser.sde.noise
+        if isinstance(getattr(noise, "spectrum", None), ChannelSpectra) or noise.channel_std is not None:
             raise ValueError(
                 "Trajectory: expected one law of the noise for all states, got one for each channel; pass such as "
                 "noise=GaussianRandomField(domain, Matern(1.0)) to Model.for_data."
