@@ -15,6 +15,7 @@ from fnodiff import (
     GaussianRandomField,
     Matern,
     Model,
+    WhiteNoise,
     sample,
 )
 from fnodiff.inverse import PiGDM, PointObservation
@@ -121,3 +122,16 @@ def test_there_are_as_many_as_spectra():
 def test_fields_have_as_many_channels():
     with pytest.raises(ValueError, match="expected noise of 2 channels"):
         APART.noise.sample((1, 3, 12, 12))
+
+
+def test_white_noise_may_differ_by_channel(tmp_path):
+    plain, apart = (WhiteNoise(BOX, 12, std) for std in (None, (1.0, 100.0)))
+    seed = torch.Generator().manual_seed
+    one, other = (noise.sample((2, 2, 24, 24), generator=seed(0)) for noise in (plain, apart))
+    torch.testing.assert_close(other, one * torch.tensor([1.0, 100.0])[:, None, None], rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(apart.point_std((24, 24)), torch.tensor([2.0, 200.0]).double())
+    made = model(FunctionSpaceSDE(apart, EDM()))
+    made.save_pretrained(tmp_path)
+    assert Model.from_pretrained(tmp_path).sde.noise == apart
+    with pytest.raises(ValueError, match="WhiteNoise: expected channel_std of 2 positive numbers"):
+        WhiteNoise(BOX, 12, (1.0, -1.0))

@@ -6,7 +6,7 @@ from fnodiff.sde.gaussian import GaussianDenoiser
 from fnodiff.sde.guidance import Autoguided, ClassifierFree
 from fnodiff.sde.likelihood import log_likelihood
 from fnodiff.sde.loss import DenoisingLoss
-from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise, PixelNoise, WhiteNoise
+from fnodiff.sde.noise import RBF, ChannelSpectra, GaussianRandomField, Matern, Noise
 from fnodiff.sde.normalization import Normalization, measure_normalization
 from fnodiff.sde.process import FunctionSpaceSDE
 from fnodiff.sde.replace import ReplaceCells, ReplaceModes
@@ -29,6 +29,7 @@ from fnodiff.sde.solvers import (
 from fnodiff.sde.spectrum import DataSpectrum, fit_spectra, fit_spectrum, noise_law, noise_levels
 from fnodiff.sde.stages import Cascade, Direct, Plan, Progressive, Stage
 from fnodiff.sde.usual import default_plan, default_solver
+from fnodiff.sde.white import PixelNoise, WhiteNoise
 
 __all__ = [
     "DDIM",

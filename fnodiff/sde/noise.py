@@ -24,7 +24,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain, Generators, Shape, normals
+from fnodiff.domain import Domain, Generators
 from fnodiff.expected import kinds_checked, plain
 
 Spectrum = Callable[[Tensor, int], Tensor]
@@ -189,7 +189,7 @@ class Noise(abc.ABC):
         Raises:
             ValueError: If `shape` does not fit the domain, or the generators are not one per sample.
         """
-        batch, spatial = _split(shape, self.domain)
+        batch, spatial = split_shape(shape, self.domain)
         full = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype  # no transforms in half precision
         white = self.domain.white(batch, spatial, generator=generator, device=device, dtype=full)
         eigenvalues = self.domain.eigenvalues(spatial, device=white.device, dtype=white.real.dtype)
@@ -209,13 +209,31 @@ class Noise(abc.ABC):
             known[shape] = float((mult * std.square()).sum() * mult.numel() / std.numel())
         return known[shape]
 
+    def _of_channels(self, std: Tensor, dim: int) -> Tensor:
+        """A standard deviation that is alike in all channels, for each of them."""
+        if self.channel_std is None:
+            return std
+        return std * torch.tensor(self.channel_std).to(std).reshape(-1, *(1,) * dim)
+
     def point_std(self, shape: Sequence[int]) -> Tensor:
         """Standard deviation at a point on a grid of this spatial shape, float64: (), or (C,) with `channel_std`."""
         std = torch.tensor(1.0 if self.channel_std is None else self.channel_std, dtype=torch.float64)
         return std * (self.variance(shape) / std.square().mean()).sqrt()
 
 
-def _split(shape: Sequence[int], domain: Domain) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def check_channel_std(owner: str, std: Sequence[float] | None, count: int = 0) -> tuple[float, ...] | None:
+    """One standard deviation for each channel; ValueError unless they are positive, and as many as `count` if that is known."""
+    if std is None:
+        return None
+    each = tuple(float(value) for value in std)
+    count = count or max(1, len(each))
+    if len(each) != count or not all(0 < value < math.inf for value in each):
+        raise ValueError(f"{owner}: expected channel_std of {count} positive numbers, got {std!r}.")
+    return each
+
+
+def split_shape(shape: Sequence[int], domain: Domain) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Batch and channels, and the spatial shape; ValueError if it is none."""
     shape = plain(shape)
     shape = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else (shape,)
     batch, spatial = shape[:2], shape[2:]
@@ -259,14 +277,8 @@ class GaussianRandomField(Noise):
                 f"as GaussianRandomField(Box(2), Matern(1.0))."
             )
         object.__setattr__(self, "spectrum", on_domain(self.spectrum, self.domain))
-        if self.channel_std is not None:
-            std = tuple(float(value) for value in self.channel_std)
-            count = len(self._channels) or len(std)
-            if not std or not all(0 < value < math.inf for value in std) or len(std) != count:
-                raise ValueError(
-                    f"GaussianRandomField: expected channel_std of {count} positive numbers, got {self.channel_std!r}."
-                )
-            object.__setattr__(self, "channel_std", std)
+        checked = check_channel_std("GaussianRandomField", self.channel_std, len(self._channels))
+        object.__setattr__(self, "channel_std", checked)
 
     @functools.cached_property
     def trace(self) -> float:
@@ -309,91 +321,4 @@ class GaussianRandomField(Noise):
         else:
             trace = self.trace  # first, as it looks at the spectrum
             std = (self._at(eigenvalues) / trace).sqrt()
-        each = self.channel_std
-        return std if each is None else std * torch.tensor(each).to(std).reshape(-1, *(1,) * eigenvalues.ndim)
-
-
-@kinds_checked
-@dataclass(frozen=True)
-class WhiteNoise(Noise):
-    """The same variance for every mode on every grid; mean variance one per point on the reference grid.
-
-    On a grid n times finer per side it has n^dim as much variance per point, as white noise must: a network trained
-    at one sigma then sees the same signal-to-noise ratio in a mode on every grid.
-
-    Args:
-        domain: Where the field lives.
-        reference: Spatial shape of the grid with unit variance per point.
-
-    Examples:
-        >>> from fnodiff import Box, WhiteNoise
-        >>> noise = WhiteNoise(Box(2), reference=(32, 32))
-        >>> [round(noise.variance((n, n)), 6) for n in (16, 32, 64)]  # per point
-        [0.25, 1.0, 4.0]
-    """
-
-    domain: Domain
-    reference: Shape | int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reference", self.domain.check_shape(self.reference))
-
-    @functools.cached_property
-    def mode_variance(self) -> float:
-        """The variance of each mode: one over the number of modes of the reference grid."""
-        return 1.0 / float(self.domain.multiplicity(self.reference, dtype=torch.float64).sum())
-
-    def std(self, eigenvalues: Tensor) -> Tensor:
-        return torch.full_like(eigenvalues, math.sqrt(self.mode_variance))
-
-
-@kinds_checked
-@dataclass(frozen=True)
-class PixelNoise(Noise):
-    """Independent unit normals at the points of whatever grid: not a function, and so different on each grid.
-
-    The noise of EDM and of the DFU paper's experiments. Refining the grid by r leaves r^dim less of it in each mode, so
-    one sigma means different things at different resolutions. Here for comparison with published settings.
-
-    Raises:
-        ValueError: On a domain whose points stand for areas of different size, as the sphere's: white in no sense there.
-
-    Examples:
-        >>> from fnodiff import Box, PixelNoise
-        >>> [round(PixelNoise(Box(2)).variance((n, n)), 6) for n in (16, 32, 64)]
-        [1.0, 1.0, 1.0]
-    """
-
-    domain: Domain
-
-    def __post_init__(self) -> None:
-        if not self.domain.uniform:
-            raise ValueError(
-                f"PixelNoise: expected a domain whose points have equal areas, got {self.domain}; use "
-                f"WhiteNoise(domain, reference)."
-            )
-
-    def std(self, eigenvalues: Tensor) -> Tensor:
-        raise ValueError(
-            "PixelNoise has a spectrum only on a given grid; write noise.on(shape).std(eigenvalues), "
-            "or use WhiteNoise(domain, reference)."
-        )
-
-    def on(self, shape: Sequence[int]) -> Noise:
-        return _PixelNoiseOn(self.domain, self.domain.check_shape(shape))
-
-    @kinds_checked(but=("shape",))
-    def sample(
-        self, shape: Sequence[int], *, generator: Generators = None, device=None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        batch, spatial = _split(shape, self.domain)
-        return normals(batch, spatial, generator=generator, device=device, dtype=dtype)
-
-
-@dataclass(frozen=True)
-class _PixelNoiseOn(WhiteNoise):
-    """White noise with one unit of variance shared among a grid's points, those of a Nyquist mode included."""
-
-    @functools.cached_property
-    def mode_variance(self) -> float:
-        return 1.0 / math.prod(self.reference)
+        return self._of_channels(std, eigenvalues.ndim)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from fnodiff.domain import Domain, Shape
-from fnodiff.sde.noise import ChannelSpectra, GaussianRandomField, Matern, Noise, Spectrum, WhiteNoise
+from fnodiff.sde.noise import ChannelSpectra, GaussianRandomField, Matern, Noise, Spectrum
 from fnodiff.sde.process import has_data
 from fnodiff.sde.spectrum import DataSpectrum
+from fnodiff.sde.white import WhiteNoise
 
 
 def suited_noise(domain: Domain, spectrum: Spectrum, reference: Shape) -> Noise:
