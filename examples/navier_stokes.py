@@ -30,7 +30,6 @@ add("--train", action="store_true", help="train the models first, or train those
 add("--minutes", type=float, default=11.0, help="of training, for each of the two")
 add("--count", type=int, default=512, help="flows to train on")
 add("--batch", type=int, default=8, help="samples of a training step: 8 for a core, 64 for a GPU")
-add("--workers", type=int, default=0, help="processes that prepare batches: 4 for a GPU")
 add("--checkpoint", type=Path, help="the models' folder; by default the repository's, with --train OUT/navier_stokes")
 add("--samples", type=int, default=10, help="of each posterior, 10 or more")
 add("--out", type=Path, default=Path("."), help="folder of the figure")
@@ -38,7 +37,7 @@ add("--smoke", action="store_true", help="all of it in seconds, to see that it r
 args = parser.parse_args()
 shipped = Path(sys.argv[0]).parent / "models" / "navier_stokes"
 folder = args.checkpoint or (args.out / "navier_stokes" if args.train else shipped)
-many, truths, steps, last, fine = (10, 1, 2, 3, 96) if args.smoke else (39, 2, 16, 6, 144)
+many, truths, steps, last, fine, minutes = (10, 1, 2, 3, 96, 0.01) if args.smoke else (39, 2, 16, 6, 144, args.minutes)
 
 # %%
 # The initial law and the forcing are those of the neural-operator papers, at a tenth of their viscosity, six times as strong.
@@ -53,16 +52,17 @@ if args.train:
     w = domain.resample(solve(w, 4, save=range(5), dt=0.02), (48, 48)).float().cpu()
     now, later = (x.reshape(-1, 1, 48, 48) for x in (w[:, :-1], w[:, 1:]))
     fields = {"step": ArrayFields(later, field=now, domain=domain), "pair": ArrayFields(w[:, [1, 0]], domain=domain)}
+    make = partial(DFU.tiny, local="operator", n_modes=(28, 28), channel_mult=(1, 1, 1), spectral_levels=3)
+    make = partial(make, positional_modes=1, dropout=0.0)
     shifts = [lambda x, k=k: x.roll((k * x.shape[-1] // 8, -k * x.shape[-1] // 8), (-2, -1)) for k in range(8)]
-    noise = GaussianRandomField(domain, Matern(1.5, 3**0.5 / 7))  # as w(0) is
-    network = partial(DFU.tiny, n_modes=(28, 28), channel_mult=(1, 1, 1), spectral_levels=3, dropout=0.0)
-    network = partial(network, local="operator", positional_modes=1)
-    for name, levels in {"step": (2.2, 0.1), "pair": (-0.5, 1.0)}.items():  # mean and spread of ln(noise level)
+    # Noise is as smooth as w(0); in pairs that of w(1) is 8 times as large, so that sampling decides on w(0), and w(1) follows.
+    for name, (sizes, *levels) in {"step": (None, 2.2, 0.1), "pair": ((8.0, 1.0), -1.0, 1.5)}.items():
         data = MultiResolution(Augmented(fields[name], shifts), domain, [16, 24, 32, 48], batch_size=args.batch)
-        model = Model.for_data(data, network, noise=noise, schedule=EDM(0.01, 10.0), scaling=EDMScaling(sigma_data=1.0))
+        noise = GaussianRandomField(domain, Matern(1.5, 3**0.5 / 7), sizes)
+        model = Model.for_data(data, make, noise=noise, schedule=EDM(0.005, 10.0), scaling=EDMScaling(sigma_data=1.0))
         options = {"loss": DenoisingLoss(model, *levels), "optimizer": Adam(lr=3e-3, decay=True), "resume": "auto"}
-        options |= {"minutes": 0.01 if args.smoke else args.minutes, "execution": Execution(workers=args.workers)}
-        fit(model, data, folder=folder / name, **options)
+        execution = Execution(workers=4 if args.batch > 16 else 0)
+        fit(model, data, minutes=minutes, folder=folder / name, execution=execution, **options)
 pair, step = (Model.from_pretrained(folder / name) for name in ("pair", "step"))
 generators = [torch.Generator().manual_seed(2_000_006 + i) for i in range(last)]
 true = solve(start((last, 1, fine, fine), generator=generators), last, save=range(last + 1), dt=1.6 / fine)
@@ -92,7 +92,7 @@ generator, noise_std, truth = torch.Generator().manual_seed(0), 0.02 * float(low
 points = torch.rand(2, 69, generator=generator, dtype=torch.float64).float()
 noise = noise_std * torch.randn(truths, 1, 69, generator=generator, dtype=torch.float64).float()
 law = GaussianRandomField(domain, lambda eigenvalues, dim: (eigenvalues > 0) * (eigenvalues + 49) ** -2.5)
-oracle = GaussianDenoiser(law, pair.sde, normalization=Normalization(0.0, 25 * 7**0.75 * law.trace**0.5))
+oracle = GaussianDenoiser(law, step.sde, normalization=Normalization(0.0, 25 * 7**0.75 * law.trace**0.5))
 values, found = domain.evaluate(truth[:, :1], points) + noise, []
 for model, count, solver in ((pair, args.samples, DDIM(steps, eta=1.0)), (oracle, many, DPMSolver(steps))):
     seen = PointObservation(points, values.repeat(count, 1, 1), noise_std, channels=-1)  # w(0)
