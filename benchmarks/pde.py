@@ -365,7 +365,7 @@ def main() -> None:
             print(f"{problem.name}, joint: {count:.1f}M parameters, trained on {grids}")
     if (args.darcy, args.navier_stokes) == SHIPPED:
         print(
-            "Joint models: trained for 12 minutes (Darcy) and 11 (Navier-Stokes) on one core (examples/models/TRAINED.md)"
+            "Joint models: how they were trained is in examples/models/TRAINED.md"
         )
     if "direct" in args.ways:
         print(f"direct: {args.minutes:g} minutes on {args.pairs} pairs for each column")
