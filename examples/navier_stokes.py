@@ -55,11 +55,10 @@ if args.train:
     make = partial(DFU.tiny, local="operator", n_modes=(28, 28), channel_mult=(1, 1, 1), spectral_levels=3)
     make = partial(make, positional_modes=1, dropout=0.0)
     shifts = [lambda x, k=k: x.roll((k * x.shape[-1] // 8, -k * x.shape[-1] // 8), (-2, -1)) for k in range(8)]
-    # Noise is as smooth as w(0); in pairs that of w(1) is 8 times as large, so that sampling decides on w(0), and w(1) follows.
-    for name, (sizes, *levels) in {"step": (None, 2.2, 0.1), "pair": ((8.0, 1.0), -1.0, 1.5)}.items():
+    noise = GaussianRandomField(domain, Matern(1.5, 3**0.5 / 7))  # as w(0) is
+    for name, levels in {"step": (2.2, 0.1), "pair": (-0.5, 1.0)}.items():  # mean and spread of ln(noise level)
         data = MultiResolution(Augmented(fields[name], shifts), domain, [16, 24, 32, 48], batch_size=args.batch)
-        noise = GaussianRandomField(domain, Matern(1.5, 3**0.5 / 7), sizes)
-        model = Model.for_data(data, make, noise=noise, schedule=EDM(0.005, 10.0), scaling=EDMScaling(sigma_data=1.0))
+        model = Model.for_data(data, make, noise=noise, schedule=EDM(0.01, 10.0), scaling=EDMScaling(sigma_data=1.0))
         options = {"loss": DenoisingLoss(model, *levels), "optimizer": Adam(lr=3e-3, decay=True), "resume": "auto"}
         execution = Execution(workers=4 if args.batch > 16 else 0)
         fit(model, data, minutes=minutes, folder=folder / name, execution=execution, **options)
