@@ -53,7 +53,7 @@ def true_pairs(name: str, count: int, n: int) -> Tensor:
     if name == "Darcy":
         source = Darcy(count, seed=1, scale=3.0, constant_mode=False)
         return source.batch(range(count), (n, n))["x"]
-    fine = 2 * max(FINE, n) // 2
+    fine = max(FINE, n)
     start = navier_stokes.initial_vorticity(
         (count, 1, fine, fine), generator=torch.Generator().manual_seed(1), scale=25.0
     )
