@@ -81,8 +81,8 @@ def main() -> None:
     for name, (folder, error) in problems.items():
         model = Model.from_pretrained(folder)
         for n in args.sizes:
-            drawn = sample(model, (n, n), range(args.samples), solver=DPMSolver(args.steps), plan=Direct())
-            for row, x in {"sampled": drawn, "true": true_pairs(name, args.samples, n)}.items():
+            sampled = sample(model, (n, n), range(args.samples), solver=DPMSolver(args.steps), plan=Direct())
+            for row, x in {"sampled": sampled, "true": true_pairs(name, args.samples, n)}.items():
                 e, spread = error(x), x.transpose(0, 1).flatten(1).std(1).tolist()
                 apart = f"{between(x):>10.1%}" if name == "Darcy" else f"{'-':>10}"
                 spreads = ", ".join(f"{value:.3g}" for value in spread)
