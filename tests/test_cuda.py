@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from parts import FLAT, NOISES
 
+from fnodiff.data import ArrayFields, MultiResolution
 from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.model import Model
 from fnodiff.nn import DFU, SpectralConv
@@ -30,6 +32,7 @@ from fnodiff.sde import (
     sample,
     upscale,
 )
+from fnodiff.train import Execution, Logging, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -172,3 +175,20 @@ def test_upscaling():
     cpu, gpu = (upscale(m, X[0], (24, 32), [3, 1], solver=DPMSolver(5), batch=1) for m in (model, twin))
     torch.testing.assert_close(gpu, cpu, rtol=2e-2, atol=2e-2)
     assert float((cpu[0] - cpu[1]).abs().max()) > 1e-3
+
+
+def test_recorded_training():
+    """Training by CUDA graphs ends in the weights of training without, with two grids and labels."""
+    noise = WhiteNoise(Box(2), (16, 16))
+    x = noise.sample((16, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    fields = ArrayFields(x, label=torch.arange(16) % 2, domain=Box(2))
+    data = MultiResolution(fields, Box(2), [8, 16], batch_size=4)
+    trained = []
+    for cuda_graphs in (False, True):
+        torch.manual_seed(0)
+        model = Model.for_data(data, partial(DFU.tiny, dropout=0.0), noise=noise)
+        execution = Execution(seed=0, cuda_graphs=cuda_graphs)
+        trained.append(fit(model, data, 12, execution=execution, logging=Logging(progress=False)))
+    plain, played = ([p.detach().cpu() for p in model.parameters()] for model in trained)
+    torch.testing.assert_close(played, plain, rtol=1e-2, atol=1e-3)
+    assert "forward" not in vars(trained[1].network)

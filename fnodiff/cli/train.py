@@ -84,6 +84,7 @@ class RunOptions:
     parts: Whole = option("Go through each batch in so many parts, which takes less memory.", 1)
     recompute: bool = option("Keep less for the gradient and compute it again: less memory, more time.", False)
     shard: bool = option("Leave each of several processes its share of the weights (FSDP).", False)
+    cuda_graphs: bool = option("Start all of a network's kernels by one call, on one GPU.", False)
 
     def fit_options(self, quiet: bool, tracking: TrackingOptions) -> dict[str, Any]:
         """What `fit` takes beside model, data, loss and optimizer."""
@@ -114,7 +115,7 @@ class RunOptions:
             log_with=tracker,
             project_dir=self.out,
         )
-        execution = Execution(accelerator, self.save_every, self.workers, seed, self.shard)
+        execution = Execution(accelerator, self.save_every, self.workers, seed, self.shard, self.cuda_graphs)
         fitting = {"steps": self.steps, "minutes": self.minutes, "folder": self.out, "execution": execution}
         resume = {"auto": "auto", "always": True, "never": False}[self.resume]
         return {**fitting, "resume": resume, "logging": Logging(progress=not quiet)}

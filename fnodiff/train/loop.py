@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from numbers import Integral
@@ -31,11 +30,13 @@ from tqdm.auto import tqdm
 
 from fnodiff import checkpoint
 from fnodiff.data.loader import MultiResolution
-from fnodiff.domain import Shape, moved
+from fnodiff.domain import moved
 from fnodiff.expected import kinds_checked
 from fnodiff.model import Model
 from fnodiff.sde import DenoisingLoss
 from fnodiff.sde.denoiser import NotFinite, check_names
+from fnodiff.train.bar import Bar
+from fnodiff.train.graphs import check_recordable, recorded
 from fnodiff.train.preview import can_show
 from fnodiff.train.settings import Adam, Execution, Logging
 from fnodiff.train.signals import Interruption, deaf, interruptible
@@ -82,7 +83,8 @@ def fit(
         ValueError: If neither steps nor minutes is given, or not positive, a setting is of another class, the data are on
             another domain or none of their grids holds the network's modes, the folder holds another run or cannot be written
             to, the model cannot be saved, the checkpoint does not belong to this model, a batch cannot be shared out evenly
-            among processes and parts, weights are to be shared out in one process, or no tracker shows previews.
+            among processes and parts, weights are to be shared out in one process, no tracker shows previews, or no CUDA graph
+            can be recorded.
         FloatingPointError: If the loss is not finite, naming the step and the grid.
 
     Examples:
@@ -102,6 +104,8 @@ def fit(
     _check_data(model, data, new=not going_on)
     # without cpu=True accelerate takes several processes on CPUs for as many runs
     accelerator = execution.accelerator or Accelerator(cpu=not torch.accelerator.is_available())
+    if execution.cuda_graphs:
+        check_recordable(model.network, accelerator)
     parts = accelerator.gradient_accumulation_steps
     share = _Share(data, accelerator.process_index, accelerator.num_processes, parts, execution.seed)
     if logging.preview is not None and not can_show(accelerator.trackers):
@@ -145,8 +149,9 @@ def fit(
         worker_init_fn=deaf,
     )
     elapsed = 0.0
-    bar = _Bar(loss, steps, step, deadline, logging.progress and accelerator.is_main_process)
-    with interruptible() as interrupted, bar:
+    bar = Bar(loss, steps, step, deadline, logging.progress and accelerator.is_main_process)
+    graphs = recorded(model.network) if execution.cuda_graphs else nullcontext()
+    with interruptible() as interrupted, bar, graphs:
         for batch in _until(loader, interrupted) if step < last else ():
             if batch is None:  # the signal reached the workers too
                 if folder is not None and (accelerator.is_main_process or execution.shard):
@@ -215,49 +220,6 @@ def _until(loader: DataLoader, interrupted: Interruption) -> Iterator[dict[str, 
             yield None
             return
         yield batch
-
-
-class _Bar:
-    """The bar of a run, with each grid's loss beside that of the best linear estimate, and the time that is left."""
-
-    def __init__(self, loss: DenoisingLoss, total: int | None, initial: int, deadline: float, shown: bool) -> None:
-        self.loss, self.deadline, self.shown = loss, deadline, shown
-        self.recent: dict[Shape, float] = defaultdict(float)
-        self.linear: dict[Shape, float | None] = {}
-        self.bar = tqdm(total=total, initial=initial, disable=not shown, desc="training", mininterval=1.0)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        known = [(self.recent[shape], linear) for shape, linear in self.linear.items() if linear is not None]
-        if self.shown and known and all(value > 0.95 * linear for value, linear in known):
-            tqdm.write(
-                "The loss is no better than that of the best linear estimate: beyond the data's spectrum nothing is learnt "
-                "yet. Train it longer.",
-                file=sys.stderr,
-            )
-
-    def note(self, shape: Shape, value: float) -> None:
-        """A step's loss."""
-        self.recent[shape] = value if shape not in self.recent else 0.98 * self.recent[shape] + 0.02 * value
-        self.bar.update()
-        if not self.shown:
-            return
-        if shape not in self.linear:
-            self.linear[shape] = self.loss.linear(shape)
-        words = {}
-        for grid, recent in sorted(self.recent.items()):
-            linear = self.linear.get(grid)
-            words["x".join(map(str, grid))] = f"{recent:.3f}" + ("" if linear is None else f" (linear {linear:.3f})")
-        if math.isfinite(self.deadline):
-            words["left"] = tqdm.format_interval(max(0.0, self.deadline - time.monotonic()))
-        self.bar.set_postfix(words, refresh=False)
-
-    def losses(self, prefix: str) -> dict[str, float]:
-        """Each grid's loss, by name."""
-        return {prefix + "x".join(map(str, s)): v for s, v in sorted(self.recent.items())}
 
 
 def _check_settings(steps: int | None, minutes: float | None, settings: dict[type, object]) -> None:

@@ -94,6 +94,9 @@ class Execution:
             they come from torch's generator, another one in each process.
         shard: Leave each of several processes its share of the weights, of Adam's averages and of the moving average (FSDP2),
             for models that one device does not hold. The model stays shared out; what is returned, and written, is whole.
+        cuda_graphs: Record the network's forward and backward pass on each grid as CUDA graphs, which start all kernels by one
+            call: for GPUs that wait for Python. One process, whole batches, without mixed precision. Each grid takes memory
+            of its own.
 
     Raises:
         ValueError: If a number is out of range.
@@ -104,6 +107,7 @@ class Execution:
     workers: int = 0
     seed: int | None = None
     shard: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.save_every < 1 or self.workers < 0 or (self.seed is not None and self.seed < 0):

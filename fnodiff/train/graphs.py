@@ -1,0 +1,83 @@
+"""CUDA graphs: a network's forward and backward pass on each grid, recorded once, and then started by one call.
+
+A small batch on a fast GPU waits for Python to start hundreds of kernels. A recording starts them all at once.
+
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#partial-network-capture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+class _InOrder(nn.Module):
+    """A network whose conditions are given in order rather than by name, as recordings want them."""
+
+    def __init__(self, network: nn.Module, call: Callable[..., Tensor], names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.call, self.names = network, call, names
+
+    def forward(self, x: Tensor, noise_level: Tensor, *conditions: Tensor) -> Tensor:
+        return self.call(x, noise_level, **dict(zip(self.names, conditions, strict=True)))
+
+
+class _Player:
+    """What stands in for a network's forward: records at the first training call on a grid, and plays after that."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.plain = network, network.forward
+        self.recordings: dict[tuple, Callable[..., Tensor]] = {}
+
+    def __call__(self, x: Tensor, noise_level: Tensor, **conditions: Tensor) -> Tensor:
+        if not (self.network.training and torch.is_grad_enabled()):
+            return self.plain(x, noise_level, **conditions)
+        inputs = (x, noise_level, *conditions.values())
+        key = tuple(conditions), tuple((tuple(v.shape), v.dtype) for v in inputs)
+        if key not in self.recordings:
+            in_order = _InOrder(self.network, self.plain, tuple(conditions))
+            like = tuple(v.detach().clone() for v in inputs)
+            self.recordings[key] = torch.cuda.make_graphed_callables(in_order, like, allow_unused_input=True)
+        return self.recordings[key](*inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Tensor]:
+        network = memo[id(self.network)]  # a copy has weights of its own, which no recording knows
+        return type(network).forward.__get__(network)
+
+
+@contextmanager
+def recorded(network: nn.Module) -> Iterator[None]:
+    """Within it, training calls of the network are recorded at their first time on a grid, and played again after that.
+
+    Each grid, with each set of conditions, has memory of its own for as long. Evaluation is not recorded.
+    """
+    network.forward = _Player(network)
+    try:
+        yield
+    finally:
+        del network.forward
+
+
+def check_recordable(network: object, accelerator: Accelerator) -> None:
+    """Raise a ValueError, with what to do, unless this network can be recorded in such a run."""
+    if accelerator.device.type != "cuda":
+        got, mend = f"the device {accelerator.device}", "leave cuda_graphs=True out"
+    elif accelerator.num_processes > 1 or accelerator.gradient_accumulation_steps > 1:
+        parts = accelerator.gradient_accumulation_steps
+        got, mend = f"{accelerator.num_processes} processes and {parts} parts", "train in one process, whole batches"
+    elif accelerator.mixed_precision != "no":
+        got, mend = f"mixed precision {accelerator.mixed_precision}", "leave one of the two out"
+    elif not isinstance(network, nn.Module) or network._compiled_call_impl is not None:
+        got = "a compiled one" if isinstance(network, nn.Module) else type(network).__name__
+        mend = "take a torch.nn.Module that is not compiled"
+    else:
+        return
+    raise ValueError(
+        f"fit: expected a network on one NVIDIA GPU, in one process and its own precision, for cuda_graphs=True, got {got}; "
+        f"{mend}."
+    )
