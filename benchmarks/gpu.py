@@ -2,11 +2,12 @@
 
     python -m benchmarks.gpu
 
-prints the machine, its driver and the versions, then tables within about ten minutes, and writes all of it to gpu.txt. Networks
-are those of `benchmarks.speed` at 32, 64, 96 and 128 points, and the paper's 128 channels at 96 and 160. A batch is the largest
-power of two, up to a limit, that fits into memory for each network of a table. A step is forward, backward and Adam's. Samples
-a second are steps' (training) and those of `DPMSolver(12)` without what goes around the network (sampling). What does not fit,
-or would take longer than is left of the time, is a line that says so.
+prints the machine, its driver and the versions, then tables within about ten minutes, and writes all of it to gpu.txt. The
+first is of training steps by CUDA graphs, and `--only steps` ends there. Networks of the others are those of `benchmarks.speed`
+at 32, 64, 96 and 128 points, and the paper's 128 channels at 96 and 160. A batch is the largest power of two, up to a limit,
+that fits into memory for each network of a table. A step is forward, backward and Adam's. Samples a second are steps'
+(training) and those of `DPMSolver(12)` without what goes around the network (sampling). What does not fit, or would take longer
+than is left of the time, is a line that says so.
 
 Without CUDA it says what it needs, with exit status 2. `--device cpu --quick` tries the code on tiny versions of all tables.
 """
@@ -22,7 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,10 @@ from torch import Tensor, nn
 
 from benchmarks.networks import MODES, WIDTH, evaluate, interleaved, makers
 from benchmarks.speed import layer_table
+from fnodiff import DFU
 from fnodiff.cost import keep_freed_memory, measure
 from fnodiff.sde import DPMSolver
+from fnodiff.train.graphs import recorded
 
 PAPER = {"hidden_channels": 128, "channel_mult": (1, 2, 2, 2), "num_blocks": 4}
 EVALUATIONS = DPMSolver(12).evaluations
@@ -231,6 +234,23 @@ def table(
             torch.cuda.empty_cache()
 
 
+def recorded_table(n: int, batches: list[int], repeats: int, device: str) -> None:
+    """A training step of `DFU.small` as it is, and by CUDA graphs; on a CPU, which has none, as it is."""
+    print(f"\na training step of DFU.small at {n}x{n}, float32; of CUDA graphs: Execution(cuda_graphs=True)")
+    print(f"  {'batch':<12}{'as it is':>14}{'CUDA graphs':>14}{'gain':>10}")
+    for batch in batches:
+        x, level = inputs(batch, n, device)
+        net, adam = trainable(lambda: DFU.small(3, 3, reference=(n, n)), device)
+        other, others = trainable(lambda: DFU.small(3, 3, reference=(n, n)), device)
+        with recorded(other) if device == "cuda" else nullcontext():
+            tasks = {"plain": partial(train, net, adam, x, level), "recorded": partial(train, other, others, x, level)}
+            for task in tasks.values():
+                task()
+            seconds = interleaved(tasks, repeats)
+        plain, graphs = (1e3 * seconds[name] for name in tasks)
+        print(f"  {batch:<12}{plain:>11.2f} ms{graphs:>11.2f} ms{plain / graphs:>10.2f}", flush=True)
+
+
 def tables(options: Any) -> None:
     """All tables, those that say most first."""
     small = Networks("32 channels", makers(WIDTH, MODES, (32, 32)), 256)
@@ -242,6 +262,9 @@ def tables(options: Any) -> None:
         paper = Networks("8 channels, for the paper's 128", makers(tiny, (8, 8), (8, 8)), 1)
         sizes, large, layers = [16], [24], {"channels": 4, "batch": 1}
     device, repeats, clock = options.device, options.repeats, Clock(time.monotonic() + 60 * options.minutes)
+    recorded_table(sizes[0], [2] if options.quick else [16, 64, 256], repeats, device)
+    if options.only == "steps":
+        return
     layer_table(sizes, layers["batch"], repeats, device, layers["channels"])
     layer_table(sizes[-1:], layers["batch"], repeats, device, layers["channels"], options.backend)
     torch.compiler.reset()
@@ -270,6 +293,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny networks, to try the code")
     parser.add_argument("--minutes", type=float, default=9.0, help="no row begins that would not end by then")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--only", choices=("steps",), help="the first table alone: steps as they are, and by CUDA graphs"
+    )
     parser.add_argument("--backend", help="of torch.compile: inductor, on a CPU eager, which traces only")
     parser.add_argument("--out", type=Path, default=Path("gpu.txt"))
     options = parser.parse_args()

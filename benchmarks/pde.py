@@ -364,9 +364,7 @@ def main() -> None:
             grids = ", ".join(str(s[0]) for s in problem.model.training_shapes)
             print(f"{problem.name}, joint: {count:.1f}M parameters, trained on {grids}")
     if (args.darcy, args.navier_stokes) == SHIPPED:
-        print(
-            "Joint models: how they were trained is in examples/models/TRAINED.md"
-        )
+        print("Joint models: how they were trained is in examples/models/TRAINED.md")
     if "direct" in args.ways:
         print(f"direct: {args.minutes:g} minutes on {args.pairs} pairs for each column")
     flow = f"nu = {args.viscosity:g}, T = 1"
