@@ -147,8 +147,9 @@ class Conditioned(nn.Module):
                 f"{self._name}: expected {x.shape[0]} integer labels, one for each sample, or shares of the classes "
                 f"({x.shape[0]}, {self.num_classes}), got {label.dtype} {tuple(label.shape)}; pass label=(B,) int64."
             )
-        # A compiled network has no branch on values; its embedding refuses what is too large.
-        if not torch.compiler.is_compiling() and not bool(((label >= -1) & (label < self.num_classes)).all()):
+        # A compiled network, and one that is being recorded, has no branch on values; its embedding refuses what is too large.
+        looks = not torch.compiler.is_compiling() and not (label.is_cuda and torch.cuda.is_current_stream_capturing())
+        if looks and not bool(((label >= -1) & (label < self.num_classes)).all()):
             raise ValueError(
                 f"{self._name}: expected labels from 0 to {self.num_classes - 1}, or -1 for none, got {int(label.min())} to "
                 f"{int(label.max())}; relabel, or build the network with more num_classes."
