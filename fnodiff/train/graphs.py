@@ -7,6 +7,7 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#partial-network-cap
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,7 +59,9 @@ def recorded(network: nn.Module) -> Iterator[None]:
     """
     network.forward = _Player(network)
     try:
-        yield
+        with warnings.catch_warnings():  # of torch, as recordings have a stream of their own: nothing is lost by it
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+            yield
     finally:
         del network.forward
 
