@@ -50,6 +50,7 @@ _CLASSES: tuple[type, ...] = (
     sde.SpectralScaling,
     sde.FlowScaling,
     sde.ChannelSpectra,
+    sde.ChannelNoise,
     sde.DataSpectrum,
 )
 

@@ -62,6 +62,7 @@ SDE = {
     "process": {"noise", "schedule"},
     "spectrum": {"noise", "process"},
     "white": {"noise"},
+    "channels": {"noise", "white"},
     "suited_noise": {"noise", "white", "process", "spectrum"},
     "denoiser": BASIC | {"process"},
     "scaling": BASIC | {"process", "spectrum"},

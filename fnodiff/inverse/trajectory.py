@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.expected import kinds_checked
+from fnodiff.sde.channels import ChannelNoise
 from fnodiff.sde.denoiser import Denoiser, Wrapper, channels_of
 from fnodiff.sde.noise import ChannelSpectra, Spectrum
 from fnodiff.sde.normalization import Normalization
@@ -66,7 +67,8 @@ class Trajectory(Wrapper):
                     f"model.normalization = Normalization(mean, std), with one number for all."
                 )
         noise = denoiser.sde.noise
-        if isinstance(getattr(noise, "spectrum", None), ChannelSpectra) or noise.channel_std is not None:
+        apart = isinstance(noise, ChannelNoise) or isinstance(getattr(noise, "spectrum", None), ChannelSpectra)
+        if apart or noise.channel_std is not None:
             raise ValueError(
                 "Trajectory: expected one law of the noise for all states, got one for each channel; pass such as "
                 "noise=GaussianRandomField(domain, Matern(1.0)) to Model.for_data."

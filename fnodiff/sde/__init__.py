@@ -1,5 +1,6 @@
 """Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, solvers and sampling."""
 
+from fnodiff.sde.channels import ChannelNoise
 from fnodiff.sde.denoiser import Denoiser, Given, Wrapper
 from fnodiff.sde.flow import FlowScaling, OptimalTransport
 from fnodiff.sde.gaussian import GaussianDenoiser
@@ -40,6 +41,7 @@ __all__ = [
     "AnnealedLangevin",
     "Autoguided",
     "Cascade",
+    "ChannelNoise",
     "ChannelSpectra",
     "ClassifierFree",
     "Cosine",

@@ -5,7 +5,7 @@ With y = x_t / alpha_t = x + (sigma_t / alpha_t) z, a network F and a scaling gi
     D(x_t, t) = skip + out(F(input, noise_level)).
 
 `EDMScaling` has one number for all modes. Let s = sqrt(v) sigma_t / alpha_t be the standard deviation of y's noise at a point,
-v the noise's variance per point on the grid at hand, for each channel if it has a `channel_std`, and sd = sigma_data; then
+v the noise's variance per point on the grid at hand, for each channel if they differ in it, and sd = sigma_data; then
 
     D = c_skip y + c_out F(c_in y, c_noise),
     c_skip = sd^2 / (s^2 + sd^2),  c_out = s sd / sqrt(s^2 + sd^2),  c_in = 1 / sqrt(s^2 + sd^2),  c_noise = ln(s) / 4.
@@ -137,7 +137,7 @@ class EDMScaling(Scaling):
         return Scaled(c_skip * y, seen, level.flatten().expand(x_t.shape[0]), lambda out: c_out * out)
 
     def loss_weight(self, sde: FunctionSpaceSDE, spectrum: Spectrum | None, t: Tensor, shape: Shape) -> Tensor:
-        """1 / c_out^2, of t's shape, or (*t.shape, C) if the noise has a `channel_std`."""
+        """1 / c_out^2, of t's shape, or (*t.shape, C) if the noise's channels differ in size."""
         std, ratio, sd = sde.noise.point_std(shape), sde.schedule.ratio(t), self.sigma_data
         s = std.to(ratio) * ratio.reshape(ratio.shape + (1,) * std.ndim)
         return (s.square() + sd**2) / (s * sd).square()
