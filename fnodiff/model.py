@@ -26,12 +26,11 @@ from fnodiff.sde import (
     Scaling,
     Schedule,
     WhiteNoise,
-    fit_spectra,
-    fit_spectrum,
     measure_normalization,
     noise_levels,
 )
 from fnodiff.sde.noise import Spectrum
+from fnodiff.sde.spectrum import spectrum_of
 from fnodiff.sde.suited_noise import suited_noise
 
 INCLUDED = Path(__file__).parent / "models"
@@ -197,9 +196,7 @@ class Model(Denoiser):
         x = normalization(some["x"])
         if "mask" in some:  # what is missing counts as the mean, as in the loss
             x = torch.where(some["mask"] > 0, x, 0.0)
-        spectrum = fit_spectrum(x, domain, cell_averages=averages)
-        if not averages and x.shape[1] > 1:
-            spectrum = fit_spectra(x, domain)
+        spectrum = spectrum_of(x, domain, cell_averages=averages)
         conditions = {name: measure_normalization(data, key=name) for name in ("field", "condition") if name in some}
         if noise is None:
             noise = WhiteNoise(domain, reference) if averages else suited_noise(domain, spectrum, reference)

@@ -139,3 +139,20 @@ def test_other_mistakes():
     denoiser = GaussianDenoiser(GaussianRandomField(BOX, Matern(1.0)), SDE, channels=2)
     with pytest.raises(ValueError, match="one law of the noise for all states"):
         Trajectory(denoiser, length=4, states=2)
+
+
+def averaged(*smoothness):
+    """A model of cell averages on 8 and 16 points, with channels of these Matern laws."""
+    law = GaussianRandomField(BOX, ChannelSpectra(tuple(Matern(nu, 0.3) for nu in smoothness)))
+    x = law.sample((64, len(smoothness), 48, 48), generator=SEED(5))
+    fields = ArrayFields(BOX.average(x, (16, 16)), domain=BOX)
+    return Model.for_data(MultiResolution(fields, BOX, [8, 16], batch_size=4), DFU.tiny)
+
+
+def test_cell_averages_have_a_spectrum_each_where_channels_fall_differently():
+    alike, apart = averaged(0.5, 0.6), averaged(0.3, 1.8)
+    assert not isinstance(alike.spectrum, ChannelSpectra)
+    first, second = (law.exponent for law in apart.spectrum.channels)
+    assert first == pytest.approx(2.6, abs=0.5) and second == pytest.approx(5.6, abs=0.8)
+    for shape in ((8, 8), (12, 12), (32, 32)):  # the default plans: coarse grids first, and a cascade
+        assert bool(sample(apart, shape, seeds=[0, 1]).isfinite().all())

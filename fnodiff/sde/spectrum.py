@@ -203,6 +203,14 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     return DataSpectrum(tuple(wavenumber.tolist()), tuple(powers.tolist()), float(-slope), least)
 
 
+def spectrum_of(fields: Tensor, domain: Domain, *, cell_averages: bool) -> DataSpectrum | ChannelSpectra:
+    """One law for all channels of cell averages that fall alike, as those of pictures do; of other fields one for each."""
+    each = fit_spectra(fields, domain, cell_averages=cell_averages)
+    falls = [law.exponent for law in each.channels]
+    alike = len(falls) == 1 or (cell_averages and max(falls) - min(falls) < 1)
+    return fit_spectrum(fields, domain, cell_averages=cell_averages) if alike else each
+
+
 def _shells(domain: Domain, shape: Shape) -> tuple[Tensor, Tensor]:
     """`Domain.shells`, with the mean alone in the first: on elongated domains the lowest modes have shells of their own."""
     shell, wavenumber = domain.shells(shape)
