@@ -106,14 +106,17 @@ class On:
         ({"num_processes": 2}, torch.nn.Identity(), r"2 processes and 1 parts; train in one process, whole batches"),
         ({"gradient_accumulation_steps": 4}, torch.nn.Identity(), r"1 processes and 4 parts"),
         ({"mixed_precision": "bf16"}, torch.nn.Identity(), r"mixed precision bf16; leave one of the two out"),
+        ({}, "recompute", r"one that computes its blocks again; leave recompute out"),
         ({}, abs, r"builtin_function_or_method; take a torch.nn.Module"),
         ({}, "compiled", r"a compiled one; take a torch.nn.Module that is not compiled"),
     ],
 )
 def test_what_cannot_be_recorded(other, network, told):
-    if network == "compiled":
-        network = torch.nn.Identity()
-        network.compile(backend="eager")
+    if isinstance(network, str):
+        how, network = network, torch.nn.Identity()
+        network.recompute = how == "recompute"
+        if how == "compiled":
+            network.compile(backend="eager")
     with pytest.raises(ValueError, match=told):
         graphs.check_recordable(network, On(**other))
     graphs.check_recordable(torch.nn.Identity(), On())

@@ -75,6 +75,8 @@ def check_recordable(network: object, accelerator: Accelerator) -> None:
         got, mend = f"{accelerator.num_processes} processes and {parts} parts", "train in one process, whole batches"
     elif accelerator.mixed_precision != "no":
         got, mend = f"mixed precision {accelerator.mixed_precision}", "leave one of the two out"
+    elif getattr(network, "recompute", False):
+        got, mend = "one that computes its blocks again", "leave recompute out"
     elif not isinstance(network, nn.Module) or network._compiled_call_impl is not None:
         got = "a compiled one" if isinstance(network, nn.Module) else type(network).__name__
         mend = "take a torch.nn.Module that is not compiled"
