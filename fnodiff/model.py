@@ -119,6 +119,8 @@ class Model(Denoiser):
             raise ValueError(f"Model: expected a network, got {network!r}; pass such as DFU.small(3, 3).")
         if not isinstance(scaling, Scaling):
             raise ValueError(f"Model: expected a scaling, got {scaling!r}; pass such as EDMScaling(sigma_data=0.5).")
+        if channels is not None:
+            sde.noise.check_channels(channels)
         domain = getattr(network, "domain", sde.domain)
         if domain != sde.domain:
             raise ValueError(
@@ -212,6 +214,7 @@ class Model(Denoiser):
             options["augmentation_numbers"] = augmentation.count(domain)
         made = _network(network, scaling.inputs(channels), channels, options)
         sde = FunctionSpaceSDE(noise, schedule)
+        noise.check_channels(channels)
         if named:
             sde.check(spectrum, reference, stacklevel=3)
         model = cls(

@@ -123,7 +123,7 @@ def test_it_trains_samples_and_is_saved(scaling, tmp_path):
         ((WHITE, GaussianRandomField(BOX, Matern(1.0), (1.0, 2.0))), "channel_std to ChannelNoise"),
         ((GaussianRandomField(BOX, ChannelSpectra((Matern(1.0), Matern(2.0)))),), "of one channel"),
         ((WHITE, WhiteNoise(Torus(2), (16, 16))), "expected noises on one domain"),
-        ((WHITE, Matern(1.0)), "of one channel, got Matern|expected"),
+        ((WHITE, Matern(1.0)), "WhiteNoise or GaussianRandomField of one channel, got Matern"),
     ],
 )
 def test_bad_ones_are_refused(channels, told):
@@ -136,6 +136,11 @@ def test_other_mistakes():
         ChannelNoise((WHITE, SMOOTH), (1.0,))
     with pytest.raises(ValueError, match="expected noise of 2 channels"):
         NOISE.sample((1, 3, 16, 16))
+    with pytest.raises(ValueError, match="expected noise of 3 channels, as the fields have, got one of 2"):
+        Model(DFU.tiny(3, 3), SDE, EDMScaling(1.0))
+    fields = ArrayFields(torch.rand(40, 3, 16, 16), domain=BOX)
+    with pytest.raises(ValueError, match="expected noise of 3 channels, as the fields have, got one of 2"):
+        Model.for_data(MultiResolution(fields, BOX, [8, 16], batch_size=4), DFU.tiny, noise=NOISE)
     denoiser = GaussianDenoiser(GaussianRandomField(BOX, Matern(1.0)), SDE, channels=2)
     with pytest.raises(ValueError, match="one law of the noise for all states"):
         Trajectory(denoiser, length=4, states=2)
@@ -156,3 +161,13 @@ def test_cell_averages_have_a_spectrum_each_where_channels_fall_differently():
     assert first == pytest.approx(2.6, abs=0.5) and second == pytest.approx(5.6, abs=0.8)
     for shape in ((8, 8), (12, 12), (32, 32)):  # the default plans: coarse grids first, and a cascade
         assert bool(sample(apart, shape, seeds=[0, 1]).isfinite().all())
+
+
+def test_channels_whose_fall_is_not_known_have_one_law():
+    """Few samples, and a channel that is constant over each of them."""
+    few = WHITE.sample((8, 3, 8, 8), generator=SEED(0))
+    constant = WHITE.sample((64, 2, 16, 16), generator=SEED(0))
+    constant[:, 1] = torch.randn(64, 1, 1, generator=SEED(1))
+    for x in (few, constant):
+        data = MultiResolution(ArrayFields(x, domain=BOX), BOX, [x.shape[-1]], batch_size=4)
+        assert not isinstance(Model.for_data(data, DFU.tiny, noise=WHITE).spectrum, ChannelSpectra)

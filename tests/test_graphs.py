@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from waves import QUIET, data, model
 
 from fnodiff import DFU, Box, GaussianRandomField, Matern, Model, MultiResolution, WhiteNoise, fit
 from fnodiff.data import ArrayFields
+from fnodiff.nn.blocks import positions
 from fnodiff.train import Execution, Logging, graphs
 
 
@@ -25,6 +28,7 @@ class Recorder:
         assert isinstance(module, torch.nn.Module) and allow_unused_input
         self.shapes.append(tuple(tuple(v.shape) for v in like))
         plain = module.forward
+        plain(*like)
 
         def play(*inputs):
             assert [(v.shape, v.dtype) for v in inputs] == [(v.shape, v.dtype) for v in like]
@@ -96,7 +100,8 @@ class On:
 
     device, num_processes, gradient_accumulation_steps, mixed_precision = torch.device("cuda"), 1, 1, "no"
 
-    def __init__(self, **other):
+    def __init__(self, backend=DynamoBackend.NO, **other):
+        self.state = SimpleNamespace(dynamo_plugin=SimpleNamespace(backend=backend))
         vars(self).update(other)
 
 
@@ -107,16 +112,85 @@ class On:
         ({"gradient_accumulation_steps": 4}, torch.nn.Identity(), r"1 processes and 4 parts"),
         ({"mixed_precision": "bf16"}, torch.nn.Identity(), r"mixed precision bf16; leave one of the two out"),
         ({}, "recompute", r"one that computes its blocks again; leave recompute out"),
+        ({"backend": DynamoBackend.INDUCTOR}, torch.nn.Identity(), r"a compiled one"),
+        ({}, "torch.compile", r"a compiled one"),
+        ({}, "a part", r"a compiled one"),
         ({}, abs, r"builtin_function_or_method; take a torch.nn.Module"),
         ({}, "compiled", r"a compiled one; take a torch.nn.Module that is not compiled"),
     ],
 )
 def test_what_cannot_be_recorded(other, network, told):
     if isinstance(network, str):
-        how, network = network, torch.nn.Identity()
+        how, network = network, torch.nn.Sequential(torch.nn.Identity())
         network.recompute = how == "recompute"
-        if how == "compiled":
-            network.compile(backend="eager")
+        if how in ("compiled", "a part"):
+            (network if how == "compiled" else network[0]).compile(backend="eager")
+        elif how == "torch.compile":
+            network = torch.compile(network, backend="eager")
     with pytest.raises(ValueError, match=told):
-        graphs.check_recordable(network, On(**other))
-    graphs.check_recordable(torch.nn.Identity(), On())
+        graphs.check_recordable(holding(network), On(**other))
+    graphs.check_recordable(holding(torch.nn.Identity()), On())
+
+
+def holding(network):
+    """A model, as far as the check looks."""
+    model = torch.nn.Module()
+    model.network = network
+    return model
+
+
+def test_a_pass_that_waits_for_its_gradient_is_not_written_over(recorder):
+    """A recording has one place for what its backward pass reads: a second call before that is computed as without."""
+    net = DFU.tiny(1, 1, dropout=0.0, zero_init=False)
+    x, y = torch.randn(2, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    level = torch.zeros(2)
+    with graphs.recorded(net):
+        first, second = net(x, level), net(y, level)
+        assert recorder.played == 1
+        (first.square().mean() + second.square().mean()).backward()
+        net(x, level)
+        assert recorder.played == 2
+    assert not vars(net).get("forward")
+
+
+def test_an_input_that_wants_a_gradient_gets_it(recorder):
+    net = DFU.tiny(1, 1, dropout=0.0, zero_init=False)
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    with graphs.recorded(net):
+        net(x, torch.zeros(2)).square().mean().backward()
+    assert recorder.played == 0 and float(x.grad.abs().max()) > 0
+
+
+def test_a_forward_of_its_own_is_put_back(recorder):
+    net = DFU.tiny(1, 1, dropout=0.0)
+    own = net.forward = lambda *inputs, **conditions: DFU.forward(net, *inputs, **conditions)
+    with graphs.recorded(net):
+        assert net.forward is not own
+    assert net.forward is own
+
+
+def test_constants_outlive_the_cache_while_they_are_recorded(recorder):
+    net = DFU.tiny(1, 1, dropout=0.0, positional_modes=2)
+    with graphs.recorded(net):
+        net(torch.randn(2, 1, 8, 8), torch.zeros(2))
+        kept = net.forward.constants
+        assert any(torch.is_tensor(value) and value.shape == (4, 8, 8) for value in kept)  # positions
+        count = len(kept)
+        net(torch.randn(2, 1, 12, 12), torch.zeros(2))
+        assert len(kept) > count
+    count = len(kept)
+    positions(Box(2), (2, 2), (8, 8), torch.float32, torch.device("cpu"))
+    assert len(kept) == count
+
+
+def test_what_torch_cannot_record_is_said(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore of it")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fails)
+    net = DFU.tiny(1, 1)
+    with (
+        graphs.recorded(net),
+        pytest.raises(ValueError, match=r"DFU, at which torch says: CUDA error: operation not perm[^\n]*; leave"),
+    ):
+        net(torch.randn(2, 1, 8, 8), torch.zeros(2))

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from fnodiff.domain.base import cached, cell_bounds, cell_shares, full_precision
+from fnodiff.domain.base import cell_bounds, cell_shares, full_precision
+from fnodiff.domain.constants import cached
 
 MOST_BY_PRODUCT = 256
 """Axes of up to as many cells are transformed by a product with a matrix of cosines: faster there than a reflected FFT."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import abc
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -371,29 +369,3 @@ def cell_shares(old: Tensor, new: Tensor, closed: bool) -> Tensor:
         high = torch.minimum(new[1:, None], old[1:] + turn)
         total += (high - torch.maximum(new[:-1, None], old[:-1] + turn)).clamp(min=0)
     return total / new.diff()[:, None]
-
-
-def cached(make: Callable) -> Callable:
-    """Remember constant tensors.
-
-    They are made in a thread of their own, where neither inference mode nor autocast, a function transform or a compiler's
-    tracing is on: whatever asked for them first, they serve all.
-    """
-
-    @functools.lru_cache(maxsize=128)
-    def kept(*args: Any) -> tuple[Any]:
-        with ThreadPoolExecutor(1) as thread:
-            return (thread.submit(make, *args).result(),)
-
-    def constant(*args: Any) -> tuple[Any]:
-        return kept(*args)
-
-    # What torch.compiler.assume_constant_result sets, without loading the compiler: constants for compiled code too. They are
-    # wrapped in a tuple, as dynamo gives all bare tensors from one such function one name, which its backends refuse.
-    constant._dynamo_marked_constant = True
-
-    @functools.wraps(make)
-    def get(*args: Any) -> Any:
-        return constant(*args)[0]
-
-    return get

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fnodiff.domain.base import Domain, Shape, cached, cell_bounds, full_precision
+from fnodiff.domain.base import Domain, Shape, cell_bounds, full_precision
+from fnodiff.domain.constants import cached
 from fnodiff.domain.draws import Generators, normals
 from fnodiff.domain.harmonics import harmonics
 from fnodiff.domain.sums import check_trace, degree_sum

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Box, Generators, Shape
-from fnodiff.domain.base import cached
+from fnodiff.domain.constants import cached
 from fnodiff.equations.solved import Solved
 from fnodiff.expected import kinds_checked
 

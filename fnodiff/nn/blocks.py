@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from fnodiff.domain import Domain, Shape, Sphere
-from fnodiff.domain.base import cached
+from fnodiff.domain.constants import cached
 from fnodiff.nn.integrals import Attention, GroupNorm
 from fnodiff.nn.local import LocalConv
 

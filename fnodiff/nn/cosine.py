@@ -25,7 +25,7 @@ from tltorch import FactorizedTensor
 from torch import Tensor, nn
 
 from fnodiff.domain import Box, Shape
-from fnodiff.domain.base import cached
+from fnodiff.domain.constants import cached
 from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.factors import check_rank, keeping_order
 from fnodiff.nn.modes import for_all, signed

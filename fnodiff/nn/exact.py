@@ -11,7 +11,7 @@ from neuralop.layers.embeddings import GridEmbedding2D, GridEmbeddingND
 from torch import Tensor, nn
 
 from fnodiff.domain import Domain, Product, Shape, Sphere
-from fnodiff.domain.base import cached
+from fnodiff.domain.constants import cached
 from fnodiff.nn.cosine import FACTORIZATIONS, CosineConv
 from fnodiff.nn.mixed import MixedConv
 from fnodiff.nn.spectral import SpectralConv
@@ -31,18 +31,24 @@ class Coordinates(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *shape) -> (B, C + dim, *shape)."""
-        low, high = torch.tensor(self.boundaries, dtype=x.dtype, device=x.device).T
-        places = coordinates(self.domain, tuple(x.shape[2:]), x.dtype, x.device)
-        places = low.reshape(-1, *(1,) * (x.ndim - 2)) + (high - low).reshape(-1, *(1,) * (x.ndim - 2)) * places
+        places = coordinates(self.domain, tuple(x.shape[2:]), x.dtype, x.device, self.boundaries)
         return torch.cat([x, places.expand(x.shape[0], *places.shape)], dim=1)
 
 
 @cached
-def coordinates(domain: Domain, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The domain's points as shares of its sides, (dim, *shape)."""
+def coordinates(
+    domain: Domain,
+    shape: Shape,
+    dtype: torch.dtype,
+    device: torch.device,
+    boundaries: tuple[tuple[float, float], ...] = (),
+) -> Tensor:
+    """The domain's points, along each side from its low boundary to its high one, or from 0 to 1: (dim, *shape)."""
     points = domain.points(shape, dtype=torch.float64)
     sides = torch.tensor(domain.lengths or (torch.pi, 2 * torch.pi), dtype=torch.float64)
-    return (points / sides.reshape(-1, *(1,) * domain.dim)).to(device, dtype)
+    ends = torch.tensor(boundaries or ((0.0, 1.0),) * domain.dim, dtype=torch.float64)
+    low, high = ends.reshape(-1, 2, *(1,) * domain.dim).unbind(1)
+    return (low + (high - low) * points / sides.reshape(-1, *(1,) * domain.dim)).to(device, dtype)
 
 
 class ReflectedConv(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fnodiff.domain import Domain
-from fnodiff.domain.base import cached
+from fnodiff.domain.constants import cached
 from fnodiff.expected import at_least, kinds_checked
 from fnodiff.nn.modes import signed
 

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Shape
-from fnodiff.domain.base import along, cached
+from fnodiff.domain.base import along
+from fnodiff.domain.constants import cached
 
 _FORWARD = {"forward": lambda n: 1 / n, "ortho": lambda n: n**-0.5, "backward": lambda n: 1.0}
 _INVERSE = {"forward": lambda n: 1.0, "ortho": lambda n: n**-0.5, "backward": lambda n: 1 / n}

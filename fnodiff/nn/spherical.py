@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fnodiff.domain import Shape, Sphere
-from fnodiff.domain.base import cached, full_precision
+from fnodiff.domain.base import full_precision
+from fnodiff.domain.constants import cached
 from fnodiff.domain.harmonics import harmonics
 from fnodiff.nn.factors import check_rank, keeping_order
 

@@ -14,10 +14,13 @@ from fnodiff.sde.noise import ChannelSpectra, GaussianRandomField, Noise, check_
 from fnodiff.sde.white import WhiteNoise
 
 
-@kinds_checked
+@kinds_checked(but=("channels",))
 @dataclass(frozen=True)
 class ChannelNoise(Noise):
     """One noise for each channel, all on one domain: of pairs (a, u), white for a with jumps and smooth for a solution u.
+
+    The noise level that `EDMScaling` shows a network is that of the first channel. Put a white one first, which has more noise
+    at a point on finer grids.
 
     Args:
         channels: The noise of each: `WhiteNoise`, or `GaussianRandomField` of one spectrum.
@@ -44,8 +47,9 @@ class ChannelNoise(Noise):
         if not self.channels:
             raise ValueError("ChannelNoise: expected a noise for each channel, got none.")
         for noise in self.channels:
-            several = noise.channel_std is not None or isinstance(getattr(noise, "spectrum", None), ChannelSpectra)
-            if not isinstance(noise, WhiteNoise | GaussianRandomField) or several:
+            known = isinstance(noise, WhiteNoise | GaussianRandomField)
+            several = isinstance(getattr(noise, "spectrum", None), ChannelSpectra)
+            if not known or several or noise.channel_std is not None:
                 raise ValueError(
                     f"ChannelNoise: expected WhiteNoise or GaussianRandomField of one channel, got {noise}; give each channel "
                     f"its own, and channel_std to ChannelNoise."

@@ -209,6 +209,17 @@ class Noise(abc.ABC):
             known[shape] = float((mult * std.square()).sum() * mult.numel() / std.numel())
         return known[shape]
 
+    def check_channels(self, channels: int) -> None:
+        """Raise a ValueError if the noise is of another number of channels."""
+        domain = self.domain
+        shape = domain.shape_of(4)
+        std = self.on(shape).std(domain.eigenvalues(shape, dtype=torch.float64))
+        if std.ndim > domain.dim and len(std) != channels:
+            raise ValueError(
+                f"expected noise of {channels} channels, as the fields have, got one of {len(std)}: {self}; give each channel "
+                f"its own."
+            )
+
     def _of_channels(self, std: Tensor, dim: int) -> Tensor:
         """A standard deviation that is alike in all channels, for each of them."""
         if self.channel_std is None:

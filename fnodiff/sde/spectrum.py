@@ -104,7 +104,8 @@ class DataSpectrum:
             )
         if not (min(self.powers) > 0 < self.floor and math.isfinite(sum(self.powers) + self.exponent + self.floor)):
             raise ValueError(
-                f"DataSpectrum: expected positive, finite powers and floor, got {self.powers}, {self.floor}."
+                f"DataSpectrum: expected positive, finite powers and floor, and a finite exponent, got {self.powers}, "
+                f"{self.floor}, {self.exponent}."
             )
 
     def __call__(self, eigenvalues: Tensor, dim: int = 0) -> Tensor:
@@ -204,7 +205,15 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
 
 
 def spectrum_of(fields: Tensor, domain: Domain, *, cell_averages: bool) -> DataSpectrum | ChannelSpectra:
-    """One law for all channels of cell averages that fall alike, as those of pictures do; of other fields one for each."""
+    """One law for all channels of cell averages that fall alike, as those of pictures do; of other fields one for each.
+
+    Alike are exponents less than 1 apart. From fewer than 32 samples they are not known so well, and a channel that is
+    constant over each sample has none: all channels then have one law.
+    """
+    points = fields.flatten(2)
+    unknown = len(fields) < 32 or bool((points.amax(2) == points.amin(2)).all(0).any())
+    if cell_averages and (unknown or fields.shape[1] == 1):
+        return fit_spectrum(fields, domain, cell_averages=True)
     each = fit_spectra(fields, domain, cell_averages=cell_averages)
     falls = [law.exponent for law in each.channels]
     alike = len(falls) == 1 or (cell_averages and max(falls) - min(falls) < 1)

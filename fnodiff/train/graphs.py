@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+
+from fnodiff.domain.constants import constants_in
 
 
 class _InOrder(nn.Module):
@@ -34,17 +38,32 @@ class _Player:
     def __init__(self, network: nn.Module) -> None:
         self.network, self.plain = network, network.forward
         self.recordings: dict[tuple, Callable[..., Tensor]] = {}
+        self.constants: list[Any] = []  # recordings read them where they are: they have to stay there
+        self.waiting: set[tuple] = set()  # for their backward pass, which reads what a second play would write over
 
     def __call__(self, x: Tensor, noise_level: Tensor, **conditions: Tensor) -> Tensor:
-        if not (self.network.training and torch.is_grad_enabled()):
-            return self.plain(x, noise_level, **conditions)
         inputs = (x, noise_level, *conditions.values())
         key = tuple(conditions), tuple((tuple(v.shape), v.dtype) for v in inputs)
+        training = self.network.training and torch.is_grad_enabled()
+        if not training or key in self.waiting or any(v.requires_grad for v in inputs):
+            return self.plain(x, noise_level, **conditions)
         if key not in self.recordings:
-            in_order = _InOrder(self.network, self.plain, tuple(conditions))
-            like = tuple(v.detach().clone() for v in inputs)
-            self.recordings[key] = torch.cuda.make_graphed_callables(in_order, like, allow_unused_input=True)
-        return self.recordings[key](*inputs)
+            self.recordings[key] = self._record(inputs, tuple(conditions))
+        out = self.recordings[key](*inputs)
+        self.waiting.add(key)
+        out.register_hook(lambda _: self.waiting.discard(key))
+        return out
+
+    def _record(self, inputs: tuple[Tensor, ...], names: tuple[str, ...]) -> Callable[..., Tensor]:
+        in_order, like = _InOrder(self.network, self.plain, names), tuple(v.detach().clone() for v in inputs)
+        try:
+            with constants_in(self.constants):
+                return torch.cuda.make_graphed_callables(in_order, like, allow_unused_input=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"fit: expected a network whose passes can be recorded as CUDA graphs, got {type(self.network).__name__}, at "
+                f"which torch says: {str(error).splitlines()[0]}; leave cuda_graphs=True out."
+            ) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Tensor]:
         network = memo[id(self.network)]  # a copy has weights of its own, which no recording knows
@@ -57,6 +76,7 @@ def recorded(network: nn.Module) -> Iterator[None]:
 
     Each grid, with each set of conditions, has memory of its own for as long. Evaluation is not recorded.
     """
+    own = vars(network).get("forward")
     network.forward = _Player(network)
     try:
         with warnings.catch_warnings():  # of torch, as recordings have a stream of their own: nothing is lost by it
@@ -64,10 +84,15 @@ def recorded(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         del network.forward
+        if own is not None:
+            network.forward = own
 
 
-def check_recordable(network: object, accelerator: Accelerator) -> None:
-    """Raise a ValueError, with what to do, unless this network can be recorded in such a run."""
+def check_recordable(model: nn.Module, accelerator: Accelerator) -> None:
+    """Raise a ValueError, with what to do, unless this model's network can be recorded in such a run."""
+    network = model.network
+    compiled = any(m._compiled_call_impl is not None or isinstance(m, OptimizedModule) for m in model.modules())
+    compiled = compiled or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
     if accelerator.device.type != "cuda":
         got, mend = f"the device {accelerator.device}", "leave cuda_graphs=True out"
     elif accelerator.num_processes > 1 or accelerator.gradient_accumulation_steps > 1:
@@ -77,8 +102,8 @@ def check_recordable(network: object, accelerator: Accelerator) -> None:
         got, mend = f"mixed precision {accelerator.mixed_precision}", "leave one of the two out"
     elif getattr(network, "recompute", False):
         got, mend = "one that computes its blocks again", "leave recompute out"
-    elif not isinstance(network, nn.Module) or network._compiled_call_impl is not None:
-        got = "a compiled one" if isinstance(network, nn.Module) else type(network).__name__
+    elif compiled or not isinstance(network, nn.Module):
+        got = "a compiled one" if compiled else type(network).__name__
         mend = "take a torch.nn.Module that is not compiled"
     else:
         return

@@ -105,7 +105,7 @@ def fit(
     # without cpu=True accelerate takes several processes on CPUs for as many runs
     accelerator = execution.accelerator or Accelerator(cpu=not torch.accelerator.is_available())
     if execution.cuda_graphs:
-        check_recordable(model.network, accelerator)
+        check_recordable(model, accelerator)
     parts = accelerator.gradient_accumulation_steps
     share = _Share(data, accelerator.process_index, accelerator.num_processes, parts, execution.seed)
     if logging.preview is not None and not can_show(accelerator.trackers):
