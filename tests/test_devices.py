@@ -46,7 +46,7 @@ from fnodiff import (
     sample,
     upscale,
 )
-from fnodiff.domain import arrays, base, in_double
+from fnodiff.domain import arrays, constants, in_double
 from fnodiff.inverse import DPS, MatchModes, MomentMatching, PiGDM, PointObservation, twisted
 from fnodiff.sde import (
     Autoguided,
@@ -81,7 +81,7 @@ def device(monkeypatch):
     tensor = torch.tensor  # which leaves the mode out
     made = lambda *args, device=None, **options: tensor(*args, **options).to(device)  # noqa: E731
     monkeypatch.setattr(torch, "tensor", made)
-    monkeypatch.setattr(base, "ThreadPoolExecutor", Here)  # in another thread there is no such device
+    monkeypatch.setattr(constants, "ThreadPoolExecutor", Here)  # in another thread there is no such device
     with WithoutDouble():
         yield torch.device("meta")
 
