@@ -240,8 +240,8 @@ def recorded_table(n: int, batches: list[int], repeats: int, device: str) -> Non
     print(f"  {'batch':<12}{'as it is':>14}{'CUDA graphs':>14}{'gain':>10}")
     for batch in batches:
         x, level = inputs(batch, n, device)
-        net, adam = trainable(lambda: DFU.small(3, 3, reference=(n, n)), device)
-        other, others = trainable(lambda: DFU.small(3, 3, reference=(n, n)), device)
+        net, adam = trainable(partial(DFU.small, 3, 3, reference=(n, n)), device)
+        other, others = trainable(partial(DFU.small, 3, 3, reference=(n, n)), device)
         with recorded(other) if device == "cuda" else nullcontext():
             tasks = {"plain": partial(train, net, adam, x, level), "recorded": partial(train, other, others, x, level)}
             for task in tasks.values():

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DynamoBackend
+from accelerate.utils import DynamoBackend, is_compiled_module
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 
 from fnodiff.domain.constants import constants_in
 
@@ -91,7 +90,7 @@ def recorded(network: nn.Module) -> Iterator[None]:
 def check_recordable(model: nn.Module, accelerator: Accelerator) -> None:
     """Raise a ValueError, with what to do, unless this model's network can be recorded in such a run."""
     network = model.network
-    compiled = any(m._compiled_call_impl is not None or isinstance(m, OptimizedModule) for m in model.modules())
+    compiled = any(m._compiled_call_impl is not None or is_compiled_module(m) for m in model.modules())
     compiled = compiled or accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
     if accelerator.device.type != "cuda":
         got, mend = f"the device {accelerator.device}", "leave cuda_graphs=True out"
