@@ -153,6 +153,27 @@ def test_a_pass_that_waits_for_its_gradient_is_not_written_over(recorder):
     assert not vars(net).get("forward")
 
 
+class Either(torch.nn.Module):
+    """A network that takes one of two conditions."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, noise_level, *, plus=0.0, times=1.0):
+        return self.weight * (x + plus) * times
+
+
+def test_conditions_of_one_shape_are_not_taken_for_each_other(recorder):
+    net, x, level, three = Either(), torch.ones(2, 1, 4, 4), torch.zeros(2), torch.full((2, 1, 1, 1), 3.0)
+    with graphs.recorded(net):
+        for name, expected in {"plus": 4.0, "times": 3.0}.items():
+            out = net(x, level, **{name: three})
+            torch.testing.assert_close(out, torch.full_like(x, expected))
+            out.sum().backward()
+    assert len(recorder.shapes) == recorder.played == 2
+
+
 def test_an_input_that_wants_a_gradient_gets_it(recorder):
     net = DFU.tiny(1, 1, dropout=0.0, zero_init=False)
     x = torch.randn(2, 1, 8, 8, requires_grad=True)
