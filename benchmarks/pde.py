@@ -118,8 +118,8 @@ def priors(exact: Prior, solver: Map, model: Path | None, surrogate: Path | None
 
 
 def pressure(a: Tensor) -> Tensor:
-    """Darcy's u of samples of a, which may leave the two values, and have to stay positive."""
-    return darcy.solve(a.clamp(1.5, 24.0))
+    """Darcy's u of samples of a, which may leave the two values."""
+    return darcy.solve(darcy.positive(a, 3.0))
 
 
 def two_valued(g: Tensor) -> Tensor:
@@ -313,7 +313,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--evaluations", type=int, default=16, help="steps of the solver")
     add("--iterations", type=int, default=8, help="backward passes of the network per step, of the joint way")
     add("--inner", type=int, default=8, help="evaluations of the equation per step, of the others")
-    add("--directions", type=int, default=16, help="derivatives of the equation per step, of the others")
+    add("--directions", type=int, default=512, help="derivatives of the equation per step at most, of the others")
     add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     add("--seed", type=int, default=0)
     args = parser.parse_args(argv)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.upscaling portraits.h5 portraits-test.h5 --low 32 --high 64 --model portraits --minutes 20
     python -m benchmarks.upscaling relief.h5 relief-test.h5 --low 32 --high 64 --minutes 20
-    python -m benchmarks.upscaling winds.h5 winds-test.h5 --domain equiangular --low 19 --high 37 --minutes 20
+    python -m benchmarks.upscaling winds.h5 winds-test.h5 --domain equiangular --shapes 10 13 19 --low 19 --high 37 --minutes 20
 
 Rows, each network trained for the same processor time:
 
@@ -57,6 +57,21 @@ def refined(domain: Domain, low: Tensor, shape: Shape) -> Tensor:
     return domain.resample(low, shape)
 
 
+def grid_of(fields: HDF5Fields, rows: int) -> Shape:
+    """The file's grid of so many rows: on the sphere the file says how many longitudes there are.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    found = [shape for shape in fields.shapes if shape[0] == rows]
+    if not found:
+        raise ValueError(
+            f"upscaling: expected a grid of {rows} rows in {fields.path}, which has {fields.shapes}; write it again "
+            f"with that grid among them, or choose --low, --high and --shapes of these."
+        )
+    return found[0]
+
+
 class Pairs(nn.Module):
     """Coarse fields to fine ones, normalised: the refined field, and what a UNet adds."""
 
@@ -94,7 +109,7 @@ class Study:
         self.minutes, self.out, self.members = args.minutes, args.out, args.members
         data, held = HDF5Fields(args.data), HDF5Fields(args.test)
         self.domain = Box(2) if args.domain == "box" else Sphere(args.domain)
-        self.small, self.shape = (self.domain.shape_of(n) for n in (args.low, args.high))
+        self.small, self.shape = (grid_of(data, n) for n in (args.low, args.high))
         self.data, count = data, min(args.count, len(held))
         everything = range(min(args.train_count, len(data)))
         self.low, self.fine = (data.batch(everything, shape)["x"] for shape in (self.small, self.shape))
@@ -237,7 +252,7 @@ def main() -> None:
     with torch.no_grad():
         show("pairs", torch.cat([net(part) for part in study.units(study.low_test).split(32)])[None])
     if {"upscale", "modes", "MatchModes"} & set(args.only):
-        shapes = [study.domain.shape_of(n) for n in args.shapes or sorted({args.low // 2, 3 * args.low // 4, args.low})]
+        shapes = [grid_of(study.data, n) for n in args.shapes or sorted({args.low // 2, 3 * args.low // 4, args.low})]
         model = (
             Model.from_pretrained(args.model)
             if args.model

@@ -124,6 +124,38 @@ def test_the_derivative_is_that_of_differences() -> None:
 # ---- the residual -------------------------------------------------------------------------------------------------
 
 
+def test_what_is_made_positive_stays_smooth_and_keeps_a_derivative() -> None:
+    a = torch.linspace(-4, 14, 1801, dtype=torch.float64, requires_grad=True)
+    made = darcy.positive(a, 3.0)
+    slope = torch.autograd.grad(made.sum(), a)[0]
+    torch.testing.assert_close(made[a >= 3], a[a >= 3])
+    assert bool((made > 0).all()) and bool((slope > 0.05).all())
+    assert float(slope.diff().abs().max()) < 0.005 and float(made.diff().max()) < 0.0101
+    with pytest.raises(ValueError, match=r"positive: expected least as a positive number, got 0"):
+        darcy.positive(made, 0)
+
+
+def test_sensors_of_the_pressure_find_the_permeability_from_samples_of_a_law_that_leaves_it() -> None:
+    """A clamp in place of `positive` holds cells that were negative once: the sensors' misfit stays ten times as large."""
+    box, law = Box(2), GaussianRandomField(Box(2), Matern(1.0, 0.3))
+    prior = GaussianDenoiser(law, FunctionSpaceSDE(law, EDM()), normalization=Normalization(7.5, 9.0))
+    truth = darcy.coefficient((1, 1, 12, 12), generator=[torch.Generator().manual_seed(3)], scale=3, constant_mode=False)
+    points = torch.rand(2, 24, generator=torch.Generator().manual_seed(0))
+    values = box.evaluate(darcy.solve(truth), points)[0]
+    error = 0.02 * float(values.std())
+
+    def misfit(change: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        def seen(a: torch.Tensor) -> torch.Tensor:
+            return box.evaluate(darcy.solve(change(a)), points)
+
+        a = annealed(prior, Nonlinear(seen, values, error), 12, range(4), steps=8, inner=4)
+        return float(((seen(a.double()) - values) / error).square().mean())
+
+    smooth, clamped = misfit(lambda a: darcy.positive(a, 3.0)), misfit(lambda a: a.clamp(min=1.5))
+    print(smooth, clamped)
+    assert smooth < 3 and clamped > 10 * smooth
+
+
 @pytest.mark.parametrize("kind", ["two-valued", "log-normal"])
 def test_solutions_have_no_residual(kind: darcy.Kind) -> None:
     a = coefficient((2, 1, 24, 31), kind, generator=generators(0, 1), scale=3)

@@ -98,6 +98,33 @@ def solve(a: Tensor, f: float | Tensor = 1.0) -> Tensor:
     return _Solution.apply(*_conductances(a.double().cpu()), _source("solve", f, a).cpu(), _Factors()).to(a)
 
 
+def positive(a: Tensor, least: float) -> Tensor:
+    """a where it is at least `least`, and below that least * exp(a / least - 1): positive, and smooth with its slope.
+
+    Samples of a permeability may leave its values, on the way and in the end, and `solve` takes positive ones alone. This makes
+    them so without losing sensors' hold on them: a clamped cell has no derivative, so nothing that u says moves it again.
+
+    Args:
+        a: Any shape.
+        least: The smallest value that is left as it is, above 0; 3 for a two-valued a.
+
+    Returns:
+        Of a's shape and dtype.
+
+    Raises:
+        ValueError: If `least` is not a positive number.
+
+    Examples:
+        >>> import torch
+        >>> from fnodiff.equations import darcy
+        >>> darcy.positive(torch.tensor([-3.0, 0.0, 3.0, 12.0]), 3.0)
+        tensor([ 0.4060,  1.1036,  3.0000, 12.0000])
+    """
+    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 < least < float("inf"):
+        raise ValueError(f"positive: expected least as a positive number, got {least!r}; take a's smallest true value.")
+    return torch.where(a < least, least * (a.clamp(max=least) / least - 1).exp(), a)
+
+
 class _Factors:
     """Those of each sample's L, once they are known. No list, as function transforms copy lists."""
 
@@ -224,7 +251,7 @@ def _check_coefficient(owner: str, a: Tensor) -> None:
     if not bool(((a > 0) & a.isfinite()).all()):
         raise ValueError(
             f"{owner}: expected a positive, finite a, got values from {float(a.min()):.3g} to {float(a.max()):.3g}; "
-            f"a generated coefficient may need clamping to the range of the data first."
+            f"`darcy.positive(a, least)` makes a generated one so, with a derivative everywhere."
         )
 
 

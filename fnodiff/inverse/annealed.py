@@ -57,7 +57,7 @@ def annealed(
     steps: int = 24,
     inner: int = 8,
     step_size: float | None = None,
-    directions: int = 32,
+    directions: int = 128,
     spectrum: Spectrum | None = None,
     spacing: Spacing | None = None,
     batch: int = 32,
@@ -74,7 +74,7 @@ def annealed(
 
     It takes one evaluation of the network for each level, and never its derivative. What is seen may take the solver of an
     equation, or a surrogate network: `Nonlinear(lambda a: domain.evaluate(solve(a), points), values, noise_std)`. That is
-    evaluated `inner` times for each level, and differentiated twice for each direction.
+    evaluated `inner` times for each level, and differentiated once for each value, or twice for each of fewer directions.
 
     Args:
         denoiser: The prior's, without an observation of its own.
@@ -84,8 +84,9 @@ def annealed(
         steps: Noise levels.
         inner: Steps of preconditioned Crank-Nicolson at each level, for observations that are not linear.
         step_size: b, in (0, 1]. By default it is changed until about a half of the steps are accepted.
-        directions: Of the observation that the linearisation has at most, for observations that are not linear; the first of
-            Lanczos' method. More of them let longer steps be accepted.
+        directions: Of the observation that the linearisation has at most, for observations that are not linear. No fewer than
+            there are values: all of them, each by one backward derivative. Fewer: the first of Lanczos' method, by a backward
+            and a forward one each. Samples are nearer with all (`python -m benchmarks.pde`).
         spectrum: Of the normalised data; the denoiser's by default.
         spacing: Where the levels lie; the schedule's usual spacing by default.
         batch: Samples at a time.
@@ -119,7 +120,7 @@ def annealed(
     """
     given = prepare(
         "annealed", denoiser, observation, shape, seeds, spectrum=spectrum, steps=steps, spacing=spacing, device=device,
-        condition=condition, inner=(inner, 1, 8), directions=(directions, 1, 32), batch=(batch, 1, 32),
+        condition=condition, inner=(inner, 1, 8), directions=(directions, 1, 128), batch=(batch, 1, 32),
     )  # fmt: skip
     if step_size is not None and not 0 < step_size <= 1:
         raise ValueError(f"annealed: expected step_size in (0, 1], got {step_size!r}; leave it out to have it found.")
@@ -263,7 +264,7 @@ class _Run:
         if not bool(near.residual.isfinite().all()):
             raise FloatingPointError(
                 "annealed: expected what is seen of a field to be finite, got NaN or infinite values; let the function "
-                "clamp its input to what it can take."
+                "map its input smoothly to what it can take, as `darcy.positive` does; a clamp has no derivative."
             )
         new, count = near.residual.double(), near.residual.shape[1]
         largest, each = new.norm(dim=1, keepdim=True), torch.eye(count).to(new)[:, None].expand(-1, *new.shape)
