@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern, Torus
-from fnodiff.inverse import Linear, MomentMatching, Nonlinear, PointObservation, annealed
+from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, Torus
+from fnodiff.equations import darcy, navier_stokes
+from fnodiff.inverse import Linear, MomentMatching, Nonlinear, PointObservation, annealed, linearised
 from fnodiff.sde import GaussianDenoiser, Normalization, Wrapper
 
 F64 = {"dtype": torch.float64}
@@ -52,6 +53,46 @@ def test_linear_observations_are_exact_in_two_levels(n):
     x, rates = annealed(prior(), seen, n, range(300), steps=2, batch=300, return_acceptance=True)
     close(x, *exact(n, FUNCTIONS["linear"], VALUES, 0.2))
     assert rates.shape == (300, 2) and bool((rates == 1).all())
+
+
+class Twice(torch.autograd.Function):
+    """2 x, of which PyTorch knows neither many gradients at once nor function transforms."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def seen_by_network():
+    torch.manual_seed(0)
+    net = DFU.tiny(1, 1, domain=Box(2), zero_init=False, attention_levels=(1,))
+    model = Model(net, FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(0.5, 0.3)), EDM()), EDMScaling(1.0)).eval()
+    return lambda x: model(x, torch.ones(()))
+
+
+SEEN = {
+    "solver": lambda: lambda x: darcy.solve(darcy.positive(x, 3.0)),
+    "network": seen_by_network,
+    "no rules": lambda: Twice.apply,
+    "flow": lambda: lambda x: navier_stokes.solve(x, time=0.1, viscosity=1e-2, dt=0.05),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_all_gradients_at_once_are_those_one_by_one(name, monkeypatch):
+    """In several parts, of samples that have values and errors of their own."""
+    domain, see = (Torus(2) if name == "flow" else Box(2)), SEEN[name]()
+    monkeypatch.setattr(linearised, "MOST_NUMBERS", 3 * 2 * 12 * 12)
+    points, x = torch.rand(2, 7), 3 + torch.randn(2, 1, 12, 12)
+    seen = Nonlinear(lambda x: domain.evaluate(see(x), points), torch.randn(2, 1, 7), torch.rand(2, 1, 7) + 0.5)
+    near = linearised.Linearised(seen, x, Normalization(1.0, 2.0), domain)
+    each = torch.stack([near.transpose(v.expand(2, -1)) for v in torch.eye(7)], 1)
+    assert near.rows().shape == (2, 7, 1, 12, 12) and float(each.abs().max()) > 0
+    torch.testing.assert_close(near.rows(), each, rtol=1e-4, atol=1e-5 * float(each.abs().max()))
 
 
 def test_linear_observations_need_no_linear_door():

@@ -144,6 +144,13 @@ class _Inverse(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         pass
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, None], f: Tensor, factors: _Factors) -> tuple[Tensor, int]:
+        """Many right hand sides in one go."""
+        each = f.movedim(in_dims[0], -1).detach()  # (B, 1, n, m, K)
+        solved = [factor.solve(part.flatten(0, -2).numpy()) for factor, part in zip(factors.found, each, strict=True)]
+        return torch.from_numpy(np.stack(solved)).view_as(each).movedim(-1, 0), 0
+
 
 class _Solution(torch.autograd.Function):
     """u with -div(flux) = f, of the conductances of faces across rows and columns, and the source; L u = f for short."""

@@ -85,8 +85,8 @@ def annealed(
         inner: Steps of preconditioned Crank-Nicolson at each level, for observations that are not linear.
         step_size: b, in (0, 1]. By default it is changed until about a half of the steps are accepted.
         directions: Of the observation that the linearisation has at most, for observations that are not linear. No fewer than
-            there are values: all of them, each by one backward derivative. Fewer: the first of Lanczos' method, by a backward
-            and a forward one each. Samples are nearer with all (`python -m benchmarks.pde`).
+            there are values: all of them, by backward derivatives. Fewer: the first of Lanczos' method, by a backward and a
+            forward one each. Samples are nearer with all (`python -m benchmarks.pde`).
         spectrum: Of the normalised data; the denoiser's by default.
         spacing: Where the levels lie; the schedule's usual spacing by default.
         batch: Samples at a time.
@@ -260,30 +260,36 @@ class _Run:
             r = r[:1] if bool((r == 1).all()) else r
             d = observation.residual(seen).double() * r.sqrt()
             return _Linear(self.rows, self.spread(self.rows, x_hat, t), d, r)
-        near, q, f, vf = Linearised(observation, at, units, domain), [], [], []
+        near = Linearised(observation, at, units, domain)
         if not bool(near.residual.isfinite().all()):
             raise FloatingPointError(
                 "annealed: expected what is seen of a field to be finite, got NaN or infinite values; let the function "
                 "map its input smoothly to what it can take, as `darcy.positive` does; a clamp has no derivative."
             )
-        new, count = near.residual.double(), near.residual.shape[1]
-        largest, each = new.norm(dim=1, keepdim=True), torch.eye(count).to(new)[:, None].expand(-1, *new.shape)
-        for k in range(min(count, self.directions)):
-            if count <= self.directions:
-                q.append(each[k])
-            else:  # Lanczos' next
-                for old in [*q, *q]:  # twice, against rounding
-                    new = new - (new * old).sum(1, keepdim=True) * old
-                length = new.norm(dim=1, keepdim=True)
-                q.append(torch.where(length > 1e-6 * largest, new / length, 0.0))
+        residual = near.residual.double()
+        if residual.shape[1] <= self.directions:
+            f = near.rows().double()
+            vf, d = self.spread(f, x_hat, t), residual
+        else:
+            f, vf, d = self.lanczos(near, x_hat, t)
+        d = d - (f.flatten(2) @ (x_hat - at).double().flatten(1)[..., None])[..., 0]
+        return _Linear(f, vf, d, torch.ones_like(d[:1]))
+
+    def lanczos(self, near: Linearised, x_hat: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """F, V F^T and d of the first directions that Lanczos' method takes from the residual."""
+        new, q, f, vf = near.residual.double(), [], [], []
+        largest = new.norm(dim=1, keepdim=True)
+        for _ in range(self.directions):
+            for old in [*q, *q]:  # twice, against rounding
+                new = new - (new * old).sum(1, keepdim=True) * old
+            length = new.norm(dim=1, keepdim=True)
+            q.append(torch.where(length > 1e-6 * largest, new / length, 0.0))
             f.append(near.transpose(q[-1]).double())
             vf.append(self.spread(f[-1][:, None], x_hat, t)[:, 0])
-            if count > self.directions:
-                new = near.forward(vf[-1].to(x_hat)).double()
-                largest = torch.maximum(largest, new.norm(dim=1, keepdim=True))
-        f, d = torch.stack(f, 1), (torch.stack(q, 1) @ near.residual.double()[..., None])[..., 0]
-        d = d - (f.flatten(2) @ (x_hat - at).double().flatten(1)[..., None])[..., 0]
-        return _Linear(f, torch.stack(vf, 1), d, torch.ones_like(d[:1]))
+            new = near.forward(vf[-1].to(x_hat)).double()
+            largest = torch.maximum(largest, new.norm(dim=1, keepdim=True))
+        d = (torch.stack(q, 1) @ near.residual.double()[..., None])[..., 0]
+        return torch.stack(f, 1), torch.stack(vf, 1), d
 
     def spread(self, f: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """V f, of fields (b, K, C, *shape)."""

@@ -10,6 +10,9 @@ from fnodiff.domain import Domain
 from fnodiff.inverse.observation import Observation
 from fnodiff.sde.normalization import Normalization
 
+MOST_NUMBERS = 2**19
+"""Of gradients in one backward pass."""
+
 
 class Linearised:
     """An observation near an estimate: A(x_hat + u) = A(x_hat) + A' u, with A' and its transpose, in the model's units.
@@ -54,3 +57,17 @@ class Linearised:
         """A'^T (v / noise_std): (B, m) -> (B, C, *shape)."""
         v = v.to(self._predicted).view_as(self._predicted) / self._noise
         return torch.autograd.grad(self._predicted, self._at, v, retain_graph=True)[0]
+
+    def rows(self) -> Tensor:
+        """All of A' / noise_std, (B, m, C, *shape): the transpose of each value, many in one backward pass if PyTorch can."""
+        each = torch.eye(self.residual.shape[1], device=self.residual.device)[:, None].expand(
+            -1, len(self.residual), -1
+        )
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                back = torch.func.vjp(self._observe, self._at.detach())[1]
+                many = torch.vmap(lambda v: back(v.to(self._predicted).view_as(self._predicted) / self._noise)[0])
+                found = [many(part) for part in each.split(max(1, MOST_NUMBERS // self._at.numel()))]
+        except RuntimeError:  # some operation has no rule for it: one after the other
+            return torch.stack([self.transpose(v) for v in each], 1)
+        return torch.cat(found).transpose(0, 1)
