@@ -6,9 +6,9 @@ published rows, those of the mean of an ensemble, which is the better estimate, 
 
     joint         a model of pairs (input, output), by MomentMatching
     DPS           the same model, by diffusion posterior sampling
-    surrogate     a model of the input alone, seen through a network that was trained to be the equation, by annealed
+    surrogate     a model of the input alone, seen through a network that was trained to be the equation, by `posterior`
     solver        the same, seen through the equation's solver
-    law           the same, of the law that the inputs are drawn from in place of a model: what better training can reach
+    law           the law that the inputs are drawn from in place of a model, which is Gaussian, and the solver, by `annealed`
     direct        a network from the values to the unknown, trained here for --minutes; an estimate of the mean, and no sample
 
     python -m benchmarks.pde                 # the shipped models of pairs, on the largest grid that they were trained on
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.surrogate import Regression, fitted
-from fnodiff import DDIM, EDM, FunctionSpaceSDE, GaussianRandomField, Matern, Model, metrics, sample
+from fnodiff import DDIM, EDM, DPMSolver, FunctionSpaceSDE, GaussianRandomField, Matern, Model, metrics, sample
 from fnodiff.data import Fields, HDF5Fields, write_fields
 from fnodiff.domain import Box, Domain, Shape, Torus
 from fnodiff.equations import Darcy, NavierStokes, Solved, darcy, navier_stokes
@@ -216,7 +216,7 @@ def solve(problem: Problem, seen: int, args: argparse.Namespace, way: str = "joi
             solver = DDIM(args.evaluations, eta=1.0)
             x = sample(guided, shape, range(args.members), solver=solver, device=args.device)
         else:
-            x = decoupled(problem, problem.priors[way], seen, points, value, noise_std, args)
+            x = decoupled(problem, way, seen, points, value, noise_std, args)
         ensembles.append(x.to(args.device))
     seconds = (time.perf_counter() - start) / (len(ensembles[0]) * len(values))
     return torch.stack(ensembles, 1), seconds
@@ -263,9 +263,10 @@ def direct(problem: Problem, seen: int, count: int, noise_std: float, args: argp
 
 
 def decoupled(
-    problem: Problem, prior: Prior, seen: int, points: Tensor, value: Tensor, noise_std: float, args: argparse.Namespace
+    problem: Problem, way: str, seen: int, points: Tensor, value: Tensor, noise_std: float, args: argparse.Namespace
 ) -> Tensor:
     """Pairs (members, 2, n, n): inputs given the values, and what the equation makes of them."""
+    prior = problem.priors[way]
     domain, shape, change = problem.domain, tuple(problem.cases.shape[2:]), prior.input or (lambda x: x)
     if seen != problem.given:
         observation = Nonlinear(lambda x: domain.evaluate(prior.forward(change(x)), points), value, noise_std)
@@ -273,10 +274,12 @@ def decoupled(
         observation = Nonlinear(lambda x: domain.evaluate(change(x), points), value, noise_std)
     else:
         observation = PointObservation(points, value, noise_std)
-    settings = {"steps": args.evaluations, "inner": args.inner, "directions": args.directions, "spacing": EvenLogSNR()}
-    x = posterior(
-        prior.denoiser, observation, shape, range(args.members), method=annealed, device=args.device, **settings
-    )
+    if way == "law":
+        settings = {"method": annealed, "steps": args.evaluations, "inner": args.inner, "directions": args.directions}
+        settings["spacing"] = EvenLogSNR()
+    else:
+        settings = {"solver": DPMSolver(args.evaluations, eta=1.0)}
+    x = posterior(prior.denoiser, observation, shape, range(args.members), device=args.device, **settings)
     given = change(x.to(args.device))
     with torch.no_grad():
         pair = [given, prior.forward(given)]
@@ -312,8 +315,8 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--members", type=int, default=8, help="samples per case")
     add("--evaluations", type=int, default=16, help="steps of the solver")
     add("--iterations", type=int, default=8, help="backward passes of the network per step, of the joint way")
-    add("--inner", type=int, default=8, help="evaluations of the equation per step, of the others")
-    add("--directions", type=int, default=512, help="derivatives of the equation per step at most, of the others")
+    add("--inner", type=int, default=8, help="evaluations of the equation per step, of the law")
+    add("--directions", type=int, default=512, help="derivatives of the equation per step at most, of the law")
     add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     add("--seed", type=int, default=0)
     args = parser.parse_args(argv)

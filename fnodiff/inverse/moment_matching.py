@@ -17,6 +17,9 @@ from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.spectrum import residual_variance, spectra
 
+MOST_VALUES = 512
+"""Of an observation that is not linear, up to which all of its derivatives are taken."""
+
 
 @kinds_checked
 class MomentMatching(Guided):
@@ -25,7 +28,8 @@ class MomentMatching(Guided):
     By Tweedie's formula the covariance of x given x_t is (sigma^2 / alpha) C J^T, with J the denoiser's Jacobian: products
     with it take one backward pass of the network, and the solver takes a few. With `spectrum` the covariance is that of a
     stationary Gaussian prior, S sigma^2 C / (alpha^2 S + sigma^2 C) per mode, which weights the adjoint A'^T, and the network
-    is never differentiated: exact for such a prior, blind to what ties one channel to another. On Gaussian
+    is never differentiated: exact for such a prior, blind to what ties one channel to another. An observation that is not
+    linear is then differentiated by each of its values, if they are 512 or fewer, and needs no iterations. On Gaussian
     priors means are within 0.03 posterior standard deviations and the spread within 3% (`python -m benchmarks.posterior`).
 
     Args:
@@ -85,12 +89,23 @@ class MomentMatching(Guided):
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         known = {"iterations": self.iterations, "tolerance": self.tolerance}
+        if self.prior_spectrum is not None and not self.observation.linear and near.residual.shape[1] <= MOST_VALUES:
+            return self.solved(near, pull)
         if self.prior_spectrum is not None:  # a covariance without error
             v = conjugate_residuals(lambda v: v + near.forward(pull(near.transpose(v))), near.residual, **known)
             return pull(near.transpose(v))
         return solve_with_covariance(
             lambda v: (d := pull(near.transpose(v)), near.forward(d)), near.residual, self.largest(x_t, t), **known
         )
+
+    @staticmethod
+    def solved(near: Linearised, pull: Callable[[Tensor], Tensor]) -> Tensor:
+        """M A'^T (A' M A'^T + R)^-1 of the residual by all rows of A', of which backward derivatives are enough."""
+        rows = near.rows().double()
+        spread = pull(rows.flatten(0, 1)).view_as(rows)
+        gram = rows.flatten(2) @ spread.flatten(2).mT + torch.eye(rows.shape[1]).to(rows)
+        v = torch.linalg.solve(gram, near.residual.double())
+        return (v[:, None] @ spread.flatten(2)).view(len(rows), *rows.shape[2:])
 
     def largest(self, x_t: Tensor, t: Tensor) -> Tensor:
         """A bound of the eigenvalues of x's covariance given x_t: of (sigma^2 / alpha^2) C for Gaussian priors, () or (B,).

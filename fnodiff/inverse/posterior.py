@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fnodiff.domain import Shape
 from fnodiff.expected import kinds_checked
-from fnodiff.inverse.annealed import annealed
 from fnodiff.inverse.guided import Guided
 from fnodiff.inverse.moment_matching import MomentMatching
 from fnodiff.inverse.observation import Observation
 from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.sampling import sample
+from fnodiff.sde.solvers import DPMSolver
 
 
 @kinds_checked(but=("denoiser", "seeds", "shape", "method"))
@@ -38,7 +38,8 @@ def posterior(
         seeds: One for each sample, or a single one.
         method: A guided denoiser's class such as `MomentMatching`, or `partial(MomentMatching, iterations=8)`, sampled;
             or a sampler that takes denoiser, observation, shape and seeds, such as `annealed` or `twisted`. By default
-            MomentMatching for a linear observation, and annealed for others.
+            MomentMatching; for an observation that is not linear with the model's spectrum, and fresh noise in 24 steps
+            (`DPMSolver(24, eta=1.0)`), if the model has one.
         options: Of `sample`, or of that sampler: solver=, steps=, batch=, label= and so on.
 
     Raises:
@@ -57,7 +58,9 @@ def posterior(
         2.0
     """
     if method is None:
-        method = MomentMatching if observation.linear else annealed
+        method = MomentMatching
+        if not observation.linear and (spectrum := getattr(denoiser, "spectrum", None)) is not None:
+            method, options = partial(MomentMatching, spectrum=spectrum), {"solver": DPMSolver(24, eta=1.0)} | options
     made = method.func if isinstance(method, partial) else method
     if isinstance(made, type) and issubclass(made, Guided):
         return sample(method(denoiser, observation), shape, seeds, **options)
