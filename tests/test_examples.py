@@ -18,7 +18,7 @@ from fnodiff.data import ArrayFields, write_fields
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MODELS = {
     "ffhq_superres": ["ffhq_superres"],
-    "darcy_flow": ["darcy_flow/pair", "darcy_flow/surrogate"],
+    "darcy_flow": ["darcy_flow/pair", "darcy_flow/surrogate", "darcy_flow/prior"],
     "navier_stokes": ["navier_stokes/pair", "navier_stokes/step"],
     "terrain_superres": ["terrain_superres"],
     "sphere_shallow_water": ["sphere_shallow_water"],
