@@ -278,6 +278,10 @@ def decoupled(
         settings = {"method": annealed, "steps": args.evaluations, "inner": args.inner, "directions": args.directions}
         settings["spacing"] = EvenLogSNR()
     else:
+        if prior.denoiser.spectrum is None:
+            raise ValueError(
+                f"{problem.name}: expected a prior that knows its data's spectrum; make it by Model.for_data."
+            )
         method = partial(MomentMatching, spectrum=prior.denoiser.spectrum)
         settings = {"method": method, "solver": DPMSolver(args.evaluations, eta=1.0)}
     x = posterior(prior.denoiser, observation, shape, range(args.members), device=args.device, **settings)

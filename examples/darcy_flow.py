@@ -3,7 +3,7 @@ Darcy flow: pairs, surrogate, posterior
 =======================================
 
 The pressure u in a medium of permeability a, -div(a grad u) = 1 on the unit square with u = 0 on its edge: the benchmark of
-the neural-operator papers, solved by `fnodiff.equations.darcy`. Models that were trained on 16 to 48 cells per side are asked
+the neural-operator papers, solved by `fnodiff.equations.darcy`. Models that were trained on 16 to 64 cells per side are asked
 for pairs (a, u) at 96, for u given a, and, with the solver, for a given u at 3% of the cells::
 
     python examples/darcy_flow.py             # samples the models of the repository: two minutes on one core

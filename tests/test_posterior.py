@@ -44,16 +44,24 @@ def test_without_a_spectrum_the_network_is_differentiated():
     assert torch.equal(x, sample(MomentMatching(model, CURVED), 8, [0], solver=DDIM(2)))
 
 
+@pytest.mark.parametrize("option", ["steps", "inner", "directions"])
+def test_options_of_another_method_are_refused(option):
+    with pytest.raises(ValueError, match=rf"got {option}=, which annealed and twisted take; pass method=annealed"):
+        posterior(PRIOR, CURVED, 8, [0], **{option: 3})
+
+
+@pytest.mark.parametrize("times", [0.6, [0.6, 0.3, 0.9]])
+@pytest.mark.parametrize("bound", ["MOST_VALUES", "MOST_NUMBERS"])
 @pytest.mark.parametrize("values", [1, 7])
-def test_all_derivatives_are_the_solution_of_the_iterations(values, monkeypatch):
+def test_all_derivatives_are_the_solution_of_the_iterations(values, bound, times, monkeypatch):
     points = torch.rand(1, values)
     seen = Nonlinear(
         lambda x: BOX.evaluate(x, points).sinh(), torch.randn(1, 1, values), torch.rand(1, 1, values) + 0.1
     )
-    x, t = torch.randn(3, 1, 16), torch.tensor(0.6)
+    x, t = torch.randn(3, 1, 16), torch.tensor(times)
     guided = MomentMatching(PRIOR, seen, PRIOR.spectrum, tolerance=1e-6)
     direct = guided(x, t)
-    monkeypatch.setattr("fnodiff.inverse.moment_matching.MOST_VALUES", values - 1)
+    monkeypatch.setattr(f"fnodiff.inverse.moment_matching.{bound}", values - 1)
     torch.testing.assert_close(direct, guided(x, t), rtol=1e-3, atol=1e-3)
     assert float((direct - PRIOR(x, t)).abs().max()) > 0.1
 

@@ -99,7 +99,7 @@ def solve(a: Tensor, f: float | Tensor = 1.0) -> Tensor:
 
 
 def positive(a: Tensor, least: float) -> Tensor:
-    """a where it is at least `least`, and below that least * exp(a / least - 1): positive, and smooth with its slope.
+    """a where it is at least `least`, and below that least^2 / (2 least - a): positive, and smooth with its slope.
 
     Samples of a permeability may leave its values, on the way and in the end, and `solve` takes positive ones alone. This makes
     them so without losing sensors' hold on them: a clamped cell has no derivative, so nothing that u says moves it again.
@@ -109,20 +109,22 @@ def positive(a: Tensor, least: float) -> Tensor:
         least: The smallest value that is left as it is, above 0; 3 for a two-valued a.
 
     Returns:
-        Of a's shape and dtype.
+        Of a's shape and dtype, a floating one.
 
     Raises:
-        ValueError: If `least` is not a positive number.
+        ValueError: If a is not of floating point, or `least` not a positive number.
 
     Examples:
         >>> import torch
         >>> from fnodiff.equations import darcy
         >>> darcy.positive(torch.tensor([-3.0, 0.0, 3.0, 12.0]), 3.0)
-        tensor([ 0.4060,  1.1036,  3.0000, 12.0000])
+        tensor([ 1.0000,  1.5000,  3.0000, 12.0000])
     """
     if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 < least < float("inf"):
         raise ValueError(f"positive: expected least as a positive number, got {least!r}; take a's smallest true value.")
-    return torch.where(a < least, least * (a.clamp(max=least) / least - 1).exp(), a)
+    if not a.is_floating_point():
+        raise ValueError(f"positive: expected a of floating point, got {a.dtype}; convert it by a.float().")
+    return torch.where(a < least, least**2 / (2 * least - a.clamp(max=least)), a)
 
 
 class _Factors:

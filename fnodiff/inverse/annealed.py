@@ -71,7 +71,8 @@ def annealed(
     For a stationary Gaussian prior of this spectrum it is exact: of a linear observation in any number of levels, of others in
     the limit of many. For other priors it is approximate: blind to what ties one channel to another, and of laws of several
     kinds it weighs these somewhat wrongly, which `twisted` does not. Fields that are far from Gaussian, such as those of two
-    values, come out speckled; `MomentMatching` with a spectrum, the default of `posterior`, keeps them crisp.
+    values, come out speckled; `MomentMatching` with a spectrum, which `posterior` takes for what is not linear, keeps them
+    crisp.
 
     It takes one evaluation of the network for each level, and never its derivative. What is seen may take the solver of an
     equation, or a surrogate network: `Nonlinear(lambda a: domain.evaluate(solve(a), points), values, noise_std)`. That is

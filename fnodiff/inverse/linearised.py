@@ -68,6 +68,8 @@ class Linearised:
                 back = torch.func.vjp(self._observe, self._at.detach())[1]
                 many = torch.vmap(lambda v: back(v.to(self._predicted).view_as(self._predicted) / self._noise)[0])
                 found = [many(part) for part in each.split(max(1, MOST_NUMBERS // self._at.numel()))]
-        except RuntimeError:  # some operation has no rule for it: one after the other
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError):  # some operation has no rule for it: one after the other
             return torch.stack([self.transpose(v) for v in each], 1)
         return torch.cat(found).transpose(0, 1)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fnodiff.domain import in_double
 from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations, covariance
 from fnodiff.inverse.krylov import conjugate_residuals, solve_with_covariance
@@ -17,8 +18,8 @@ from fnodiff.sde.denoiser import Denoiser
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.spectrum import residual_variance, spectra
 
-MOST_VALUES = 512
-"""Of an observation that is not linear, up to which all of its derivatives are taken."""
+MOST_VALUES, MOST_NUMBERS = 512, 2**28
+"""Of an observation that is not linear, up to which all of its derivatives are taken; and of numbers in these derivatives."""
 
 
 @kinds_checked
@@ -29,7 +30,8 @@ class MomentMatching(Guided):
     with it take one backward pass of the network, and the solver takes a few. With `spectrum` the covariance is that of a
     stationary Gaussian prior, S sigma^2 C / (alpha^2 S + sigma^2 C) per mode, which weights the adjoint A'^T, and the network
     is never differentiated: exact for such a prior, blind to what ties one channel to another. An observation that is not
-    linear is then differentiated by each of its values, if they are 512 or fewer, and needs no iterations. On Gaussian
+    linear is then differentiated by each of its values, if they are 512 or fewer and the derivatives of all samples fit into a
+    gigabyte, and needs no iterations. On Gaussian
     priors means are within 0.03 posterior standard deviations and the spread within 3% (`python -m benchmarks.posterior`).
 
     Args:
@@ -89,8 +91,10 @@ class MomentMatching(Guided):
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         known = {"iterations": self.iterations, "tolerance": self.tolerance}
-        if self.prior_spectrum is not None and not self.observation.linear and near.residual.shape[1] <= MOST_VALUES:
-            return self.solved(near, pull)
+        values, numbers = near.residual.shape[1], near.residual.numel() * x_t[0].numel()
+        direct = self.prior_spectrum is not None and not self.observation.linear
+        if direct and values <= MOST_VALUES and numbers <= MOST_NUMBERS:
+            return self.solved(near, pull, t)
         if self.prior_spectrum is not None:  # a covariance without error
             v = conjugate_residuals(lambda v: v + near.forward(pull(near.transpose(v))), near.residual, **known)
             return pull(near.transpose(v))
@@ -99,12 +103,15 @@ class MomentMatching(Guided):
         )
 
     @staticmethod
-    def solved(near: Linearised, pull: Callable[[Tensor], Tensor]) -> Tensor:
+    def solved(near: Linearised, pull: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         """M A'^T (A' M A'^T + R)^-1 of the residual by all rows of A', of which backward derivatives are enough."""
-        rows = near.rows().double()
-        spread = pull(rows.flatten(0, 1)).view_as(rows)
-        gram = rows.flatten(2) @ spread.flatten(2).mT + torch.eye(rows.shape[1]).to(rows)
-        v = torch.linalg.solve(gram, near.residual.double())
+        rows = near.rows()
+        if t.ndim:  # a level, and so a covariance, for each sample
+            spread = torch.stack([pull(row) for row in rows.unbind(1)], 1)
+        else:
+            spread = pull(rows.flatten(0, 1)).view_as(rows)
+        gram = in_double(rows.flatten(2)) @ in_double(spread.flatten(2)).mT
+        v = torch.linalg.solve(gram + torch.eye(rows.shape[1]).to(gram), in_double(near.residual)).to(rows)
         return (v[:, None] @ spread.flatten(2)).view(len(rows), *rows.shape[2:])
 
     def largest(self, x_t: Tensor, t: Tensor) -> Tensor:

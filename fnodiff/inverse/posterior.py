@@ -39,11 +39,12 @@ def posterior(
         method: A guided denoiser's class such as `MomentMatching`, or `partial(MomentMatching, iterations=8)`, sampled;
             or a sampler that takes denoiser, observation, shape and seeds, such as `annealed` or `twisted`. By default
             MomentMatching; for an observation that is not linear with the model's spectrum, and fresh noise in 24 steps
-            (`DPMSolver(24, eta=1.0)`), if the model has one.
+            (`DPMSolver(24, eta=1.0)`), if the model has one. The spectrum's covariance ties no channel to another: of a model
+            of several fields together, of which one is seen through a function, pass method=MomentMatching.
         options: Of `sample`, or of that sampler: solver=, steps=, batch=, label= and so on.
 
     Raises:
-        ValueError: If the method is neither.
+        ValueError: If the method is neither, or the options are another method's.
 
     Examples:
         >>> import torch
@@ -61,6 +62,11 @@ def posterior(
         method = MomentMatching
         if not observation.linear and (spectrum := getattr(denoiser, "spectrum", None)) is not None:
             method, options = partial(MomentMatching, spectrum=spectrum), {"solver": DPMSolver(24, eta=1.0)} | options
+        if known := {"steps", "inner", "directions"} & set(options):
+            raise ValueError(
+                f"posterior: expected options of sample, got {', '.join(sorted(known))}=, which annealed and twisted take; "
+                f"pass method=annealed with them, or solver=DPMSolver(steps, eta=1.0)."
+            )
     made = method.func if isinstance(method, partial) else method
     if isinstance(made, type) and issubclass(made, Guided):
         return sample(method(denoiser, observation), shape, seeds, **options)
