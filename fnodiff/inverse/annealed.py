@@ -88,7 +88,7 @@ def annealed(
         step_size: b, in (0, 1]. By default it is changed until about a half of the steps are accepted.
         directions: Of the observation that the linearisation has at most, for observations that are not linear. No fewer than
             there are values: all of them, by backward derivatives. Fewer: the first of Lanczos' method, by a backward and a
-            forward one each. Samples are nearer with all (`python -m benchmarks.pde`).
+            forward one each.
         spectrum: Of the normalised data; the denoiser's by default.
         spacing: Where the levels lie; the schedule's usual spacing by default.
         batch: Samples at a time.

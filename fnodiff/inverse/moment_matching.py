@@ -31,8 +31,8 @@ class MomentMatching(Guided):
     stationary Gaussian prior, S sigma^2 C / (alpha^2 S + sigma^2 C) per mode, which weights the adjoint A'^T, and the network
     is never differentiated: exact for such a prior, blind to what ties one channel to another. An observation that is not
     linear is then differentiated by each of its values, if they are 512 or fewer and the derivatives of all samples fit into a
-    gigabyte, and needs no iterations. On Gaussian
-    priors means are within 0.03 posterior standard deviations and the spread within 3% (`python -m benchmarks.posterior`).
+    gigabyte, and needs no iterations. On Gaussian priors means are within 0.03 posterior standard deviations and the spread
+    within 3% (`python -m benchmarks.posterior`).
 
     Args:
         denoiser: The prior's.
