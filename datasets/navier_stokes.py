@@ -28,6 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="OUT.h5", help="the file to write, or to continue")
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="samples")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[32, 48, 64], metavar="N")
+    parser.add_argument(
+        "--target",
+        choices=("final", "initial"),
+        default="final",
+        help="x = w(time) with w(0) as the field; or x = w(0) alone, unsolved",
+    )
     parser.add_argument("--time", type=float, default=10.0, help="when the vorticity is seen")
     parser.add_argument("--viscosity", type=float, default=1e-3)
     parser.add_argument("--unforced", action="store_true", help="no forcing, in place of FNO's")
@@ -49,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             viscosity=args.viscosity,
             forcing=None if args.unforced else benchmark_forcing,
             scale=args.scale,
+            target=args.target,
             fine=args.fine,
             keep=1,
         )
@@ -59,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "solver": "Fourier-Galerkin, fourth-order Runge-Kutta",
             "time": args.time,
             "viscosity": args.viscosity,
+            "target": args.target,
             "forcing": "none" if args.unforced else "0.1 (sin 2 pi (x + y) + cos 2 pi (x + y))",
             "fine": args.fine,
             "scale": args.scale,

@@ -53,7 +53,7 @@ def test_other_ways_are_rows_of_their_own(tmp_path, monkeypatch, capsys):
         options += [f"--{name}", str(tmp_path / name)]
     half = lambda w, *_, save=(), **settings: torch.cat([w, 0.5 * w], 1) if save else 0.5 * w  # noqa: E731
     monkeypatch.setattr(pde.navier_stokes, "solve", half)
-    ways = ["--ways", "surrogate", "solver", "law", "--share", "0.1", "--directions", "2", "--inner", "1"]
+    ways = ["--ways", "surrogate", "solver", "law", "--share", "0.1"]
     monkeypatch.setattr(sys, "argv", ["pde", *options, *ways, "--cases", "1", "--members", "2", "--evaluations", "2"])
     pde.main()
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("surr", "solv", "law"))]
@@ -77,7 +77,7 @@ def test_direct_networks_and_layers(monkeypatch, capsys, tmp_path):
     """Trained for a moment from cases in a file; DPS, which has no model of layers, has none."""
     monkeypatch.setattr(pde, "Darcy", lambda *args, fine, **law: Darcy(*args, fine=16, **law))
     small = ["--size", "8", "--cases", "2", "--share", "0.2", "--pairs", "8", "--minutes", "0.002", "--device", "cpu"]
-    small += ["--evaluations", "4", "--members", "2", "--inner", "1", "--directions", "4"]
+    small += ["--evaluations", "4", "--members", "2"]
     monkeypatch.setattr(
         sys,
         "argv",

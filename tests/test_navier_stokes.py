@@ -227,6 +227,14 @@ def test_the_initial_field_can_be_left_out(flows: NavierStokes) -> None:
     assert torch.equal(batch["x"], flows.batch([4], (16, 16))["x"])
 
 
+def test_initial_vorticities_alone_are_not_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = NavierStokes(3, 2, fine=16, time=0.1).batch([1], (8, 8))
+    monkeypatch.setattr("fnodiff.equations.navier_stokes.solve", None)
+    batch = NavierStokes(3, 2, fine=16, target="initial").batch([1], (8, 8))
+    assert batch.keys() == {"x"}
+    assert torch.allclose(batch["x"], pairs["field"], atol=1e-9)
+
+
 # ---- mistakes -----------------------------------------------------------------------------------------------------
 
 ZERO = torch.zeros(1, 1, 8, 8)
@@ -254,6 +262,7 @@ ZERO = torch.zeros(1, 1, 8, 8)
         (lambda: NavierStokes(1, fine=3), "integer fine >= 4, got 3"),
         (lambda: NavierStokes(1, time=-1.0), "NavierStokes: expected time > 0"),
         (lambda: NavierStokes(1, scale=0.0), "NavierStokes: expected a scale"),
+        (lambda: NavierStokes(1, target="start"), "target among .'final', 'initial'.*got 'start'"),
         (lambda: NavierStokes(1, fine=8).batch([0], (9, 8)), r"no finer than the solver's 8 x 8, got \(9, 8\)"),
         (lambda: NavierStokes(1, fine=8).batch([1], (8, 8)), "indices from 0 to 0, got 1"),
     ],
@@ -284,6 +293,16 @@ def test_the_script_writes_the_samples(script: ModuleType, tmp_path: Path) -> No
     assert all(torch.equal(batch[key], expected[key]) for key in ("x", "field"))
     attributes = {"licence": "generated", "grid": "points", "fine": 16, "seed": 2, "forcing": "none", "time": 0.5}
     assert {key: fields.attributes[key] for key in attributes} == attributes
+
+
+def test_the_script_writes_initial_vorticities_alone(script: ModuleType, tmp_path: Path) -> None:
+    arguments = ["--target", "initial", "--count", "2", "--fine", "16", "--resolutions", "8"]
+    script.main([str(tmp_path / "a.h5"), *arguments])
+    fields = HDF5Fields(tmp_path / "a.h5")
+    assert fields.attributes["target"] == "initial"
+    batch = fields.batch(range(2), (8, 8))
+    assert batch.keys() == {"x"}
+    assert torch.equal(batch["x"], NavierStokes(2, fine=16, target="initial").batch(range(2), (8, 8))["x"])
 
 
 def test_the_script_ends_with_a_message_on_a_mistake(

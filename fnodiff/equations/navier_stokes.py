@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from fnodiff.equations.solved import Solved, check_scale
 from fnodiff.expected import kinds_checked
 
 Forcing = Callable[[Tensor], Tensor] | Tensor | None
+Target = Literal["final", "initial"]
 _TORUS = Torus(2)
 _COURANT = 0.5
 
@@ -208,6 +210,7 @@ class NavierStokes(Solved):
         forcing: See `solve`; FNO's by default.
         scale: See `initial_vorticity`; the law of FNO's data by default.
         condition: Whether batches have the "field".
+        target: "final" has x = w(time), and "initial" x = w(0) alone, of which nothing is solved.
         fine: Points per side of the solve, at least 4: 64 is right to 1e-6 at nu = 1e-3.
         dt: Largest time step; see `solve`.
         keep: Fine solutions to keep in memory, 33 kB each by default; the longest unused goes first.
@@ -234,6 +237,7 @@ class NavierStokes(Solved):
         forcing: Forcing = benchmark_forcing,
         scale: float = 7**0.75,
         condition: bool = True,
+        target: Target = "final",
         fine: int = 64,
         dt: float | None = None,
         keep: int = 16384,
@@ -242,12 +246,20 @@ class NavierStokes(Solved):
         _check_numbers("NavierStokes", time, viscosity, dt)
         check_scale("NavierStokes", scale)
         self.time, self.viscosity, self.forcing, self.scale = time, viscosity, forcing, scale
-        self.condition, self.dt = condition, dt
+        if target not in get_args(Target):
+            raise ValueError(
+                f'NavierStokes: expected a target among {get_args(Target)}, got {target!r}; "final" is what the flow becomes.'
+            )
+        self.target, self.condition, self.dt = target, condition and target == "final", dt
 
     def solution(self, generator: torch.Generator) -> Tensor:
+        if self.target == "initial":
+            return initial_vorticity((1, 1, self.fine, self.fine), generator=generator, scale=self.scale)[0]
         w0 = initial_vorticity((1, 1, self.fine, self.fine), generator=generator, scale=self.scale)
         return solve(w0, self.time, self.viscosity, dt=self.dt, forcing=self.forcing, save=(0.0, self.time))[0]
 
     def view(self, solutions: Tensor, shape: Shape) -> dict[str, Tensor]:
         w = _TORUS.resample(solutions, shape)
+        if self.target == "initial":
+            return {"x": w}
         return {"x": w[:, 1:], "field": w[:, :1]} if self.condition else {"x": w[:, 1:]}
