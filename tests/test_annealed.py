@@ -99,6 +99,15 @@ def test_all_gradients_at_once_are_those_one_by_one(name, monkeypatch):
     torch.testing.assert_close(rows, each, rtol=1e-4, atol=1e-5 * float(each.abs().max()))
 
 
+def test_a_function_that_is_not_finite_is_named_with_the_fields_that_it_was_given():
+    x = torch.stack([torch.full((1, 8), 0.5), torch.full((1, 8), -2.0)])
+    seen = Nonlinear(lambda x: x.sqrt(), torch.zeros(1, 8), 0.1)
+    message = r"Nonlinear: expected finite values .* in 1 of 2 samples, of estimates up to 3;.*darcy\.positive"
+    with pytest.raises(FloatingPointError, match=message):
+        linearised.Linearised(seen, x, Normalization(1.0, 2.0), Box(1))
+    linearised.Linearised(seen, x[:1], Normalization(1.0, 2.0), Box(1))
+
+
 def test_linear_observations_need_no_linear_door():
     """All directions of a linear function leave nothing out: every step is accepted, and the draws are exact."""
     seen = through(FUNCTIONS["linear"], VALUES, 0.2)
@@ -175,7 +184,7 @@ def test_a_model_that_diverges_is_an_error(monkeypatch):
 
 
 def test_a_function_that_is_not_finite_is_an_error():
-    with pytest.raises(FloatingPointError, match="what is seen of a field"):
+    with pytest.raises(FloatingPointError, match="finite values of what is seen"):
         annealed(prior(), through(lambda v: (v - 100).log(), VALUES, 0.2), 8, [0], steps=2)
 
 

@@ -263,11 +263,6 @@ class _Run:
             d = observation.residual(seen).double() * r.sqrt()
             return _Linear(self.rows, self.spread(self.rows, x_hat, t), d, r)
         near = Linearised(observation, at, units, domain)
-        if not bool(near.residual.isfinite().all()):
-            raise FloatingPointError(
-                "annealed: expected what is seen of a field to be finite, got NaN or infinite values; let the function "
-                "map its input smoothly to what it can take, as `darcy.positive` does; a clamp has no derivative."
-            )
         residual = near.residual.double()
         if residual.shape[1] <= self.directions:
             f = near.rows().double()

@@ -23,6 +23,10 @@ class Linearised:
         normalization: Of the model.
         domain: Of the fields.
 
+    Raises:
+        FloatingPointError: If the observation of finite fields is not finite.
+        ValueError: If it has no derivative.
+
     Attributes:
         residual: (values - A(x_hat)) / noise_std, (B, m): of unit variance if x_hat is the truth.
     """
@@ -37,6 +41,14 @@ class Linearised:
             raise ValueError(
                 f"{type(observation).__name__}: expected an operator that PyTorch can differentiate, got one whose result does "
                 f"not depend on its input; pass its adjoint= to Linear."
+            )
+        bad = int((~self._predicted.detach().isfinite()).reshape(len(x_hat), -1).any(1).sum())
+        if bad and bool(x_hat.isfinite().all()):
+            largest = float(normalization.inverse(x_hat.detach()).abs().max())
+            raise FloatingPointError(
+                f"{type(observation).__name__}: expected finite values of what is seen, got NaN or infinite ones in {bad} of "
+                f"{len(x_hat)} samples, of estimates up to {largest:.3g}; let the function take such fields, by smaller steps "
+                f"of a solver or by a smooth map to what it can take, as `darcy.positive` is: a clamp has no derivative."
             )
         self._noise = observation.errors(self._predicted.detach())
         self.residual = observation.residual(self._predicted.detach())
