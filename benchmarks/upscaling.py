@@ -88,10 +88,10 @@ class Pairs(nn.Module):
 class Rest:
     """A source of what the network of pairs leaves, with its mean as the conditioning field; normalised."""
 
-    cell_averages, num_classes = True, 0
+    num_classes = 0
 
-    def __init__(self, fine: Tensor, mean: Tensor, domain: Domain) -> None:
-        self.fine, self.mean, self.domain = fine, mean, domain
+    def __init__(self, fine: Tensor, mean: Tensor, domain: Domain, cell_averages: bool) -> None:
+        self.fine, self.mean, self.domain, self.cell_averages = fine, mean, domain, cell_averages
         self.channels = self.condition_channels = fine.shape[1]
 
     def __len__(self) -> int:
@@ -172,7 +172,7 @@ class Study:
             mean, test = (
                 torch.cat([net(part) for part in self.units(low).split(64)]) for low in (self.low, self.low_test)
             )
-        rest = Rest(self.units(self.fine), mean, self.domain)
+        rest = Rest(self.units(self.fine), mean, self.domain, self.data.cell_averages)
         model = self.trained("rest", rest, [self.shape])
         field = test.repeat_interleave(self.members, 0)
         x = sample(model, self.shape, range(len(field)), solver=DPMSolver(12, EvenLogSNR()), field=field, progress=True)
