@@ -253,9 +253,9 @@ class NavierStokes(Solved):
         self.target, self.condition, self.dt = target, condition and target == "final", dt
 
     def solution(self, generator: torch.Generator) -> Tensor:
-        if self.target == "initial":
-            return initial_vorticity((1, 1, self.fine, self.fine), generator=generator, scale=self.scale)[0]
         w0 = initial_vorticity((1, 1, self.fine, self.fine), generator=generator, scale=self.scale)
+        if self.target == "initial":
+            return w0[0]
         return solve(w0, self.time, self.viscosity, dt=self.dt, forcing=self.forcing, save=(0.0, self.time))[0]
 
     def view(self, solutions: Tensor, shape: Shape) -> dict[str, Tensor]:
