@@ -84,7 +84,7 @@ def solve(
     kept = k <= 2 * math.pi * ((shape[0] - 1) // 3)
     c, t, saved = _CIRCLE.analyze(u0.double()) * kept, 0.0, []
     if dt is None:  # the fastest point only slows down
-        dt = _COURANT / (shape[0] * max(float(_CIRCLE.synthesize(c, shape).abs().max()), 1e-9))
+        dt = _COURANT / (shape[0] * max(float(_CIRCLE.synthesize(c.detach(), shape).abs().max()), 1e-9))
 
     def change(c: Tensor) -> Tensor:
         return -0.5j * k * kept * _CIRCLE.analyze(_CIRCLE.synthesize(c, shape).square())

@@ -33,7 +33,7 @@ class Linearised:
 
     def __init__(self, observation: Observation, x_hat: Tensor, normalization: Normalization, domain: Domain) -> None:
         self._at = x_hat.detach().requires_grad_()
-        self._linear, self._normalization = observation.linear, normalization
+        self._linear, self._normalization, self._given = observation.linear, normalization, (observation, domain)
         self._apply = lambda x: observation(x, domain)
         with torch.enable_grad():
             self._predicted = self._observe(self._at)
@@ -55,6 +55,26 @@ class Linearised:
 
     def _observe(self, x: Tensor) -> Tensor:
         return self._apply(self._normalization.inverse(x))
+
+    @property
+    def estimate(self) -> Tensor:
+        """x_hat."""
+        return self._at.detach()
+
+    def at(self, u: Tensor) -> Linearised:
+        """The same near x_hat + u."""
+        observation, domain = self._given
+        return Linearised(observation, self.estimate + u.to(self._at), self._normalization, domain)
+
+    def alone(self, index: int) -> Linearised:
+        """Of one of the samples."""
+        observation, domain = self._given
+        return Linearised(observation.alone(index), self.estimate[index : index + 1], self._normalization, domain)
+
+    def change(self, u: Tensor) -> Tensor:
+        """(A(x_hat + u) - A(x_hat)) / noise_std: (B, C, *shape) -> (B, m); by the function itself, linear or not."""
+        moved = self._observe(self.estimate + u) - self._predicted.detach()
+        return (moved / self._noise).reshape(len(moved), -1)
 
     def forward(self, u: Tensor) -> Tensor:
         """A' u / noise_std: (B, C, *shape) -> (B, m)."""

@@ -1,0 +1,84 @@
+"""Gauss-Newton steps, for observations that are linear only nearby.
+
+The estimate x_hat of x given x_t, whose covariance is M, becomes x_hat + d, where d minimises
+
+    F(d) = |y - A(x_hat + d)|^2 + <d, M^-1 d>        in errors of the sensors,
+
+the least unlikely field. Near x_hat + d the observation is taken as linear, which gives the next d. Of the way to it so much is
+gone that F falls: all, a half, a quarter and so on, or nothing. So no field is taken that the prior does not know, because the
+derivatives promised too much. Where F falls by what they promised, within a tenth, d is the last: of observations that are
+nearly linear it is the only one, and costs one more evaluation.
+
+Sources: Bell, Cathey (1993), The iterated Kalman filter update as a Gauss-Newton method; Conn, Gould, Toint (2000),
+Trust-region methods (the ratio).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fnodiff.domain import in_double
+from fnodiff.inverse.linearised import Linearised
+
+OFF = 0.1
+"""Of the promised fall, within which a linearisation is good enough."""
+
+STEPS, HALVINGS = 4, 10
+"""At most: linearisations, and shares of the way that are tried."""
+
+Solve = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""From r, (B, m), to v with (A' M A'^T + 1) v = r, to w = A'^T v and to M w."""
+
+
+def step(near: Linearised, solver: Callable[[Linearised], tuple[Solve, Callable[[Tensor], Tensor]]]) -> Tensor:
+    """d, (B, C, *shape).
+
+    Args:
+        near: The observation at x_hat.
+        solver: From the observation near a field to what solves its linear problem, and to A'.
+    """
+    here, d, w = near, torch.zeros_like(near.estimate), torch.zeros_like(near.estimate)
+    left = in_double(near.residual).square().sum(1)  # F
+    done = torch.zeros_like(left, dtype=torch.bool)
+    for _ in range(STEPS):
+        solve, forward = solver(here)
+        r = here.residual + forward(d)
+        v, w_new, d_new = solve(r)
+        promised = left - (in_double(v) * in_double(r)).sum(1)  # the linear problem's F is v r
+        share = torch.where(done, 0.0, 1.0).to(left)
+        for _ in range(HALVINGS):
+            found = _sum(near, _between(d, d_new, share), _between(w, w_new, share))
+            worse = ~(found <= left) & ~done
+            if not bool(worse.any()):
+                break
+            share = torch.where(worse, share / 2, share)
+        share, found = torch.where(worse, 0.0, share), torch.where(worse | done, left, found)
+        d, w = _between(d, d_new, share), _between(w, w_new, share)
+        done = done | worse | (left - found - promised).abs().le(OFF * promised)
+        if bool(done.all()):
+            break
+        left, here = found, near.at(d)
+    return d
+
+
+def _between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    return a + share.to(a).view(-1, *[1] * (a.ndim - 1)) * (b - a)
+
+
+def _sum(near: Linearised, d: Tensor, w: Tensor) -> Tensor:
+    """F(d) where d = M w, (B,); NaN where the function cannot take the field."""
+    left = in_double(near.residual) - _change(near, d)
+    return left.square().sum(1) + (in_double(d) * in_double(w)).flatten(1).sum(1)
+
+
+def _change(near: Linearised, u: Tensor) -> Tensor:
+    """A(x_hat + u) - A(x_hat), in errors of the sensors, (B, m); NaN for samples that the function refuses."""
+    try:
+        return in_double(near.change(u))
+    except (ArithmeticError, ValueError, torch.linalg.LinAlgError):  # a solver's: one by one, as samples stand alone
+        if len(u) == 1:
+            return torch.full_like(in_double(near.residual), torch.nan)
+        return torch.cat([_change(near.alone(i), u[i : i + 1]) for i in range(len(u))])
