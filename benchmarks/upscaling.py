@@ -48,6 +48,7 @@ from fnodiff.sde import EvenLogSNR, ReplaceModes
 from fnodiff.train import Adam
 
 RATE = 1e-3
+TIMED = 24  # steps, which say how many fit into the time
 
 
 def refined(domain: Domain, low: Tensor, shape: Shape) -> Tensor:
@@ -149,9 +150,9 @@ class Study:
             optimizer, plan = Adam(lr=RATE, decay=True), folder / "plan.json"
             if not plan.exists():
                 torch.manual_seed(0)
-                start, few = time.process_time(), 24
-                fit(Model.for_data(data, DFU.small), data, steps=few, optimizer=optimizer)
-                steps = int(60 * self.minutes * few / (time.process_time() - start))
+                start = time.process_time()
+                fit(Model.for_data(data, DFU.small), data, steps=TIMED, optimizer=optimizer)
+                steps = max(1, int(60 * self.minutes * TIMED / (time.process_time() - start)))
                 plan.write_text(json.dumps({"steps": steps}))
             torch.manual_seed(0)
             model, steps = Model.for_data(data, DFU.small), json.loads(plan.read_text())["steps"]
