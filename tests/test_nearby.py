@@ -81,6 +81,17 @@ def test_products_with_derivatives_come_to_the_same(monkeypatch):
     torch.testing.assert_close(draw(), all_derivatives, atol=1e-3, rtol=1e-3)
 
 
+def test_samples_of_own_levels_and_values_stand_alone():
+    values = torch.tensor([20.0, 1.0, 0.1, 7.0])[:, None, None]
+    own = Nonlinear(lambda x: (2 * at_place(x)).exp(), values, 0.1 * values)
+    method = MomentMatching(DENOISER, own, DENOISER.spectrum)
+    x_t, t = FIELD.sample((4, 1, 16), generator=torch.Generator().manual_seed(0)), torch.tensor([0.9, 0.5, 0.1, 0.7])
+    together = method(x_t, t)
+    for i in range(4):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(method.rows(one)(x_t[one], t[one]), together[one], atol=1e-4, rtol=1e-4)
+
+
 def test_what_is_linear_is_linearised_once(monkeypatch):
     taken = []
     monkeypatch.setattr(Linearised, "at", lambda self, u: taken.append(u))
@@ -95,7 +106,7 @@ def test_a_step_that_would_not_help_is_not_taken():
         seen(lambda z: z.abs() * 1e6, -1.0, 1.0), torch.zeros(1, 1, 16) + 1e-9, DENOISER.normalization, BOX
     )
 
-    def solver(here: Linearised):
+    def solver(here: Linearised, part: Tensor):
         uphill = torch.ones_like(here.estimate)
         return lambda r: (torch.zeros_like(r), uphill, uphill), lambda u: torch.zeros_like(here.residual)
 

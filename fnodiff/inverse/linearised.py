@@ -66,10 +66,10 @@ class Linearised:
         observation, domain = self._given
         return Linearised(observation, self.estimate + u.to(self._at), self._normalization, domain)
 
-    def alone(self, index: int) -> Linearised:
-        """Of one of the samples."""
+    def part(self, samples: Tensor) -> Linearised:
+        """Of some of the samples, by their numbers."""
         observation, domain = self._given
-        return Linearised(observation.alone(index), self.estimate[index : index + 1], self._normalization, domain)
+        return Linearised(observation.rows(samples), self.estimate[samples], self._normalization, domain)
 
     def change(self, u: Tensor) -> Tensor:
         """(A(x_hat + u) - A(x_hat)) / noise_std: (B, C, *shape) -> (B, m); by the function itself, linear or not."""

@@ -85,17 +85,19 @@ class MomentMatching(Guided):
         with torch.inference_mode(False), torch.no_grad():
             x_t, t = x_t.clone(), t.clone()
             alpha_t, sigma_t = self.sde.marginal(x_t, t)
+            modes = partial(spectra, self.sde, self.prior_spectrum, shape=tuple(x_t.shape[2:]))
 
-            def variance(eigenvalues: Tensor) -> Tensor:
-                s, c = spectra(self.sde, self.prior_spectrum, eigenvalues, tuple(x_t.shape[2:]))
-                return residual_variance(s, c, alpha_t, sigma_t)
+            def pull(g: Tensor, part: Tensor | slice) -> Tensor:
+                alpha, sigma = (level[part] if t.ndim else level for level in (alpha_t, sigma_t))
+                return covariance(self.sde.domain, g, lambda k: residual_variance(*modes(k), alpha, sigma))
 
-            x_hat, pull = self.denoiser(x_t, t, **condition), partial(covariance, self.sde.domain, spectrum=variance)
+            x_hat = self.denoiser(x_t, t, **condition)
             with torch.autocast(x_t.device.type, enabled=False):
                 near = Linearised(self.observation, x_hat, self.normalization, self.sde.domain)
                 if self.observation.linear:
-                    return x_hat + self.products(near, pull)[0](near.residual)[2].to(x_hat)
-                return x_hat + nearby.step(near, lambda near: self.solver(near, pull, t)).to(x_hat)
+                    return x_hat + self.products(near, partial(pull, part=slice(None)))[0](near.residual)[2].to(x_hat)
+                d = nearby.step(near, lambda near, part: self.solver(near, partial(pull, part=part), t.ndim > 0))
+                return x_hat + d.to(x_hat)
 
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         return solve_with_covariance(
@@ -106,13 +108,13 @@ class MomentMatching(Guided):
             tolerance=self.tolerance,
         )
 
-    def solver(self, near: Linearised, pull: Callable[[Tensor], Tensor], t: Tensor) -> Solver:
+    def solver(self, near: Linearised, pull: Callable[[Tensor], Tensor], levels: bool) -> Solver:
         """By all derivatives of what is seen, if they are few enough, or else by products with them."""
         count = near.residual.shape[1]
         if count > MOST_VALUES or near.residual.numel() * near.estimate[0].numel() > MOST_NUMBERS:
             return self.products(near, pull)
         rows = near.rows()  # A', of which backward derivatives are enough
-        if t.ndim:  # a level, and so a covariance, for each sample
+        if levels:  # a level, and so a covariance, for each sample
             spread = torch.stack([pull(row) for row in rows.unbind(1)], 1)
         else:
             spread = pull(rows.flatten(0, 1)).view_as(rows)

@@ -33,35 +33,42 @@ Solve = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """From r, (B, m), to v with (A' M A'^T + 1) v = r, to w = A'^T v and to M w."""
 
 
-def step(near: Linearised, solver: Callable[[Linearised], tuple[Solve, Callable[[Tensor], Tensor]]]) -> Tensor:
+def step(near: Linearised, solver: Callable[[Linearised, Tensor], tuple[Solve, Callable[[Tensor], Tensor]]]) -> Tensor:
     """d, (B, C, *shape).
 
     Args:
         near: The observation at x_hat.
-        solver: From the observation near a field to what solves its linear problem, and to A'.
+        solver: From the observation near fields, and which samples these are, to what solves their linear problems, and to A'.
     """
-    here, d, w = near, torch.zeros_like(near.estimate), torch.zeros_like(near.estimate)
+    result = torch.zeros_like(near.estimate)
+    todo = torch.arange(len(result), device=result.device)
+    here, d, w = near, result, result
     left = in_double(near.residual).square().sum(1)  # F
-    done = torch.zeros_like(left, dtype=torch.bool)
     for _ in range(STEPS):
-        solve, forward = solver(here)
+        solve, forward = solver(here, todo)
         r = here.residual + forward(d)
         v, w_new, d_new = solve(r)
         promised = left - (in_double(v) * in_double(r)).sum(1)  # the linear problem's F is v r
-        share = torch.where(done, 0.0, 1.0).to(left)
+        share = torch.ones_like(left)
         for _ in range(HALVINGS):
             found = _sum(near, _between(d, d_new, share), _between(w, w_new, share))
-            worse = ~(found <= left) & ~done
+            worse = ~(found <= left)
             if not bool(worse.any()):
                 break
             share = torch.where(worse, share / 2, share)
-        share, found = torch.where(worse, 0.0, share), torch.where(worse | done, left, found)
+        share = torch.where(worse, 0.0, share)
         d, w = _between(d, d_new, share), _between(w, w_new, share)
-        done = done | worse | (left - found - promised).abs().le(OFF * promised)
-        if bool(done.all()):
+        result[todo] = d
+        again = ~(worse | ((left - found - promised).abs() <= OFF * promised)).to(d.device)
+        if not bool(again.any()):
             break
+        if not bool(again.all()):
+            near, todo, d, w, found = (
+                near.part(again.nonzero()[:, 0]),
+                *(x[again.to(x.device)] for x in (todo, d, w, found)),
+            )
         left, here = found, near.at(d)
-    return d
+    return result
 
 
 def _between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
@@ -81,4 +88,5 @@ def _change(near: Linearised, u: Tensor) -> Tensor:
     except (ArithmeticError, ValueError, torch.linalg.LinAlgError):  # a solver's: one by one, as samples stand alone
         if len(u) == 1:
             return torch.full_like(in_double(near.residual), torch.nan)
-        return torch.cat([_change(near.alone(i), u[i : i + 1]) for i in range(len(u))])
+        each = torch.arange(len(u), device=u.device).split(1)
+        return torch.cat([_change(near.part(one), u[one]) for one in each])

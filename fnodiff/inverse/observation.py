@@ -43,7 +43,7 @@ class Observation(abc.ABC):
         self, values: Tensor, noise_std: float | Tensor, *, channels: Sequence[int] | int | None = None
     ) -> None:
         self.values, self.noise_std = as_floats(values, "values"), as_floats(noise_std, "noise_std")
-        self._parts: tuple[slice, ...] = ()
+        self._parts: tuple[slice | Tensor, ...] = ()
         self._shared = False
         self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
         name = type(self).__name__
@@ -80,7 +80,7 @@ class Observation(abc.ABC):
             x = x[:, self.channels]
         return self.observe(x, domain)
 
-    def rows(self, part: slice) -> Observation:
+    def rows(self, part: slice | Tensor) -> Observation:
         """What was seen of some samples of a batch: itself, but for values that are one observation for each sample."""
         new = copy.copy(self)
         new._parts = (*self._parts, part)
@@ -121,5 +121,5 @@ class Observation(abc.ABC):
 
     def _cut(self, values: Tensor) -> Tensor:
         for part in self._parts if len(values) > 1 else ():
-            values = values[part]
+            values = values[part if isinstance(part, slice) else part.to(values.device)]
         return values
