@@ -148,7 +148,8 @@ def problems(args: argparse.Namespace) -> list[Problem]:
         return NavierStokes(count, seed, scale=args.vorticity, fine=fine, dt=1.6 * slow / fine, **settings)
 
     def flow(w: Tensor) -> Tensor:
-        forcing, size = navier_stokes.benchmark_forcing, min(64, max(w.shape[2:]))  # finer modes have all but died at time 1
+        # Modes finer than 64 points hold have all but died at time 1.
+        forcing, size = navier_stokes.benchmark_forcing, min(64, max(w.shape[2:]))
         found = navier_stokes.solve(
             torus.resample(w, (size,) * 2), **settings, dt=1.6 * slow / max(48, size), forcing=forcing
         )
