@@ -221,7 +221,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", type=pair, nargs="+", default=[], metavar="NAME=FILE.h5", help="a problem's true fields")
     add("--rows", nargs="+", choices=ROWS, default=["default", "more steps", "fresh noise", "annealed"])
     add("--sources", nargs="+", choices=SOURCES, default=list(SOURCES), help="of the truths")
-    add("--size", type=int, help="grid; by default the second largest that the model was trained on")
+    add("--size", type=int, help="points a side, or rows; by default the second largest grid of training")
     add("--truths", type=int, default=100)
     add("--members", type=int, default=39)
     add("--sensors", type=int, default=16)
@@ -247,7 +247,8 @@ def problem_of(name: str, args: argparse.Namespace) -> Problem:
     """By its name."""
     model = Model.from_pretrained(args.model[name]).to(args.device).eval()
     shapes = sorted(model.training_shapes)
-    shape = model.sde.domain.check_shape(args.size or shapes[max(0, len(shapes) - 2)])
+    known = [each for each in shapes if each[0] == args.size]  # on a sphere so many rows
+    shape = model.sde.domain.check_shape(known[0] if known else args.size or shapes[max(0, len(shapes) - 2)])
     fields, count = true_fields(name, model, shape, args.data.get(name))
     if count < args.truths and "data" in args.sources:
         raise SystemExit(f"{name}: expected {args.truths} true fields, found {count}; lower --truths.")
