@@ -101,6 +101,16 @@ def test_what_is_linear_is_linearised_once(monkeypatch):
     assert (at_place(straight) - 1.5).abs().max() < 0.2
 
 
+def test_a_derivative_that_is_not_finite_is_named():
+    def seen_once(x: Tensor) -> Tensor:
+        return (at_place(x) - at_place(x)).sqrt() + at_place(x)
+
+    with pytest.raises(
+        FloatingPointError, match=r"Nonlinear: expected finite derivatives .* in 3 of 3 samples; .*norms"
+    ):
+        posterior(DENOISER, Nonlinear(seen_once, torch.tensor([[1.0]]), 0.1), 16, range(3), solver=FRESH)
+
+
 def test_a_step_that_would_not_help_is_not_taken():
     near = Linearised(
         seen(lambda z: z.abs() * 1e6, -1.0, 1.0), torch.zeros(1, 1, 16) + 1e-9, DENOISER.normalization, BOX

@@ -71,6 +71,21 @@ class Linearised:
         observation, domain = self._given
         return Linearised(observation.rows(samples), self.estimate[samples], self._normalization, domain)
 
+    def check_derivatives(self, w: Tensor) -> None:
+        """That A'^T v, (B, C, *shape), is finite where the estimate is.
+
+        Raises:
+            FloatingPointError: If it is not.
+        """
+        estimated, found = (x.isfinite().flatten(1).all(1) for x in (self.estimate, w))
+        bad = estimated & ~found
+        if bool(bad.any()):
+            raise FloatingPointError(
+                f"{type(self._given[0]).__name__}: expected finite derivatives of what is seen, got NaN or infinite ones in "
+                f"{int(bad.sum())} of {len(w)} samples; let the function have a derivative there: sqrt and norms have none at "
+                f"0, so add a small number."
+            )
+
     def change(self, u: Tensor) -> Tensor:
         """(A(x_hat + u) - A(x_hat)) / noise_std: (B, C, *shape) -> (B, m); by the function itself, linear or not."""
         moved = self._observe(self.estimate + u) - self._predicted.detach()

@@ -39,6 +39,9 @@ def step(near: Linearised, solver: Callable[[Linearised, Tensor], tuple[Solve, C
     Args:
         near: The observation at x_hat.
         solver: From the observation near fields, and which samples these are, to what solves their linear problems, and to A'.
+
+    Raises:
+        FloatingPointError: If a derivative is not finite.
     """
     result = torch.zeros_like(near.estimate)
     todo = torch.arange(len(result), device=result.device)
@@ -48,6 +51,7 @@ def step(near: Linearised, solver: Callable[[Linearised, Tensor], tuple[Solve, C
         solve, forward = solver(here, todo)
         r = here.residual + forward(d)
         v, w_new, d_new = solve(r)
+        here.check_derivatives(w_new)
         promised = left - (in_double(v) * in_double(r)).sum(1)  # the linear problem's F is v r
         share = torch.ones_like(left)
         for _ in range(HALVINGS):
