@@ -87,19 +87,17 @@ class MomentMatching(Guided):
             alpha_t, sigma_t = self.sde.marginal(x_t, t)
             modes = partial(spectra, self.sde, self.prior_spectrum, shape=tuple(x_t.shape[2:]))
 
-            def pull(g: Tensor, part: Tensor | slice) -> Tensor:
+            def pull(g: Tensor, part: Tensor | slice = slice(None)) -> Tensor:
                 alpha, sigma = (level[part] if t.ndim else level for level in (alpha_t, sigma_t))
                 return covariance(self.sde.domain, g, lambda k: residual_variance(*modes(k), alpha, sigma))
 
-            x_hat = self.denoiser(x_t, t, **condition)
-            with torch.autocast(x_t.device.type, enabled=False):
-                near = Linearised(self.observation, x_hat, self.normalization, self.sde.domain)
-                if self.observation.linear:
-                    return x_hat + self.products(near, partial(pull, part=slice(None)))[0](near.residual)[2].to(x_hat)
-                d = nearby.step(near, lambda near, part: self.solver(near, partial(pull, part=part), t.ndim > 0))
-                return x_hat + d.to(x_hat)
+            return self.corrected(self.denoiser(x_t, t, **condition), pull, x_t, t)
 
-    def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
+    def correction(self, near: Linearised, pull: Callable[..., Tensor], x_t: Tensor, t: Tensor) -> Tensor:
+        if self.prior_spectrum is not None and self.observation.linear:  # a covariance without error
+            return self.products(near, pull)[0](near.residual)[2]
+        if self.prior_spectrum is not None:
+            return nearby.step(near, lambda near, part: self.solver(near, partial(pull, part=part), t.ndim > 0))
         return solve_with_covariance(
             lambda v: (d := pull(near.transpose(v)), near.forward(d)),
             near.residual,
