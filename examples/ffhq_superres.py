@@ -64,7 +64,7 @@ if args.train:
 # True pictures that the model has not seen: other drawings, or the last tenth of the file.
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model = Model.from_pretrained(folder).to(device)
-largest, *_ = sizes = [n * max(model.training_shapes)[0] for n in (1, 2, 4)]
+largest, *_ = sizes = [n * max(model.training_shapes)[0] for n in ((1, 2) if args.smoke else (1, 2, 4))]
 count = (16 if args.smoke else 192) + args.samples
 if args.data is None:
     try:

@@ -296,7 +296,7 @@ def test_features_see_what_is_wrong_at_every_size(net, portraits, size):
 
 def test_the_network_reads_portraits(net, monkeypatch, capsys):
     pytest.importorskip("resvg_py")
-    output = printed(monkeypatch, capsys, attributes, "--held", 40)
+    output = printed(monkeypatch, capsys, attributes, "--held", 24)
     rows = dict(re.findall(r"^(\w[\w ]*), (?:right|R\^2) +(.*)$", output, flags=re.M))
     at_64 = {name: float(values.split()[4].rstrip("%")) for name, values in rows.items()}
     assert at_64["clothes"] > 90 and at_64["hair"] > 85 and at_64["base colour"] > 0.8 and at_64["size drawn at"] > 0.8

@@ -45,8 +45,9 @@ ROWS = {"upscale": "upscale", "modes": "modes held", "MatchModes": "MatchModes",
     ("name", "only"),
     [
         pytest.param("box", tuple(ROWS), marks=pytest.mark.slow),
-        pytest.param("equiangular", ("MatchModes",), marks=pytest.mark.slow),
-        ("equiangular", ("upscale", "rest")),
+        pytest.param("equiangular", ("upscale", "MatchModes"), marks=pytest.mark.slow),
+        ("equiangular", ("rest",)),
+        ("box", ("upscale",)),
     ],
 )
 def test_table(name, only, tmp_path, monkeypatch, capsys):

@@ -243,6 +243,7 @@ def two_kinds(share):
     return denoiser, PointObservation(points, value, noise_std=0.3), _weights(laws, points, value, 0.3)
 
 
+@pytest.mark.slow
 def test_particles_weigh_the_components_of_a_mixture():
     (denoiser, seen, exact), runs = two_kinds(0.25), 20
     x = twisted(denoiser, seen, FINE, range(runs), particles=48, steps=20, all_particles=True)

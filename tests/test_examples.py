@@ -75,14 +75,14 @@ def test_it_trains_measures_and_draws(name, tmp_path, run_here):
 def test_portraits_of_the_packages_model(tmp_path, run_here):
     pytest.importorskip("resvg_py")
     rows = table(run_here("ffhq_superres", "--smoke"))
-    assert {size for size, _ in rows} == {48, 96, 192}
+    assert {size for size, _ in rows} == {48, 96}
     assert all(np.isfinite(values).all() and min(values) > 0 for values in rows.values())
-    assert [len(rows[size, "sampled"]) for size in (48, 96, 192)] == [4, 6, 6]
+    assert [len(rows[size, "sampled"]) for size in (48, 96)] == [4, 6]
     # Upsampling has next to none of the detail above the training band; samples have about the truth's.
     bicubic, sampled = rows[96, "bicubic of sampled 48"], rows[96, "sampled"]
     assert bicubic[5] < 0.2 < 0.5 < sampled[5] < 2
     width, height = Image.open(tmp_path / "ffhq_superres.png").size
-    assert width > 700 and height > 500
+    assert width > 700 and height > 350
 
 
 def test_portraits_need_the_packages_that_draw(run_here, monkeypatch, capsys):
