@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fnodiff import EDM, Box, FunctionSpaceSDE, GaussianRandomField, Matern
-from fnodiff.inverse import MomentMatching, Nonlinear, moment_matching, nearby, posterior
+from fnodiff.inverse import MomentMatching, Nonlinear, annealed, moment_matching, nearby, posterior
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.sde import DPMSolver, GaussianDenoiser
 
@@ -52,6 +52,16 @@ def test_what_bends_is_seen_as_bayes_rule_has_it(function, value, noise_std):
     mean, std = exact(function, value, noise_std)
     assert abs(float(x.mean()) - mean) < 0.6 * std
     assert 0.7 * std < float(x.std()) < 1.4 * std
+
+
+@pytest.mark.parametrize("directions", [2, 1])
+def test_annealing_is_not_led_astray_by_what_is_steep(directions):
+    """Linearised by all derivatives, and by products with fewer."""
+    places, z = torch.tensor([[0.2, 0.8]]), torch.tensor([1.1, 0.9])
+    steep = Nonlinear(lambda x: (4 * BOX.evaluate(x, places)).exp(), (4 * z).exp()[None], 5.0)
+    x = annealed(DENOISER, steep, 16, range(32), directions=directions)
+    close = 5.0 / (4 * (4 * z).exp())  # what the values alone tell z to
+    assert ((BOX.evaluate(x, places)[:, 0].median(0).values - z).abs() < 3 * close).all()
 
 
 def refusing(z: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ d the Gaussian is N(m, W),
     m = x_hat + G d,    W = V - G F V,    G = V F^T (F V F^T + R)^-1.
 
 Of a linear observation all directions are taken, and a draw of N(m, W) is the draw. Of others, x begins as that of the level
-before. Steps of preconditioned Crank-Nicolson,
+before. Where the linearisation leaves out too much at its own m, it is taken anew, at the field that Gauss and Newton's steps
+lead to (`fnodiff.inverse.nearby`), and the first step has b = 1. Steps of preconditioned Crank-Nicolson,
 
     x_new = m + sqrt(1 - b^2) (x - m) + b w,    w ~ N(0, W),
 
@@ -28,6 +29,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape, normals, uniforms
 from fnodiff.expected import kinds_checked
+from fnodiff.inverse import nearby
 from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
@@ -212,11 +215,8 @@ class _Run:
     def draw(self, x_hat: Tensor, before: Tensor | None, t: Tensor) -> tuple[Tensor, Tensor]:
         """A clean field given the noisy one, whose estimate is x_hat, and the values; and the rates of acceptance (B,)."""
         linear, at = self.observation.linear, x_hat if self.mean is None else self.mean
-        for _ in range(3 if self.mean is None and not linear else 1):  # Gauss-Newton, where there is no level before
-            near = self.linearised(x_hat, at, t)
-            mean = x_hat + near.learn(near.d)
-            at = mean.to(x_hat)
-        self.mean = None if linear else at
+        near = self.linearised(x_hat, at, t)
+        mean = x_hat + near.learn(near.d)
 
         def fluctuation() -> Tensor:
             """A draw of N(0, W)."""
@@ -233,12 +233,18 @@ class _Run:
             found = -0.5 * residual.square().sum(1) - near.log_likelihood(x - x_hat)
             return torch.where(found.isfinite(), found, -torch.inf)
 
-        if self.observation.linear:
+        if linear:
             return (mean + fluctuation()).to(x_hat), torch.ones_like(self.b)
+        bent = left_out(mean).abs() > max(1.0, 0.5 * nearby.OFF * near.d.shape[1])
+        if bool(bent.any()):
+            at = self.likeliest(x_hat, at, bent.nonzero()[:, 0], t)
+            near = self.linearised(x_hat, at, t)
+            mean = x_hat + near.learn(near.d)
+        self.mean = mean.to(x_hat)
         x = mean + fluctuation() if before is None else before.double()
         log_l, rate = left_out(x), torch.zeros_like(self.b)
-        for _ in range(self.inner):
-            b = over_space(self.b, x)
+        for number in range(self.inner):
+            b = over_space(torch.where(bent, 1.0, self.b) if number == 0 else self.b, x)
             new = mean + (1 - b.square()).sqrt() * (x - mean) + b * fluctuation()
             new_l = left_out(new)
             accepted = uniforms(len(x), generator=self.generators).to(new_l).log() < new_l - log_l
@@ -247,6 +253,20 @@ class _Run:
             if self.step_size is None:
                 self.b = (self.b * (0.5 * (accepted.double() - 0.5)).exp()).clamp(max=1)
         return x.to(x_hat), rate
+
+    def likeliest(self, x_hat: Tensor, at: Tensor, samples: Tensor, t: Tensor) -> Tensor:
+        """`at` with the least unlikely fields of these samples, by Gauss and Newton's steps from their estimates."""
+        units, domain = self.denoiser.normalization, self.denoiser.sde.domain
+        near = Linearised(self.observation.rows(samples), x_hat[samples], units, domain)
+
+        def solver(here: Linearised, _: Tensor) -> nearby.Solver:
+            if here.residual.shape[1] <= self.directions:
+                rows = here.rows()
+                return nearby.by_derivatives(rows, self.spread(rows, x_hat, t))
+            pull = partial(covariance, domain, spectrum=lambda e: self.variance(e, x_hat, t))
+            return nearby.by_products(here, pull, iterations=self.directions, tolerance=1e-3)
+
+        return at.index_put((samples,), x_hat[samples] + nearby.step(near, solver))
 
     def linearised(self, x_hat: Tensor, at: Tensor, t: Tensor) -> _Linear:
         """The observation at fields, of what x differs from x_hat in; both (B, C, *shape)."""

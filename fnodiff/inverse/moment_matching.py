@@ -8,11 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fnodiff.domain import in_double
 from fnodiff.expected import kinds_checked
 from fnodiff.inverse import nearby
 from fnodiff.inverse.guided import Guided, check_iterations, covariance
-from fnodiff.inverse.krylov import conjugate_residuals, solve_with_covariance
+from fnodiff.inverse.krylov import solve_with_covariance
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.sde.denoiser import Denoiser
@@ -21,8 +20,6 @@ from fnodiff.sde.spectrum import residual_variance, spectra
 
 MOST_VALUES, MOST_NUMBERS = 512, 2**28
 """Of an observation that is not linear, up to which all of its derivatives are taken; and of numbers in these derivatives."""
-
-Solver = tuple[nearby.Solve, Callable[[Tensor], Tensor]]
 
 
 @kinds_checked
@@ -106,7 +103,7 @@ class MomentMatching(Guided):
             tolerance=self.tolerance,
         )
 
-    def solver(self, near: Linearised, pull: Callable[[Tensor], Tensor], levels: bool) -> Solver:
+    def solver(self, near: Linearised, pull: Callable[[Tensor], Tensor], levels: bool) -> nearby.Solver:
         """By all derivatives of what is seen, if they are few enough, or else by products with them."""
         count = near.residual.shape[1]
         if count > MOST_VALUES or near.residual.numel() * near.estimate[0].numel() > MOST_NUMBERS:
@@ -116,29 +113,11 @@ class MomentMatching(Guided):
             spread = torch.stack([pull(row) for row in rows.unbind(1)], 1)
         else:
             spread = pull(rows.flatten(0, 1)).view_as(rows)
-        shape, rows, spread = rows.shape[2:], rows.flatten(2), spread.flatten(2)
-        gram = in_double(rows) @ in_double(spread).mT
+        return nearby.by_derivatives(rows, spread)
 
-        def solve(r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            v = torch.linalg.solve(gram + torch.eye(count).to(gram), in_double(r))
-            return v, *((v.to(rows)[:, None] @ each).view(len(rows), *shape) for each in (rows, spread))
-
-        return solve, lambda u: (rows @ u.flatten(1)[..., None])[..., 0]
-
-    def products(self, near: Linearised, pull: Callable[[Tensor], Tensor]) -> Solver:
+    def products(self, near: Linearised, pull: Callable[[Tensor], Tensor]) -> nearby.Solver:
         """The same by products with A' and its transpose alone."""
-
-        def solve(r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            v = conjugate_residuals(
-                lambda v: v + near.forward(pull(near.transpose(v))),
-                r,
-                iterations=self.iterations,
-                tolerance=self.tolerance,
-            )
-            w = near.transpose(v)
-            return v, w, pull(w)
-
-        return solve, near.forward
+        return nearby.by_products(near, pull, iterations=self.iterations, tolerance=self.tolerance)
 
     def largest(self, x_t: Tensor, t: Tensor) -> Tensor:
         """A bound of the eigenvalues of x's covariance given x_t: of (sigma^2 / alpha^2) C for Gaussian priors, () or (B,).

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import in_double
+from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
 
 OFF = 0.1
@@ -32,8 +33,36 @@ STEPS, HALVINGS = 4, 10
 Solve = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """From r, (B, m), to v with (A' M A'^T + 1) v = r, to w = A'^T v and to M w."""
 
+Solver = tuple[Solve, Callable[[Tensor], Tensor]]
+"""And A', (B, C, *shape) -> (B, m)."""
 
-def step(near: Linearised, solver: Callable[[Linearised, Tensor], tuple[Solve, Callable[[Tensor], Tensor]]]) -> Tensor:
+
+def by_derivatives(rows: Tensor, spread: Tensor) -> Solver:
+    """From A' and A' M, both (B, m, C, *shape)."""
+    shape, rows, spread = rows.shape[2:], rows.flatten(2), spread.flatten(2)
+    gram = in_double(rows) @ in_double(spread).mT
+
+    def solve(r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        v = torch.linalg.solve(gram + torch.eye(gram.shape[1]).to(gram), in_double(r))
+        return v, *((v.to(rows)[:, None] @ each).view(len(rows), *shape) for each in (rows, spread))
+
+    return solve, lambda u: (rows @ u.to(rows).flatten(1)[..., None])[..., 0]
+
+
+def by_products(near: Linearised, pull: Callable[[Tensor], Tensor], *, iterations: int, tolerance: float) -> Solver:
+    """From products with A', its transpose and M, which is `pull`."""
+
+    def solve(r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        v = conjugate_residuals(
+            lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=iterations, tolerance=tolerance
+        )
+        w = near.transpose(v)
+        return v, w, pull(w)
+
+    return solve, near.forward
+
+
+def step(near: Linearised, solver: Callable[[Linearised, Tensor], Solver]) -> Tensor:
     """d, (B, C, *shape).
 
     Args:
