@@ -47,8 +47,10 @@ def exact(function: Callable[[Tensor], Tensor], value: float, noise_std: float) 
         pytest.param(lambda z: z**3, 8.0, 0.5, id="cube"),
     ],
 )
-def test_what_bends_is_seen_as_bayes_rule_has_it(function, value, noise_std):
-    x = at_place(posterior(DENOISER, seen(function, value, noise_std), 16, range(64), solver=FRESH)).flatten()
+@pytest.mark.parametrize("method", [None, MomentMatching], ids=["spectrum", "the denoiser's derivatives"])
+def test_what_bends_is_seen_as_bayes_rule_has_it(function, value, noise_std, method):
+    draw = partial(posterior, DENOISER, seen(function, value, noise_std), 16, range(64), method=method, solver=FRESH)
+    x = at_place(draw()).flatten()
     mean, std = exact(function, value, noise_std)
     assert abs(float(x.mean()) - mean) < 0.6 * std
     assert 0.7 * std < float(x.std()) < 1.4 * std

@@ -49,10 +49,11 @@ def solve_with_covariance(
     *,
     iterations: int,
     tolerance: float,
-) -> Tensor:
-    """d = P H^T v with v + H P H^T v = b per sample, for a linear H and a P that is a covariance nearly, as a network's is.
+) -> tuple[Tensor, Tensor]:
+    """v, (B, m), and d = P H^T v, where v + H P H^T v = b: per sample, for a linear H and a P that is nearly a covariance.
 
-    The more exactly the system is solved as it stands, the farther d is off where P's errors decide. But d also minimises
+    As a network's derivatives are. The more exactly the system is solved as it stands, the farther d is off where P's errors
+    decide. But d also minimises
 
         |b - H d|^2 + R,    R = <H^T v, P H^T v> = <d, P^-1 d>,
 
@@ -99,8 +100,9 @@ def solve_with_covariance(
             if k == most or bool((left * shares[:, -1].abs() <= tolerance * size).all()):
                 break
         basis = torch.cat([basis, _units(new, left, least)[:, None]], dim=1)
-    moved = in_double(moves).mT @ shares
-    return torch.where(bad[..., None], torch.nan, moved).reshape(shape).to(dtype).to(device)
+    v, d = ((in_double(x).mT @ shares)[..., 0] for x in (basis, moves))
+    v, d = (torch.where(bad, torch.nan, x).to(dtype).to(device) for x in (v, d))
+    return v, d.reshape(shape)
 
 
 def _penalty(within: Tensor, least: Tensor) -> Tensor:

@@ -95,13 +95,27 @@ class MomentMatching(Guided):
             return self.products(near, pull)[0](near.residual)[2]
         if self.prior_spectrum is not None:
             return nearby.step(near, lambda near, part: self.solver(near, partial(pull, part=part), t.ndim > 0))
-        return solve_with_covariance(
-            lambda v: (d := pull(near.transpose(v)), near.forward(d)),
-            near.residual,
-            self.largest(x_t, t),
-            iterations=self.iterations,
-            tolerance=self.tolerance,
-        )
+        largest = self.largest(x_t, t).expand(len(x_t))
+
+        def solver(here: Linearised, part: Tensor) -> nearby.Solver:
+            def spread(w: Tensor) -> Tensor:  # of these samples: the network is differentiated for all at once
+                return pull(torch.zeros_like(near.estimate).index_copy(0, part, w))[part]
+
+            def solve(r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                v, d = solve_with_covariance(
+                    lambda v: (d := spread(here.transpose(v)), here.forward(d)),
+                    r,
+                    largest[part],
+                    iterations=self.iterations,
+                    tolerance=self.tolerance,
+                )
+                return v, here.transpose(v), d
+
+            return solve, here.forward
+
+        if self.observation.linear:
+            return solver(near, torch.arange(len(x_t), device=x_t.device))[0](near.residual)[2]
+        return nearby.step(near, solver)
 
     def solver(self, near: Linearised, pull: Callable[[Tensor], Tensor], levels: bool) -> nearby.Solver:
         """By all derivatives of what is seen, if they are few enough, or else by products with them."""
