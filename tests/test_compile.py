@@ -56,7 +56,7 @@ def test_gradients_that_the_compiler_derives_are_ours():
     check("aot_eager", {"reference": (16, 16)})
 
 
-@pytest.mark.parametrize("condition", ["label", "field"])
+@pytest.mark.parametrize("condition", [pytest.param("label", marks=pytest.mark.slow), "field"])
 def test_conditions_compile_whole(condition):
     if condition == "label":
         check("eager", PIXELS | {"num_classes": 3}, label=torch.tensor([2, -1]))

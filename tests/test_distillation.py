@@ -66,6 +66,7 @@ def test_the_flow_ends_with_the_estimate_at_the_teachers_last_level() -> None:
     assert (found - low).abs().max() > 1e-4  # at the last level some noise is left
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_the_teacher() -> None:
     made = teacher()
     before = copy.deepcopy(made.state_dict())

@@ -255,7 +255,10 @@ def test_particles_weigh_the_components_of_a_mixture():
     assert abs(float(found.mean()) - exact) < 3 * float(found.std()) / runs**0.5 < 0.1
 
 
-@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0.4, 0.6), (0.25, 0.13, 0.3), (1.0, 0.0, 0.03)])
+@pytest.mark.parametrize(
+    ("share", "least", "most"),
+    [(0.25, 0.13, 0.3), *(pytest.param(*row, marks=pytest.mark.slow) for row in ((0.0, 0.4, 0.6), (1.0, 0.0, 0.03)))],
+)
 def test_annealing_weighs_the_components_by_what_is_seen(share, least, most):
     """Rightly where both are alike or one is plain, and the rarer one too often in between."""
     denoiser, seen, exact = two_kinds(share)
@@ -287,7 +290,8 @@ class TestTwisted:
         return PointObservation(torch.tensor([[0.2, 0.7]]), torch.tensor([[1.0, -1.5]]), noise_std=0.2)
 
     @pytest.mark.parametrize(
-        ("n", "sigma_min"), [(16, 0.002), (16, 1.0), (64, 0.002), pytest.param(32, 0.002, marks=pytest.mark.slow)]
+        ("n", "sigma_min"),
+        [(16, 1.0), (64, 0.002), *(pytest.param(n, 0.002, marks=pytest.mark.slow) for n in (16, 32))],
     )
     def test_mean_and_spread_are_the_posteriors_on_every_grid(self, denoiser, seen, n, sigma_min):
         # where the noise ends at 1, the last guess of the likelihood differs from the likelihood

@@ -164,6 +164,7 @@ class TestMixedFinetune:
         assert all(p.requires_grad for p in made.parameters()), "all of it can be trained again"
         assert made.training_shapes == ((8, 8), (12, 12))
 
+    @pytest.mark.slow
     def test_it_fits_the_upsampled_grid(self):
         torch.manual_seed(0)
         source, made = Fields(), model(reference=(12, 12), num_blocks=0, positional_modes=0)

@@ -258,6 +258,7 @@ def error_of(loss, data):
         return float(loss(x, generator=torch.Generator().manual_seed(0)).mean()) / loss.linear(shape)
 
 
+@pytest.mark.slow
 def test_it_is_trained_until_it_beats_the_linear_estimate_and_sampled_on_two_grids(tmp_path):
     data, grid = waves(1024), (32,)
     fno = NeuralOperator.of(FNO, n_modes=(16,), hidden_channels=24, n_layers=2)
