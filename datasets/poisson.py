@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="pair",
         help="x = (a, u); x = u with a as the field; or x = a alone",
     )
-    parser.add_argument("--fine", type=int, default=128, metavar="N", help="cells per side of the solve")
+    parser.add_argument("--fine", type=int, default=128, metavar="N", help="points per side of the solve")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     try:
