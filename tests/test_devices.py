@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
+import no_double
 import pytest
 import torch
 from drawn import Drawn
@@ -157,6 +158,15 @@ def test_samples_without_float64_on_the_device_are_those_of_the_cpu(device, name
     found = call(there(make()), seeds=[0, 1], **options)
     assert not isinstance(found, There) and bool(found.isfinite().all())
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "a log density" else pytest.param(n, marks=pytest.mark.slow) for n in DRAWN]
+)
+def test_samples_on_a_device_with_float64_are_those_of_the_cpu(device, monkeypatch, name):
+    monkeypatch.setattr(no_double, "DOUBLES", ())
+    monkeypatch.setattr(arrays, "WITHOUT_DOUBLE", ())
+    test_samples_without_float64_on_the_device_are_those_of_the_cpu(device, name)
 
 
 TAUGHT = {
