@@ -312,10 +312,7 @@ class _Share(Dataset):
         self.data, self.rows, self.count, self.seed = data, range(rank, data.batch_size, processes), parts, seed
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        if len(self.rows) == self.data.batch_size:
-            return self.data[step]
-        indices = self.data.indices(step)
-        return self.data.take([indices[row] for row in self.rows], self.data.shape(step))
+        return self.data[step] if len(self.rows) == self.data.batch_size else self.data.rows(step, self.rows)
 
     def parts(self, batch: dict[str, Tensor], step: int) -> list[dict[str, Any]]:
         """The batch's parts, with a generator for each sample if they are seeded."""
