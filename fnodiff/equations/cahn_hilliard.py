@@ -61,8 +61,7 @@ def initial_mixture(
     """
     check_scale("initial_mixture", scale)
     _check_numbers("initial_mixture", 1.0, width)
-    if not -1 < mean < 1:
-        raise ValueError(f"initial_mixture: expected a mean in (-1, 1), got {mean!r}; 0 is as much of each.")
+    _check_mean("initial_mixture", mean)
 
     def law(eigenvalues: Tensor) -> Tensor:
         return (eigenvalues > 0) * (-((2 * width) ** 2) * eigenvalues).exp()
@@ -171,6 +170,11 @@ def _check_numbers(owner: str, time: float, width: float, dt: float | None = Non
         raise ValueError(f"{owner}: expected time, width and dt > 0, got {time!r}, {width!r} and {dt!r}.")
 
 
+def _check_mean(owner: str, mean: float) -> None:
+    if not -1 < mean < 1:
+        raise ValueError(f"{owner}: expected a mean in (-1, 1), got {mean!r}; 0 is as much of each.")
+
+
 @kinds_checked
 class CahnHilliard(Solved):
     """Mixtures of two liquids u(time) that were nearly mixed at time 0, in (-1, 1): solved on a fine grid, seen on coarser
@@ -221,8 +225,8 @@ class CahnHilliard(Solved):
         width = 0.03 * max(domain.lengths) if width is None else width
         time = 0.03 * max(domain.lengths) ** 2 if time is None else time
         _check_numbers("CahnHilliard", time, width, dt)
+        _check_mean("CahnHilliard", mean)
         self.domain, self.width, self.time, self.mean, self.dt = domain, width, time, mean, dt
-        initial_mixture(domain, (1, 1, *(4,) * domain.dim), width, mean=mean)  # which checks the mean
 
     @property
     def fine_shape(self) -> Shape:
