@@ -207,16 +207,17 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
 def spectrum_of(fields: Tensor, domain: Domain, *, cell_averages: bool) -> DataSpectrum | ChannelSpectra:
     """One law for all channels of cell averages that fall alike, as those of pictures do; of other fields one for each.
 
-    Alike are exponents less than 1 apart. From fewer than 32 samples they are not known so well, and a channel that is
-    constant over each sample has none: all channels then have one law.
+    Alike are exponents less than 1 apart; from fewer than 32 samples they are not known so well, and are taken for alike. A
+    channel that is constant over each sample has none: all channels then have one law.
     """
     points = fields.flatten(2)
-    unknown = len(fields) < 32 or bool((points.amax(2) == points.amin(2)).all(0).any())
-    if cell_averages and (unknown or fields.shape[1] == 1):
-        return fit_spectrum(fields, domain, cell_averages=True)
+    varies = (points.amax(2) - points.amin(2)).amax(0)
+    flat = bool((varies <= 1e-5 * points.abs().amax((0, 2))).any())  # but for a resampled constant's rounding
+    if flat or fields.shape[1] == 1 or (cell_averages and len(fields) < 32):
+        return fit_spectrum(fields, domain, cell_averages=cell_averages)
     each = fit_spectra(fields, domain, cell_averages=cell_averages)
     falls = [law.exponent for law in each.channels]
-    alike = len(falls) == 1 or (cell_averages and max(falls) - min(falls) < 1)
+    alike = cell_averages and max(falls) - min(falls) < 1
     return fit_spectrum(fields, domain, cell_averages=cell_averages) if alike else each
 
 
