@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Generators, Shape, Torus
-from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.equations.solved import Solved, check_saves, check_scale
 from fnodiff.expected import kinds_checked
 
 _CONTOUR = 64
@@ -100,13 +100,10 @@ def solve(
     _check_numbers("solve", time, width, dt)
     if u0.shape[1] != 1 or not bool(u0.isfinite().all()):
         raise ValueError(f"solve: expected finite u0 of shape (B, 1, *grid), got {tuple(u0.shape)}; pass one channel.")
-    save = [time] if save is None else [float(t) for t in save]
-    if not save or save != sorted(set(save)) or not 0 <= save[0] <= save[-1] <= time:
-        raise ValueError(f"solve: expected increasing times to save from 0 to {time}, got {save}.")
     largest = width**2 / 4 if dt is None else dt
     c, t, saved = domain.analyze(u0.double()), 0.0, []
     k2 = domain.eigenvalues(shape, device=c.device, dtype=torch.float64)
-    for until in save:
+    for until in check_saves(time, save):
         if until > t:
             steps = math.ceil((until - t) / largest - 1e-9)
             flow = _Flow(domain, shape, k2, width, (until - t) / steps)
