@@ -266,13 +266,12 @@ class InMemory(_Source):
         super().__init__(fields)
         self._length = len(fields)
         self._kept: dict[Shape, dict[str, Tensor]] = {}
-        shapes = [shapes] if isinstance(shapes, Integral) else list(shapes)
+        listed = [shapes] if isinstance(shapes, Integral) else shapes
+        shapes = [s if isinstance(s, Integral) else tuple(s) for s in listed]  # the source knows what an int is
         at_least("InMemory", 1, chunk=chunk)
         parts = [range(i, min(i + chunk, len(fields))) for i in range(0, len(fields), chunk)]
         with tqdm(total=len(shapes) * len(fields), disable=not progress, desc="preparing data") as bar:
-            for shape in (
-                s if isinstance(s, Integral) else tuple(s) for s in shapes
-            ):  # the source knows what an int is
+            for shape in shapes:
                 batches = []
                 for part in parts:
                     batches.append(checked("InMemory", fields, part, shape, self.channels))
