@@ -133,9 +133,8 @@ def fit(
     if accelerator.num_processes > 1:
         average.follow(model)  # by now all have the first process' weights
     step = load(Path(folder), model, average, adam, data) if going_on else 0
-    if accelerator.num_processes > 1:
-        if accelerator.process_index > 0:  # other noise than the first process', though the script seeds all alike
-            torch.manual_seed(torch.initial_seed() + accelerator.process_index + (step << 20))
+    if accelerator.process_index > 0:  # other noise than the first process', though the script seeds all alike
+        torch.manual_seed(torch.initial_seed() + accelerator.process_index + (step << 20))
 
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     last = step + 10**9 if steps is None else steps
