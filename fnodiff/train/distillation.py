@@ -105,10 +105,7 @@ class DistillationLoss(DenoisingLoss):
         y = x_t / student.sde.marginal(x_t, t)[0]
         with torch.no_grad(), evaluating(teacher):
             target = (self._flow(Given(teacher, **condition), y, *levels[i : i + 2]) - ratio * y) / (1 - ratio)
-        weight = student.loss_weight(t, tuple(x.shape[2:])).reshape(x.shape[0], -1)  # for each channel, or one for all
-        weight = weight.reshape(*weight.shape, *(1,) * len(x.shape[2:]))
-        error = weight.sqrt() * (student(x_t, t, **condition) - target)
-        return student.sde.domain.norm(error).square() / x.shape[1]
+        return self._weighted(student(x_t, t, **condition) - target, t)
 
     def _flow(self, teacher: Given, y: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """y at noise level `end` on the teacher's flow through y at `start`."""
