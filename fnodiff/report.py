@@ -34,7 +34,7 @@ from torch import Tensor
 from fnodiff import metrics
 from fnodiff.data import Fields
 from fnodiff.data.source import check_domain
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Domain, Shape, grid_name
 from fnodiff.sde import Denoiser, Plan, Solver, sample
 from fnodiff.sde.denoiser import check_names, condition_rows
 from fnodiff.sde.pictures import are_pictures
@@ -63,7 +63,7 @@ class InvarianceReport:
 
     def __str__(self) -> str:
         kinds = {"sampled": self.rows, "true": self.truth}
-        rows = {("x".join(map(str, shape)), kind): row for kind, found in kinds.items() for shape, row in found.items()}
+        rows = {(grid_name(shape), kind): row for kind, found in kinds.items() for shape, row in found.items()}
         count = len(next(iter(self.samples.values())))
         return f"{count} samples on each grid, the same seeds\n{table(rows)}"
 
@@ -92,11 +92,11 @@ class InvarianceReport:
                     axis.imshow(one[0].numpy(), vmin=low, vmax=high, interpolation="nearest")
             for axis in line:
                 axis.set(xticks=[], yticks=[])
-            line[0].set_ylabel("x".join(map(str, shape)), fontsize=9)
+            line[0].set_ylabel(grid_name(shape), fontsize=9)
         left.suptitle("One seed per column", fontsize=10)
         spectra, errors = right.subplots(1, 2)
         for shape, (k, power) in self.spectra.items():
-            name, look = ("truth", {"color": "black", "ls": ":"}) if shape is None else ("x".join(map(str, shape)), {})
+            name, look = ("truth", {"color": "black", "ls": ":"}) if shape is None else (grid_name(shape), {})
             spectra.loglog(k.cpu(), power.cpu(), label=name, **look)
         spectra.set(title="variance per mode", xlabel="cycles per unit length")
         spectra.legend(fontsize=8)
@@ -105,7 +105,7 @@ class InvarianceReport:
                 (math.prod(shape) ** (1 / len(shape)), row[name]) for shape, row in self.rows.items() if name in row
             ]
             errors.plot(*zip(*points, strict=True), marker="o", label=name)
-        errors.set(title=f"distance from {'x'.join(map(str, shapes[0]))}", xlabel="points per side", ylim=(0, None))
+        errors.set(title=f"distance from {grid_name(shapes[0])}", xlabel="points per side", ylim=(0, None))
         errors.legend(fontsize=8)
         if path is not None:
             figure.savefig(path, dpi=130)

@@ -343,6 +343,11 @@ class Domain(abc.ABC):
         return self.check_shape(x.shape[2:])
 
 
+def grid_name(shape: Sequence[int]) -> str:
+    """ "32x48" of (32, 48)."""
+    return "x".join(map(str, shape))
+
+
 # ---- helpers of the domains ----
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, grid_name
 from fnodiff.expected import kinds_checked, plain
 from fnodiff.sde.denoiser import Denoiser
 
@@ -80,8 +80,8 @@ def describe(stages: Sequence[Stage]) -> str:
     for stage, after in itertools.zip_longest(stages, stages[1:]):
         held = ""
         if after is not None and after.held is not None:
-            held = f", then its {'cells' if after.cells else f'modes below {_name(after.held)}'} held"
-        words.append(f"{_name(stage.shape)} ({stage.steps} steps{held})")
+            held = f", then its {'cells' if after.cells else f'modes below {grid_name(after.held)}'} held"
+        words.append(f"{grid_name(stage.shape)} ({stage.steps} steps{held})")
     return ", ".join(words)
 
 
@@ -324,10 +324,6 @@ def _freeze(plan: Plan, name: str) -> None:
         object.__setattr__(
             plan, name, tuple(tuple(s) if several else s for s, several in zip(grids, lists, strict=True))
         )
-
-
-def _name(shape: Shape) -> str:
-    return "x".join(map(str, shape))
 
 
 def emerged(denoiser: Denoiser, noise: Tensor, t: Tensor) -> Tensor:
