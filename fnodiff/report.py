@@ -36,8 +36,9 @@ from fnodiff.data import Fields
 from fnodiff.data.source import check_domain
 from fnodiff.domain import Domain, Shape, grid_name
 from fnodiff.sde import Denoiser, Plan, Solver, sample
-from fnodiff.sde.denoiser import check_names, condition_rows
+from fnodiff.sde.denoiser import Wrapper, check_names, condition_rows
 from fnodiff.sde.pictures import are_pictures
+from fnodiff.sde.sampling import device_of
 
 TIMES = (0.2, 0.35, 0.5, 0.65, 0.8)
 """The times at which single estimates are compared."""
@@ -166,10 +167,11 @@ def invariance_report(
             f"invariance_report: expected images of 3 channels on Box(2) and true ones for FID and KID, got {channels} "
             f"channels on {domain} and {'no' if reference is None else 'some'} true fields; leave inception out."
         )
-    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+    device = device_of(denoiser, device)
     denoiser = denoiser.to(device).eval()
     seeds = range(10_000 * seed, 10_000 * seed + samples)
-    condition = {**_own_conditions(denoiser, reference, samples, coarsest), **condition}
+    if reference is not None:
+        condition = {**own_conditions("invariance_report", denoiser, reference, samples, coarsest), **condition}
     options = {"solver": solver, "plan": plan, "batch": batch, "device": device, "progress": progress, **condition}
     batches = {} if reference is None else {shape: reference.batch(range(2 * samples), shape) for shape in shapes}
     sampled = {shape: sample(denoiser, shape, seeds, **options) for shape in shapes}
@@ -229,16 +231,17 @@ def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
     return channels
 
 
-def _own_conditions(denoiser: Denoiser, reference: Fields | None, count: int, shape: Shape) -> dict[str, Tensor]:
-    """What the first true fields come with, of the conditions that the model has."""
-    wanted = {"condition"} if denoiser.condition_names else set()
-    network = getattr(denoiser, "network", None)
-    wanted |= {"field"} if getattr(network, "condition_channels", 0) else set()
-    wanted |= {"label"} if getattr(network, "num_classes", 0) else set()
-    if reference is None or not wanted:
-        return {}
-    check_names("invariance_report", denoiser, getattr(reference, "condition_names", ()))
-    return {name: value for name, value in reference.batch(range(count), shape).items() if name in wanted}
+def own_conditions(owner: str, denoiser: Denoiser, reference: Fields, count: int, shape: Shape) -> dict[str, Tensor]:
+    """What the first true fields come with, of the conditions that a model, guided or not, has."""
+    inner = denoiser
+    while isinstance(inner, Wrapper):
+        inner = inner.denoiser
+    network = getattr(inner, "network", None)
+    has = {"field": getattr(network, "condition_channels", 0), "label": getattr(network, "num_classes", 0)}
+    wanted = [name for name, there in {**has, "condition": denoiser.condition_names}.items() if there]
+    check_names(owner, denoiser, getattr(reference, "condition_names", ()))
+    batch = reference.batch(range(count), shape) if wanted else {}
+    return {name: batch[name] for name in wanted if name in batch}
 
 
 @torch.no_grad()
