@@ -165,7 +165,7 @@ class Playground:
 
     def _asked(self, guidance: float = 1.0, label: int = -1, *numbers: float) -> tuple[Denoiser, dict[str, Any]]:
         """The denoiser, guided if asked to, and the conditions that it has to be given."""
-        if len(numbers) != len(self.model.condition_names) or not -1 <= label < max(self.classes, 0):
+        if len(numbers) != len(self.model.condition_names) or not -1 <= label < self.classes:
             raise ValueError(
                 f"expected a label from -1 to {self.classes - 1} and numbers for {self.model.condition_names}, got {label} and "
                 f"{numbers}; choose others."
