@@ -134,6 +134,7 @@ WRONG = {
     "conditions of bytes": ("sample {conditioned} --size 16 --condition-file {bytes}.csv", "a line of names and rows"),
     "a figure of no kind": ("report {run} --out figure.npy", "expected --out as a file of .png"),
     "no finer grid": ("finetune {run} {pictures} --size 16 --steps 1", "a grid finer than"),
+    "maps that finetune has not": ("finetune {run} {pictures} --size 48 --augment 0.1 --steps 1", "no --augment"),
     "a weight of 2": ("finetune {run} {pictures} --size 48 --weight 2 --steps 1", "between 0 and 1"),
 }
 
