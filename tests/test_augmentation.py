@@ -158,6 +158,13 @@ class TestModels:
         again = Model.from_pretrained(tmp_path / "model")
         torch.testing.assert_close(sample(again, (16, 16), [0, 1], field=field), x)
 
+    def test_a_run_says_that_it_goes_on_under_other_maps(self, tmp_path):
+        options = {"folder": tmp_path, "logging": Logging(progress=False)}
+        fit(Model.for_data(batches(), DFU.tiny), batches(), 1, **options)
+        again = Model.from_pretrained(tmp_path)
+        with pytest.warns(UserWarning, match=r"augmentation .*turn=5.0.* \(before .*turn=15.0"):
+            fit(again, batches(turn=5.0), 2, resume=True, **options)
+
     def test_guidance_leaves_conditions_out_and_not_the_maps(self):
         data = batches(Torus(2))
         model = Model.for_data(data, DFU.tiny)
