@@ -84,6 +84,7 @@ WRONG = {
     "three axes": ("sample {images} --size 16x16x16", "a grid of 2 positive sizes"),
     "too small a size": ("sample {images} --size 3", "at least 4 points"),
     "seeds backwards": ("SAMPLE --seeds 3-1", "smaller one first"),
+    "some seeds backwards": ("SAMPLE --seeds 0,3-1", "smaller one first"),
     "a seed twice": ("SAMPLE --seeds 1,1", "each seed once"),
     "a seed below 0": ("SAMPLE --seeds -1", "such as 0-63"),
     "no batches": ("SAMPLE --batch 0", "1 or more"),
