@@ -194,6 +194,8 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     held, upper = powers > 1.001 * least, torch.arange(kept) >= kept // 2
     if not bool(held.any()):
         raise ValueError(f"fit_spectrum: expected a floor below the shells' power, got {floor!r}; 1e-8 is usual.")
+    if not bool(held[1:].any()):
+        raise ValueError("fit_spectrum: expected fields that vary over the domain, got constant ones; leave them out.")
     last = int(held.nonzero().max())
     if int((held & upper).sum()) < 2:  # band-limited: how it falls where the energy ends
         held, upper = torch.ones_like(held), (torch.arange(kept) - last).abs() <= 1
