@@ -36,7 +36,7 @@ from fnodiff.data import Fields
 from fnodiff.data.source import check_domain
 from fnodiff.domain import Domain, Shape, grid_name
 from fnodiff.sde import Denoiser, Plan, Solver, sample
-from fnodiff.sde.denoiser import Wrapper, check_names, condition_rows
+from fnodiff.sde.denoiser import Wrapper, check_names, condition_rows, evaluating
 from fnodiff.sde.pictures import are_pictures
 from fnodiff.sde.sampling import device_of
 
@@ -168,7 +168,7 @@ def invariance_report(
             f"channels on {domain} and {'no' if reference is None else 'some'} true fields; leave inception out."
         )
     device = device_of(denoiser, device)
-    denoiser = denoiser.to(device).eval()
+    denoiser = denoiser.to(device)
     seeds = range(10_000 * seed, 10_000 * seed + samples)
     if reference is not None:
         condition = {**own_conditions("invariance_report", denoiser, reference, samples, coarsest), **condition}
@@ -183,7 +183,9 @@ def invariance_report(
     first, noisy = sampled[coarsest], (true or sampled)[finest][:samples]
     spread = _units((true or sampled)[coarsest], domain)[1]
     rest = condition_rows(denoiser, condition, samples)
-    for shape, error in _denoiser_errors(denoiser, shapes, noisy, batch, device, rest).items():
+    with evaluating(denoiser):
+        errors = _denoiser_errors(denoiser, shapes, noisy, batch, device, rest)
+    for shape, error in errors.items():
         x, alike = (domain.resample(fields[shape], coarsest) for fields in (sampled, seen))
         apart, own = (domain.norm(v / spread).square().mean() for v in (x - first, first - first.mean(0)))
         rows[shape]["samples"] = float((apart / own).sqrt())

@@ -177,6 +177,13 @@ def test_guided_samples_have_the_conditions_of_the_true_fields():
     assert all(torch.equal(alone[shape], guided[shape]) for shape in alone)
 
 
+def test_a_model_in_training_is_reported_on_without_dropout_and_stays_in_training():
+    sde = FunctionSpaceSDE(WhiteNoise(Box(2), (8, 8)), EDM())
+    model = Model(DFU.tiny(1, 1, dropout=0.5, zero_init=False), sde, EDMScaling()).train()
+    first, again = (invariance_report(model, [8, 12], samples=2, solver=DPMSolver(2)) for _ in range(2))
+    assert model.training and first.rows == again.rows
+
+
 def test_the_high_band_is_what_the_largest_training_grid_lacks():
     data = GaussianRandomField(Box(2), Matern(1.0, 0.2))
     oracle = GaussianDenoiser(data, FunctionSpaceSDE(data, EDM()))
