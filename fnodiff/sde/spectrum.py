@@ -150,7 +150,7 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
         floor: The least S of a measured shell, relative to the largest; the tail beyond them falls below it.
 
     Raises:
-        ValueError: If the fields are not finite, are all zero, or the grid is too small to fit a tail.
+        ValueError: If the fields are not finite or constant over the domain, or the grid is too small to fit a tail.
 
     Examples:
         >>> import torch
