@@ -63,11 +63,10 @@ class Judge(nn.Module):
 
 
 def judge(data: HDF5Fields, out: Path, minutes: float, batch: int = 64) -> Judge:
-    """The trained judge: Adam for so much processor time, its rate falling along half a cosine; pictures mirrored at random."""
+    """The trained judge: AdamW for so much processor time, its rate falling to zero; pictures mirrored at random."""
+    torch.manual_seed(0)
     net, file = Judge(), out / "judge.safetensors"
     if not file.exists():
-        torch.manual_seed(0)
-        net = Judge()
         everything = data.batch(range(len(data)), NATIVE)
         optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
         start = time.process_time()

@@ -346,7 +346,7 @@ def main() -> None:
                     for row in (single, mean, spectrum, spent):
                         row.append("-")
                     continue
-                ensemble, seconds = solve(problem, seen, args) if way == "joint" else solve(problem, seen, args, way)
+                ensemble, seconds = solve(problem, seen, args, way)
                 error = metrics.relative_l2 if seen == problem.given else problem.wrong
                 truth, guess = problem.cases[:, 1 - seen, None], ensemble[:, :, 1 - seen, None]
                 every = torch.stack([error(x, truth, problem.domain) for x in guess])

@@ -195,19 +195,16 @@ class Study:
             apart = sum(domain.norm(each - mean).square() for each in x) / (count - 1)
             deviation = float((apart / true.shape[1]).mean().sqrt())
             spread = deviation * math.sqrt(1 + 1 / count) / error(mean)
-        absolute = float(metrics.crps(x, true, domain).mean()) if count > 1 else self.absolute(x[0] - true)
+        alone = (x[0] - true).abs() * domain.weights(self.shape)
+        absolute = metrics.crps(x, true, domain).mean() if count > 1 else alone.sum((-2, -1)).mean()
         return [
             error(x[0]),
             error(mean),
-            absolute,
+            float(absolute),
             spread,
             metrics.patch_distance(x[0], true),
             detail(x[0]) / detail(true),
         ]
-
-    def absolute(self, difference: Tensor) -> float:
-        weights = self.domain.weights(self.shape)
-        return float((difference.abs() * weights / weights.expand(self.shape).sum()).sum((-2, -1)).mean())
 
 
 def main() -> None:

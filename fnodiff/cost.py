@@ -14,6 +14,7 @@ import torch
 
 from fnodiff.domain import Shape
 from fnodiff.sde import Denoiser, Plan, Solver, default_plan, default_solver
+from fnodiff.sde.sampling import device_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def sampling_cost(
     domain, solver = denoiser.sde.domain, solver or default_solver(denoiser)
     shape = domain.check_shape(shape)
     stages = (plan or default_plan(denoiser, shape)).plan(denoiser, shape, solver.times(denoiser.sde.schedule))
-    device = next(denoiser.parameters(), torch.empty(0)).device
+    device = device_of(denoiser, None)
     rows, one = min(batch, count), torch.ones((), device=device)
     seconds, most, state = 0.0, 0, 0
     for number, stage in enumerate(stages):

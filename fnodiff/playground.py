@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fnodiff.data.pixels import averaged, decode
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, grid_name
 from fnodiff.inverse import MomentMatching, PointObservation
 from fnodiff.model import Model
 from fnodiff.sde import DDIM, ClassifierFree, Denoiser, DPMSolver, sample, upscale
@@ -165,7 +165,7 @@ class Playground:
 
     def _asked(self, guidance: float = 1.0, label: int = -1, *numbers: float) -> tuple[Denoiser, dict[str, Any]]:
         """The denoiser, guided if asked to, and the conditions that it has to be given."""
-        if len(numbers) != len(self.model.condition_names) or not -1 <= label < max(self.classes, 0):
+        if len(numbers) != len(self.model.condition_names) or not -1 <= label < self.classes:
             raise ValueError(
                 f"expected a label from -1 to {self.classes - 1} and numbers for {self.model.condition_names}, got {label} and "
                 f"{numbers}; choose others."
@@ -216,11 +216,6 @@ class Playground:
         return [
             (f"{name}, colours from {low:.3g} to {high:.3g}", _coloured(x, "viridis")) for name, x in scaled.items()
         ]
-
-
-def grid_name(shape: Shape) -> str:
-    """A grid as the page names it, such as 16x16."""
-    return "x".join(map(str, shape))
 
 
 def _bytes(x: np.ndarray) -> np.ndarray:

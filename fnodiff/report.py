@@ -34,10 +34,11 @@ from torch import Tensor
 from fnodiff import metrics
 from fnodiff.data import Fields
 from fnodiff.data.source import check_domain
-from fnodiff.domain import Domain, Shape
+from fnodiff.domain import Domain, Shape, grid_name
 from fnodiff.sde import Denoiser, Plan, Solver, sample
-from fnodiff.sde.denoiser import check_names, condition_rows
+from fnodiff.sde.denoiser import Wrapper, check_names, condition_rows, evaluating
 from fnodiff.sde.pictures import are_pictures
+from fnodiff.sde.sampling import device_of
 
 TIMES = (0.2, 0.35, 0.5, 0.65, 0.8)
 """The times at which single estimates are compared."""
@@ -63,7 +64,7 @@ class InvarianceReport:
 
     def __str__(self) -> str:
         kinds = {"sampled": self.rows, "true": self.truth}
-        rows = {("x".join(map(str, shape)), kind): row for kind, found in kinds.items() for shape, row in found.items()}
+        rows = {(grid_name(shape), kind): row for kind, found in kinds.items() for shape, row in found.items()}
         count = len(next(iter(self.samples.values())))
         return f"{count} samples on each grid, the same seeds\n{table(rows)}"
 
@@ -92,11 +93,11 @@ class InvarianceReport:
                     axis.imshow(one[0].numpy(), vmin=low, vmax=high, interpolation="nearest")
             for axis in line:
                 axis.set(xticks=[], yticks=[])
-            line[0].set_ylabel("x".join(map(str, shape)), fontsize=9)
+            line[0].set_ylabel(grid_name(shape), fontsize=9)
         left.suptitle("One seed per column", fontsize=10)
         spectra, errors = right.subplots(1, 2)
         for shape, (k, power) in self.spectra.items():
-            name, look = ("truth", {"color": "black", "ls": ":"}) if shape is None else ("x".join(map(str, shape)), {})
+            name, look = ("truth", {"color": "black", "ls": ":"}) if shape is None else (grid_name(shape), {})
             spectra.loglog(k.cpu(), power.cpu(), label=name, **look)
         spectra.set(title="variance per mode", xlabel="cycles per unit length")
         spectra.legend(fontsize=8)
@@ -105,7 +106,7 @@ class InvarianceReport:
                 (math.prod(shape) ** (1 / len(shape)), row[name]) for shape, row in self.rows.items() if name in row
             ]
             errors.plot(*zip(*points, strict=True), marker="o", label=name)
-        errors.set(title=f"distance from {'x'.join(map(str, shapes[0]))}", xlabel="points per side", ylim=(0, None))
+        errors.set(title=f"distance from {grid_name(shapes[0])}", xlabel="points per side", ylim=(0, None))
         errors.legend(fontsize=8)
         if path is not None:
             figure.savefig(path, dpi=130)
@@ -166,10 +167,11 @@ def invariance_report(
             f"invariance_report: expected images of 3 channels on Box(2) and true ones for FID and KID, got {channels} "
             f"channels on {domain} and {'no' if reference is None else 'some'} true fields; leave inception out."
         )
-    device = next(denoiser.parameters(), torch.empty(0)).device if device is None else torch.device(device)
-    denoiser = denoiser.to(device).eval()
+    device = device_of(denoiser, device)
+    denoiser = denoiser.to(device)
     seeds = range(10_000 * seed, 10_000 * seed + samples)
-    condition = {**_own_conditions(denoiser, reference, samples, coarsest), **condition}
+    if reference is not None:
+        condition = {**own_conditions("invariance_report", denoiser, reference, samples, coarsest), **condition}
     options = {"solver": solver, "plan": plan, "batch": batch, "device": device, "progress": progress, **condition}
     batches = {} if reference is None else {shape: reference.batch(range(2 * samples), shape) for shape in shapes}
     sampled = {shape: sample(denoiser, shape, seeds, **options) for shape in shapes}
@@ -181,7 +183,9 @@ def invariance_report(
     first, noisy = sampled[coarsest], (true or sampled)[finest][:samples]
     spread = _units((true or sampled)[coarsest], domain)[1]
     rest = condition_rows(denoiser, condition, samples)
-    for shape, error in _denoiser_errors(denoiser, shapes, noisy, batch, device, rest).items():
+    with evaluating(denoiser):
+        errors = _denoiser_errors(denoiser, shapes, noisy, batch, device, rest)
+    for shape, error in errors.items():
         x, alike = (domain.resample(fields[shape], coarsest) for fields in (sampled, seen))
         apart, own = (domain.norm(v / spread).square().mean() for v in (x - first, first - first.mean(0)))
         rows[shape]["samples"] = float((apart / own).sqrt())
@@ -229,16 +233,17 @@ def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
     return channels
 
 
-def _own_conditions(denoiser: Denoiser, reference: Fields | None, count: int, shape: Shape) -> dict[str, Tensor]:
-    """What the first true fields come with, of the conditions that the model has."""
-    wanted = {"condition"} if denoiser.condition_names else set()
-    network = getattr(denoiser, "network", None)
-    wanted |= {"field"} if getattr(network, "condition_channels", 0) else set()
-    wanted |= {"label"} if getattr(network, "num_classes", 0) else set()
-    if reference is None or not wanted:
-        return {}
-    check_names("invariance_report", denoiser, getattr(reference, "condition_names", ()))
-    return {name: value for name, value in reference.batch(range(count), shape).items() if name in wanted}
+def own_conditions(owner: str, denoiser: Denoiser, reference: Fields, count: int, shape: Shape) -> dict[str, Tensor]:
+    """What the first true fields come with, of the conditions that a model, guided or not, has."""
+    inner = denoiser
+    while isinstance(inner, Wrapper):
+        inner = inner.denoiser
+    network = getattr(inner, "network", None)
+    has = {"field": getattr(network, "condition_channels", 0), "label": getattr(network, "num_classes", 0)}
+    wanted = [name for name, there in {**has, "condition": denoiser.condition_names}.items() if there]
+    check_names(owner, denoiser, getattr(reference, "condition_names", ()))
+    batch = reference.batch(range(count), shape) if wanted else {}
+    return {name: batch[name] for name in wanted if name in batch}
 
 
 @torch.no_grad()

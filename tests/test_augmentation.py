@@ -12,6 +12,7 @@ from fnodiff import DFU, Box, DenoisingLoss, Model, MultiResolution, Sphere, Tor
 from fnodiff.data import ArrayFields, Augmentation
 from fnodiff.domain import Product
 from fnodiff.train import Logging
+from fnodiff.train.loop import _Share
 
 ALWAYS = {"probability": 1.0, "mirror": False, "shift": 0.0, "turn": 0.0, "scale": 0.0}
 DOMAINS = [Box(1), Box(2), Box(3), Torus(1), Torus(2), Product([Torus(1), Box(1)]), Sphere()]
@@ -124,6 +125,16 @@ class TestBatches:
             assert torch.equal(first["x"][i], plain["x"][i]) == bool(same[i])
         assert not bool(same.all())
 
+    def test_processes_share_the_batch_and_its_maps(self):
+        data = batches()
+        whole = data[3]
+        for rank in range(2):
+            rows = range(rank, 4, 2)
+            share = data.rows(3, rows)
+            assert all(torch.equal(share[name], whole[name][list(rows)]) for name in whole)
+            trained = _Share(data, rank, 2, 1, None)[3]
+            assert all(torch.equal(trained[name], share[name]) for name in whole)
+
     def test_masks_are_mirrored_and_refused_otherwise(self):
         mask = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5
         assert set(batches(mask=mask, shift=0.0, turn=0.0, scale=0.0)[0]["mask"].unique().tolist()) <= {0.0, 1.0}
@@ -146,6 +157,13 @@ class TestModels:
         model.save_pretrained(tmp_path / "model")
         again = Model.from_pretrained(tmp_path / "model")
         torch.testing.assert_close(sample(again, (16, 16), [0, 1], field=field), x)
+
+    def test_a_run_says_that_it_goes_on_under_other_maps(self, tmp_path):
+        options = {"folder": tmp_path, "logging": Logging(progress=False)}
+        fit(Model.for_data(batches(), DFU.tiny), batches(), 1, **options)
+        again = Model.from_pretrained(tmp_path)
+        with pytest.warns(UserWarning, match=r"augmentation .*turn=5.0.* \(before .*turn=15.0"):
+            fit(again, batches(turn=5.0), 2, resume=True, **options)
 
     def test_guidance_leaves_conditions_out_and_not_the_maps(self):
         data = batches(Torus(2))

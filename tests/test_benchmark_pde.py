@@ -151,7 +151,7 @@ def test_the_laws_are_those_that_cases_are_drawn_from(domain, tau, alpha, std):
 
 
 def test_errors_are_those_of_the_channel_that_is_not_seen(monkeypatch, capsys):
-    def solve(problem, seen, args):
+    def solve(problem, seen, args, way):
         guess = problem.cases.clone()
         guess[:, seen] = 0
         return guess.expand(args.members, *guess.shape), 0.0

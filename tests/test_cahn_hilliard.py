@@ -90,6 +90,11 @@ class TestCahnHilliard:
         torch.testing.assert_close(alone["x"], coarse["x"][:1])
         assert float((coarse["x"][0] - coarse["x"][1]).std()) > 0.5
 
+    def test_making_it_draws_nothing(self):
+        before = torch.get_rng_state()
+        CahnHilliard(1, domain=Torus(1))
+        assert torch.equal(torch.get_rng_state(), before)
+
     def test_the_script_writes_a_file(self, tmp_path, monkeypatch):
         options = ["--count", "2", "--resolutions", "8", "12", "--width", "0.1", "--time", "0.02", "--fine", "12"]
         monkeypatch.setattr(sys, "argv", ["cahn_hilliard.py", str(tmp_path / "f.h5"), *options])

@@ -33,6 +33,7 @@ def flow(tmp_path_factory):
         few = ArrayFields(x, field, domain=Torus(2), **more)
         write_fields(folder / f"{name}.h5", few, [(16, 16)], attributes=about, dtype="float32", progress=False)
     (folder / "numbers.csv").write_text("viscosity, lead time\n1, 2\n")
+    (folder / "twice.csv").write_text("viscosity, viscosity\n1, 2\n")
     return folder, model.eval(), source
 
 
@@ -113,6 +114,7 @@ WRONG = {
     "no numbers": ([], "expected --condition-file with the conditioning field"),
     "no file": (["--condition-file", "nowhere.h5"], "which is not there"),
     "a number twice": (["--condition", "viscosity=1", "viscosity=2"], "got viscosity twice"),
+    "a name twice": (["--condition-file", "{folder}/twice.csv"], "a name twice"),
     "numbers of both": (["--condition", "viscosity=1", "--condition-file", "{folder}/numbers.csv"], "got both"),
     "numbers in another order": (
         ["--condition-file", "{folder}/swapped.h5"],

@@ -13,6 +13,7 @@ import torch
 from command import run, same_weights, state
 
 from fnodiff import Box, EDMScaling, Model, Product, Torus, WhiteNoise
+from fnodiff.data import InMemory
 from fnodiff.train import MovingAverage
 
 
@@ -116,6 +117,15 @@ def test_finetune(room, tmp_path, capsys):
         if not torch.equal(before.network.state_dict()[name], after.network.state_dict()[name])
     }
     assert (1, "local") in moved and not {group for group in moved if group[0] == 0 or group == (1, "spectral")}
+
+
+@pytest.mark.parametrize(("flags", "kept"), [([], True), (["--no-in-memory"], False)], ids=["usual", "not kept"])
+def test_finetune_keeps_pictures_in_memory_as_train_does(room, tmp_path, monkeypatch, flags, kept):
+    seen = []
+    monkeypatch.setattr("fnodiff.train.mixed_finetune", lambda model, fields, *_, **__: seen.append(fields))
+    options = ["--size", 36, "--steps", 1, "--device", "cpu", "--quiet", "--out", tmp_path / "fine", *flags]
+    assert run("finetune", room / "run", room / "pictures", *options) == 0
+    assert isinstance(seen[0], InMemory) == kept
 
 
 def test_a_run_may_begin_with_a_trained_model(room, tmp_path, capsys):

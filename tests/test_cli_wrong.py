@@ -84,6 +84,7 @@ WRONG = {
     "three axes": ("sample {images} --size 16x16x16", "a grid of 2 positive sizes"),
     "too small a size": ("sample {images} --size 3", "at least 4 points"),
     "seeds backwards": ("SAMPLE --seeds 3-1", "smaller one first"),
+    "some seeds backwards": ("SAMPLE --seeds 0,3-1", "smaller one first"),
     "a seed twice": ("SAMPLE --seeds 1,1", "each seed once"),
     "a seed below 0": ("SAMPLE --seeds -1", "such as 0-63"),
     "no batches": ("SAMPLE --batch 0", "1 or more"),
@@ -134,6 +135,7 @@ WRONG = {
     "conditions of bytes": ("sample {conditioned} --size 16 --condition-file {bytes}.csv", "a line of names and rows"),
     "a figure of no kind": ("report {run} --out figure.npy", "expected --out as a file of .png"),
     "no finer grid": ("finetune {run} {pictures} --size 16 --steps 1", "a grid finer than"),
+    "maps that finetune has not": ("finetune {run} {pictures} --size 48 --augment 0.1 --steps 1", "no --augment"),
     "a weight of 2": ("finetune {run} {pictures} --size 48 --weight 2 --steps 1", "between 0 and 1"),
 }
 

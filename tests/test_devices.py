@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
+import no_double
 import pytest
 import torch
 from drawn import Drawn
@@ -159,6 +160,15 @@ def test_samples_without_float64_on_the_device_are_those_of_the_cpu(device, name
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "name", [n if n == "a log density" else pytest.param(n, marks=pytest.mark.slow) for n in DRAWN]
+)
+def test_samples_on_a_device_with_float64_are_those_of_the_cpu(device, monkeypatch, name):
+    monkeypatch.setattr(no_double, "DOUBLES", ())
+    monkeypatch.setattr(arrays, "WITHOUT_DOUBLE", ())
+    test_samples_without_float64_on_the_device_are_those_of_the_cpu(device, name)
+
+
 TAUGHT = {
     "EDM's scaling": (trained, {}),
     "scaling by mode": (
@@ -199,6 +209,8 @@ def test_measures_without_float64_on_the_device(device):
         torch.testing.assert_close(measure(*map(There, fields), BOX).cpu(), measure(*fields, BOX), atol=0.1, rtol=1e-3)
     for measure in (metrics.sliced_wasserstein, metrics.patch_distance):
         assert measure(There(x), There(y)) == pytest.approx(measure(x, y), rel=1e-3)
+    rows = x.flatten(1), y.flatten(1)
+    assert metrics.kernel_distance(*map(There, rows)) == pytest.approx(metrics.kernel_distance(*rows), rel=1e-3)
     assert fit_spectrum(There(x), BOX).powers == pytest.approx(fit_spectrum(x, BOX).powers, rel=1e-3)
     units = Normalization([101325.0], [1.0])
     assert not isinstance(units.inverse(There(x)), There), "in float64, on the CPU"

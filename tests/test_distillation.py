@@ -23,6 +23,7 @@ from fnodiff import (
     fit,
 )
 from fnodiff.data import ArrayFields
+from fnodiff.domain import uniforms
 from fnodiff.sde import ChannelSpectra, Given
 from fnodiff.train import Adam, DistillationLoss, Logging, student_of
 
@@ -39,7 +40,7 @@ def teacher(schedule=EDM()) -> Model:  # noqa: B008
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_a_copy_that_takes_the_teachers_own_steps_has_no_error(level: int) -> None:
     loss = DistillationLoss(student_of(made := teacher()), made, evaluations=4, substeps=1)
-    with mock.patch("torch.randint", return_value=torch.tensor(level)):
+    with mock.patch("fnodiff.train.distillation.uniforms", return_value=torch.tensor([level / 4 + 0.1])):
         one, other = loss(X), DistillationLoss(loss.model, made, evaluations=4, substeps=2)(X)
     assert one.max() < 1e-8 < 1e-4 < other.min()
 
@@ -49,10 +50,19 @@ def test_the_last_level_learns_the_end_of_the_flow() -> None:
     loss.model.sde = FunctionSpaceSDE(made.sde.noise, EDM(sigma_min=0.3, sigma_max=0.31))
     with mock.patch.object(DistillationLoss, "_flow", return_value=torch.zeros_like(X)):
         error = loss(X, generator=torch.Generator().manual_seed(1))
-    t = torch.ones(8)
-    x_t, _ = loss.model.sde.perturb(X, t, generator=torch.Generator().manual_seed(1))
+    t, random = torch.ones(8), torch.Generator().manual_seed(1)
+    uniforms(1, generator=random)  # the level's
+    x_t, _ = loss.model.sde.perturb(X, t, generator=random)
     weight = loss.model.loss_weight(t, (8, 8)).reshape(8)
     torch.testing.assert_close(error, weight * loss.model(x_t, t).square().mean((1, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_seeded_errors_are_the_same_whatever_was_drawn_before() -> None:
+    loss, found = DistillationLoss(student_of(made := teacher()), made), []
+    for before in range(4):
+        torch.manual_seed(before)
+        found.append(loss(X, generator=[torch.Generator().manual_seed(seed) for seed in range(8)]))
+    assert all(torch.equal(one, found[0]) for one in found)
 
 
 def test_the_flow_ends_with_the_estimate_at_the_teachers_last_level() -> None:

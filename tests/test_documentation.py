@@ -256,6 +256,7 @@ def test_every_public_name_has_an_example(name):
 INNER = {
     "PARTS",
     "STATE",
+    "grid_name",
     "has_double",
     "in_double",
     "moved",

@@ -211,6 +211,12 @@ class TestForData:
         assert made.spectrum == fit_spectra(made.normalization(batches.samples(99, (32,))["x"]), Torus(1))
         assert isinstance(made.sde.noise.spectrum, ChannelSpectra) and len(made.sde.noise.spectrum.channels) == 2
 
+    @pytest.mark.parametrize("shapes", [[16, 32], [16]], ids=["as stored", "coarser"])
+    def test_a_channel_that_is_constant_over_each_sample_has_no_spectrum_of_its_own(self, shapes):
+        x = torch.cat([fields(Torus(1), (32,)), torch.randn(32, 1, 1).expand(-1, -1, 32)], 1)
+        made = Model.for_data(MultiResolution(ArrayFields(x, domain=Torus(1)), Torus(1), shapes), Recorder)
+        assert isinstance(made.spectrum, DataSpectrum) and made.channels == 2
+
     def test_rough_values_have_white_noise(self):
         assert Model.for_data(series(smoothness=0.2), Recorder).sde.noise == WhiteNoise(Torus(1), (32,))
 

@@ -207,6 +207,7 @@ WRONG = {
         r"own channels, 2 .* got \(1, 1\)",
     ),
     "modes of another dimension": (lambda: NeuralOperator(FNO, 1, 1, n_modes=(4,), hidden_channels=4), "one number per axis"),
+    "one number of modes": (lambda: NeuralOperator(UNO, 1, 1, n_modes=8), "see neuralop.models.UNO"),
     "unknown arguments": (lambda: NeuralOperator(FNO, 1, 1, n_modes=(4, 4), width=4), "see neuralop.models.FNO"),
     "arguments of a user's class": (lambda: NeuralOperator(Small, 1, 1, height=4), "see test_neural_operator.Small"),
     "channels of a user's class": (lambda: NeuralOperator(Small, 2, 1, width=4), "take 2 channels and give 1, got 1 and 1"),

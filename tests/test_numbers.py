@@ -285,6 +285,13 @@ def test_one_channel_is_a_grey_picture_if_its_values_can_be(mean: float, spread:
     assert picture[..., 0].tolist() == picture[..., 2].tolist() == [[0, 0], [128, 255]]
 
 
+def test_a_denoiser_of_unknown_spread_is_reported_on() -> None:
+    field = GaussianRandomField(Box(2), Matern(1.0, 0.3))
+    exact = GaussianDenoiser(field, FunctionSpaceSDE(field, EDM()), cell_averages=True)
+    assert exact.sigma_data is None
+    assert invariance_report(exact, [8, 16], samples=2, solver=DPMSolver(2)).grey
+
+
 # ---- end points ---------------------------------------------------------------------------------------------------
 
 

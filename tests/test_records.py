@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fnodiff import DFU, Box, Model, MultiResolution, Torus, fit
-from fnodiff.data import ImageFolder, Records, Stream
+from fnodiff.data import ImageFolder, Records, Stream, WithNumbers
 from fnodiff.train import Execution, Logging
 
 RANDOM = np.random.default_rng(0)
@@ -94,6 +94,14 @@ def test_array_columns_of_hugging_face():
     fields = Records(hugging_face(), "wave", domain=Torus(2))
     torch.testing.assert_close(fields.batch([4], (8, 8))["x"][0], torch.from_numpy(WAVES[4]))
     assert (fields.channels, fields.pictures, fields.cell_averages, fields.num_classes) == (2, False, False, 0)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", ">u2"])
+def test_arrays_of_any_byte_order(kind):
+    fields = Records([{"u": np.arange(64).reshape(8, 8).astype(kind)}], domain=Torus(2))
+    assert fields.batch([0], (8, 8))["x"].flatten().tolist() == list(range(64))
+    numbers = np.array([[0.5, 2.0]], dtype=">f4")
+    assert WithNumbers(fields, numbers).batch([0], (8, 8))["condition"].tolist() == [[0.5, 2.0]]
 
 
 def test_streams_of_hugging_face(folder):

@@ -12,11 +12,13 @@ from fnodiff import (
     DFU,
     EDM,
     Box,
+    ClassifierFree,
     EDMScaling,
     FunctionSpaceSDE,
     GaussianRandomField,
     Matern,
     Model,
+    MultiResolution,
     PixelNoise,
     Product,
     Sphere,
@@ -162,6 +164,24 @@ def test_a_condition_is_one_for_all_or_one_for_each():
     torch.testing.assert_close(each.samples[8, 8][[1, 3]], all_.samples[8, 8][[1, 3]])
     assert float((all_.samples[8, 8] - plain.samples[8, 8]).mean()) > 1
     assert each.rows[12, 12]["denoiser"] < 1e-4
+
+
+def test_guided_samples_have_the_conditions_of_the_true_fields():
+    x = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    fields = ArrayFields(x, field=x, domain=Box(2))
+    model = Model.for_data(MultiResolution(fields, Box(2), [8, 16], batch_size=4), DFU.tiny).eval()
+    alone, guided = (
+        invariance_report(denoiser, [8, 16], fields, samples=2, solver=DPMSolver(2)).samples
+        for denoiser in (model, ClassifierFree(model, 1.0))
+    )
+    assert all(torch.equal(alone[shape], guided[shape]) for shape in alone)
+
+
+def test_a_model_in_training_is_reported_on_without_dropout_and_stays_in_training():
+    sde = FunctionSpaceSDE(WhiteNoise(Box(2), (8, 8)), EDM())
+    model = Model(DFU.tiny(1, 1, dropout=0.5, zero_init=False), sde, EDMScaling()).train()
+    first, again = (invariance_report(model, [8, 12], samples=2, solver=DPMSolver(2)) for _ in range(2))
+    assert model.training and first.rows == again.rows
 
 
 def test_the_high_band_is_what_the_largest_training_grid_lacks():

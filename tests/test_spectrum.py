@@ -536,6 +536,7 @@ class TestFitSpectrum:
             (lambda: fit_spectrum(torch.full((2, 1, 16), math.nan), Box(1)), "32 values not finite"),
             (lambda: fit_spectrum(torch.randn(2, 1, 3), Box(1)), "4 shells"),
             (lambda: fit_spectrum(torch.zeros(2, 1, 16), Box(1)), "got zeros"),
+            (lambda: fit_spectrum(torch.ones(2, 1, 16), Box(1)), "got constant ones"),
             (lambda: ChannelSpectra(()), "for each channel, got none"),
             (lambda: SpectralScaling((8,), cutoff=0.0), "cutoff > 0"),
             (lambda: EDMScaling(0.0), "sigma_data > 0"),

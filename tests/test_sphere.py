@@ -134,6 +134,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match="cell_averages=False"):
             fit_spectrum(x, Sphere(), cell_averages=True)
 
+    def test_averages_are_in_full_precision_under_autocast(self):
+        x = torch.rand(1, 1, 16, 32)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = Sphere().average(x, (8, 16))
+        assert torch.equal(found, Sphere().average(x, (8, 16)))
+
     def test_one_latitude(self):
         with pytest.raises(ValueError, match="2 latitudes"):
             Sphere("equiangular").points((1, 8))

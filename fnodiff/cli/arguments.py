@@ -77,11 +77,10 @@ def named(chosen: Any, choice: str, fits: Mapping[str, Sequence[str | None]]) ->
 
 def seeds_of(text: str, flag: str = "--seeds") -> list[int]:
     """ "0-3,7" as [0, 1, 2, 3, 7]."""
-    seeds: list[int] = []
-    for part in text.split(",") if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) else ():
-        first, _, last = part.partition("-")
-        seeds += range(int(first), int(last or first) + 1)
-    if not seeds or len(set(seeds)) != len(seeds):
+    parts = text.split(",") if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) else []
+    ends = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in parts)]
+    seeds = [seed for first, last in ends for seed in range(first, last + 1)]
+    if not seeds or len(set(seeds)) != len(seeds) or any(first > last for first, last in ends):
         raise ValueError(f"expected {flag} such as 0-63 or 0-3,7, got {text!r}; each seed once, smaller one first.")
     return seeds
 

@@ -147,7 +147,10 @@ def _table(file: Path) -> dict[str, list[float]]:
         if len(rows) < 2:
             raise ValueError(f"{len(rows)} lines")
         columns = zip(*[[float(value) for value in row] for row in rows[1:]], strict=True)
-        found = dict(zip((name.strip() for name in rows[0]), map(list, columns), strict=True))
+        names = [name.strip() for name in rows[0]]
+        if len(set(names)) < len(names):
+            raise ValueError("a name twice")
+        found = dict(zip(names, map(list, columns), strict=True))
     except (ValueError, csv.Error) as error:
         raise ValueError(
             f"expected a line of names and rows of numbers, as many, separated by commas in {file}, got others ({error})."

@@ -17,8 +17,6 @@ from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.sample import ModelOptions, PlanOptions, SolverOptions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fnodiff.cli.drawing import Drawing
     from fnodiff.data import Fields
     from fnodiff.domain import Shape
@@ -69,7 +67,7 @@ def evaluate(
         raise ValueError(f"expected two seeds or more, got {seeds}; distances are of sets.")
 
     from fnodiff.cli.drawing import Drawing
-    from fnodiff.report import table
+    from fnodiff.report import own_conditions, table
 
     drawing = Drawing(model, out, reading, solver.make(), None, general.quiet)
     trained, domain = drawing.model, drawing.model.sde.domain
@@ -83,7 +81,8 @@ def evaluate(
     largest = max(trained.training_shapes, key=math.prod, default=None)
     above = largest is not None and any(is_finer(shape, largest) for shape in shapes)
     grids = shapes + [largest] * (above and largest not in shapes)
-    drawing.draw(grids, chosen, plan.make(domain), condition=own_conditions(trained, true, len(chosen), shapes[0]))
+    given = own_conditions("--numbers", trained, true, len(chosen), shapes[0])
+    drawing.draw(grids, chosen, plan.make(domain), condition=given)
     if not drawing.main:
         return
     rows = _distances(drawing, true, shapes, chosen, largest, inception)
@@ -95,17 +94,6 @@ def evaluate(
     (out / "distances.json").write_text(json.dumps(found, indent=2) + "\n")
     _draw(rows, largest, count, out / "distances.png")
     print(f"figure: {out / 'distances.png'}")
-
-
-def own_conditions(model: fnodiff.Model, true: Fields, count: int, shape: Shape) -> dict[str, Tensor]:
-    """What the first true fields come with, of the conditions that the model has."""
-    from fnodiff.cli.conditions import needed
-    from fnodiff.sde.denoiser import check_names
-
-    check_names("--numbers", model, getattr(true, "condition_names", ()))
-    wanted = [name for name in needed(model) if name != "label"]
-    batch = true.batch(range(count), shape) if wanted else {}
-    return {name: batch[name] for name in wanted if name in batch}
 
 
 def usual_sizes(model: fnodiff.Model, true: Fields) -> list[Shape]:
@@ -213,7 +201,7 @@ def report(
 
     from fnodiff.cli.conditions import check_given
     from fnodiff.cli.drawing import guided
-    from fnodiff.report import invariance_report
+    from fnodiff.report import invariance_report, own_conditions
 
     trained, _ = reading.load(model)
     denoiser, domain = guided(trained, reading), trained.sde.domain
@@ -224,7 +212,7 @@ def report(
     given = reading.conditions(trained, samples)
     check_given(
         trained,
-        given if reference is None else {**own_conditions(trained, reference, samples, grids[0]), **given},
+        given if reference is None else {**own_conditions("--numbers", trained, reference, samples, grids[0]), **given},
         of_data=reference is not None,
     )
     run |= given

@@ -262,12 +262,15 @@ def finetune(
 
     from fnodiff.train import mixed_finetune
 
+    if arrays.augment:
+        raise ValueError(f"expected no --augment to finetune, which sees samples as they are, got {arrays.augment}.")
     fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process
     trained = read_model(model, classes_from)
     (shape,) = sizes_of([size], trained.sde.domain)
     fields = arrays.load(data, trained.sde.domain)
     run.goes_on()  # or refuses
+    fields = arrays.keep(fields, trained.training_shapes, not general.quiet and main)
     trained.network.recompute = run.recompute
     torch.manual_seed(run.seed)
     if main and not general.quiet:

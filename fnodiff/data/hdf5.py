@@ -37,7 +37,7 @@ from torch import Tensor
 from fnodiff.data.handle import Handle
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.source import number_names, reading, selected
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, grid_name
 from fnodiff.expected import kinds_checked
 
 VERSION = 2
@@ -170,11 +170,6 @@ def _globe(group: Mapping[str, h5py.Dataset]) -> Domain | None:
         with suppress(ValueError):  # a part of the globe
             return LatLon(group["latitude"][:], group["longitude"][:]).domain
     return None
-
-
-def grid_name(shape: Sequence[int]) -> str:
-    """ "32x48" of (32, 48)."""
-    return "x".join(map(str, shape))
 
 
 def _decode(values: np.ndarray) -> Tensor:

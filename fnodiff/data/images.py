@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fnodiff.data import folders, pixels
 from fnodiff.data.source import selected
-from fnodiff.domain import Box, Shape
+from fnodiff.domain import Box, Shape, grid_name
 from fnodiff.expected import kinds_checked
 
 _DOMAIN = Box(2)
@@ -234,7 +234,7 @@ class ImageFolder:
                 height, width = shape  # a broken one is known when it is read
             fits = min(height, width * shape[0] // shape[1]) >= shape[0]
             (good if fits else small).append(f"{self._where(name)} is {height}x{width}" if not fits else name)
-        wanted = "x".join(map(str, shape))
+        wanted = grid_name(shape)
         if small and (on_error == "raise" or not good):
             listed = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
             raise ValueError(

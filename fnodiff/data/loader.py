@@ -149,11 +149,18 @@ class MultiResolution(_Source, Dataset):
         return tuple(s for s in self.shapes if not isinstance(self.fields, Upsampled) or self.fields.holds(s))
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        batch = self.take(self.indices(step), self.shape(step))
-        return batch if self.augmentation is None else self._augmented(batch, step)
+        return self.rows(step, range(self.batch_size))
 
-    def _augmented(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """The batch under random maps, with their numbers as "augmentation" (B, K)."""
+    def rows(self, step: int, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Some rows of the batch at this step, as each of several processes takes its own."""
+        indices = self.indices(step)
+        batch = self.take([indices[row] for row in rows], self.shape(step))
+        return (
+            batch if self.augmentation is None else self._augmented(batch, [step * self.batch_size + i for i in rows])
+        )
+
+    def _augmented(self, batch: dict[str, Tensor], places: Sequence[int]) -> dict[str, Tensor]:
+        """The samples at these places of the run under random maps, with their numbers as "augmentation" (B, K)."""
         others = [name for name in ("field", "mask") if name in batch]
         if "mask" in batch and not self.augmentation.mirrors_only:
             raise ValueError(
@@ -161,10 +168,8 @@ class MultiResolution(_Source, Dataset):
                 "with their neighbours; pass Augmentation(shift=0, turn=0, scale=0)."
             )
         rows = [
-            self.augmentation(
-                x, self.domain, self._rng(3, step * self.batch_size + i), tuple(batch[name][i] for name in others)
-            )
-            for i, x in enumerate(batch["x"])
+            self.augmentation(x, self.domain, self._rng(3, place), tuple(batch[name][i] for name in others))
+            for i, (x, place) in enumerate(zip(batch["x"], places, strict=True))
         ]
         return batch | {
             name: torch.stack(part)
@@ -261,13 +266,12 @@ class InMemory(_Source):
         super().__init__(fields)
         self._length = len(fields)
         self._kept: dict[Shape, dict[str, Tensor]] = {}
-        shapes = [shapes] if isinstance(shapes, Integral) else list(shapes)
+        listed = [shapes] if isinstance(shapes, Integral) else shapes
+        shapes = [s if isinstance(s, Integral) else tuple(s) for s in listed]  # the source knows what an int is
         at_least("InMemory", 1, chunk=chunk)
         parts = [range(i, min(i + chunk, len(fields))) for i in range(0, len(fields), chunk)]
         with tqdm(total=len(shapes) * len(fields), disable=not progress, desc="preparing data") as bar:
-            for shape in (
-                s if isinstance(s, Integral) else tuple(s) for s in shapes
-            ):  # the source knows what an int is
+            for shape in shapes:
                 batches = []
                 for part in parts:
                     batches.append(checked("InMemory", fields, part, shape, self.channels))

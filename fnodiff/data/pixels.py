@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from fnodiff.domain import Box
+from fnodiff.domain import Box, grid_name
 
 _DOMAIN = Box(2)
 
@@ -78,7 +78,7 @@ def averaged(levels: Tensor, shape: Sequence[int]) -> Tensor:
     """
     part = crop(levels, shape)
     if part.shape[1] < shape[0]:  # and then the width is too small as well, the ratios being the same
-        whole, cropped, asked = ("x".join(map(str, size)) for size in (levels.shape[1:], part.shape[1:], shape))
+        whole, cropped, asked = map(grid_name, (levels.shape[1:], part.shape[1:], shape))
         raise ValueError(
             f"is {whole}, {cropped} after cropping, got {asked} to fill: averaging cannot invent detail; choose smaller "
             f"resolutions"

@@ -15,7 +15,7 @@ from torch import Tensor
 from fnodiff.data import pixels
 from fnodiff.data.rows import layout, plain, single
 from fnodiff.data.source import selected
-from fnodiff.domain import Box, Domain, Shape
+from fnodiff.domain import Box, Domain, Shape, native
 from fnodiff.expected import kinds_checked
 
 Key = str | int
@@ -104,9 +104,8 @@ class Reader:
     def _array(self, value: Any) -> Tensor:
         """(C, *grid) in float32, or float64 where that does not hold it."""
         array, _ = plain(self.owner, value)
-        array = torch.as_tensor(array) if isinstance(array, Tensor) else torch.from_numpy(np.array(array, order="C"))
         made = layout(self.owner, (1, *array.shape), self.domain, self._axis)
-        x = made(array[None])[0]
+        x = made((array if isinstance(array, Tensor) else native(array))[None])[0]
         return x.float() if single(array.dtype) else x.double()
 
     def _class(self, record: Any, place: int) -> int:

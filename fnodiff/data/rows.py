@@ -126,8 +126,23 @@ class StackedRows:
         return self.layout(torch.stack([p if isinstance(p, Tensor) else native(np.array(p)) for p in parts]))
 
 
+class _Parts:
+    """Rows made of others."""
+
+    parts: list[Rows]
+
+    @property
+    def single(self) -> bool:
+        return all(part.single for part in self.parts)
+
+    @property
+    def chunk(self) -> int:
+        """How many rows are stored together."""
+        return max(getattr(part, "chunk", 1) for part in self.parts)
+
+
 @dataclass
-class JoinedRows:
+class JoinedRows(_Parts):
     """The channels of several arrays, one after another."""
 
     parts: list[Rows]
@@ -147,15 +162,6 @@ class JoinedRows:
         first = self.parts[0].shape
         return first[0], sum(part.shape[1] for part in self.parts), *first[2:]
 
-    @property
-    def single(self) -> bool:
-        return all(part.single for part in self.parts)
-
-    @property
-    def chunk(self) -> int:
-        """How many rows are stored together."""
-        return max(getattr(part, "chunk", 1) for part in self.parts)
-
     def __getitem__(self, rows: list[int]) -> Tensor:
         parts = [part[rows] for part in self.parts]
         kind = torch.float32 if self.single else torch.float64
@@ -163,7 +169,7 @@ class JoinedRows:
 
 
 @dataclass
-class ChainedRows:
+class ChainedRows(_Parts):
     """The samples of several files, one after another, with what the first one's are called."""
 
     parts: list[Rows]
@@ -181,15 +187,6 @@ class ChainedRows:
     @property
     def shape(self) -> Shape:
         return int(self._ends[-1]), *self.parts[0].shape[1:]
-
-    @property
-    def single(self) -> bool:
-        return all(part.single for part in self.parts)
-
-    @property
-    def chunk(self) -> int:
-        """How many rows are stored together."""
-        return max(getattr(part, "chunk", 1) for part in self.parts)
 
     def __getitem__(self, rows: list[int]) -> Tensor:
         place = np.searchsorted(self._ends, rows, side="right")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Shape
-from fnodiff.expected import WrongKind, described
+from fnodiff.expected import WrongKind, as_tensor, described
 
 
 @contextmanager
@@ -227,8 +227,8 @@ def selected(owner: str, indices: Any, count: int) -> list[int]:
 def as_numbers(owner: str, values: Any) -> Tensor:
     """Numbers that condition samples, float32 (N, K), of (N,) or (N, K); ValueError unless they are finite."""
     try:
-        numbers = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
+        numbers = as_tensor(values)
+    except WrongKind as error:
         raise WrongKind(f"{owner}: expected condition as numbers (N,) or (N, K), got {described(values)}.") from error
     if not numbers.numel() or numbers.is_complex() or numbers.ndim not in (1, 2) or not bool(numbers.isfinite().all()):
         raise ValueError(

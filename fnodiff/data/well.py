@@ -23,9 +23,9 @@ from fnodiff.data.arrays import ArrayFields
 from fnodiff.data.chunks import Chunks, run
 from fnodiff.data.frame import EQUAL
 from fnodiff.data.handle import Handle
-from fnodiff.data.rows import Axis, ChainedRows, JoinedRows, native, single
+from fnodiff.data.rows import Axis, ChainedRows, JoinedRows, single
 from fnodiff.data.source import reading
-from fnodiff.domain import Box, Domain, Product, Shape, Torus
+from fnodiff.domain import Box, Domain, Product, Shape, Torus, native
 from fnodiff.domain.sphere import GLOBES
 
 ORDERS = ("t0_fields", "t1_fields", "t2_fields")

@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from fnodiff.data.exported import CONVENTIONS, grid_coordinates
-from fnodiff.data.hdf5 import GRIDS, VERSION, datasets, grid_name
+from fnodiff.data.hdf5 import GRIDS, VERSION, datasets
 from fnodiff.data.source import Fields, check_source, own_domain
-from fnodiff.domain import Box, Domain, Shape
+from fnodiff.domain import Box, Domain, Shape, grid_name
 from fnodiff.expected import WrongKind, described, kinds_checked
 
 _DTYPES = ("float32", "float64", "uint8")

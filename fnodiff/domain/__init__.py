@@ -22,7 +22,7 @@ Sphere latitude, longitude  real spherical harmonics                            
 """
 
 from fnodiff.domain.arrays import has_double, in_double, moved, on_device
-from fnodiff.domain.base import Domain, Shape
+from fnodiff.domain.base import Domain, Shape, grid_name
 from fnodiff.domain.box import Box
 from fnodiff.domain.draws import Generators, normals, seeds, uniforms
 from fnodiff.domain.product import Product
@@ -40,6 +40,7 @@ __all__ = [
     "Torus",
     "as_floats",
     "as_tensor",
+    "grid_name",
     "has_double",
     "in_double",
     "moved",

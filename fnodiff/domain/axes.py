@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fnodiff.domain.base import cell_bounds, cell_shares, full_precision
+from fnodiff.domain.base import cell_bounds, cell_shares, product_along
 from fnodiff.domain.constants import cached
 
 MOST_BY_PRODUCT = 256
@@ -106,13 +106,6 @@ def average_axis(x: Tensor, axis: int, n: int, periodic: bool) -> Tensor:
     if not periodic and n % old == 0:
         return x.repeat_interleave(n // old, dim=axis)
     return product_along(x, axis, _overlaps(old, n, periodic))
-
-
-def product_along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
-    """(.., n, ..) times a matrix (m, n) along one axis, in full precision."""
-    matrix = matrix.to(device=x.device, dtype=full_precision(x).dtype)
-    with torch.autocast(x.device.type, enabled=False):
-        return (full_precision(x).movedim(axis, -1) @ matrix.T).movedim(-1, axis).to(x.dtype)
 
 
 @cached

@@ -162,8 +162,7 @@ class Domain(abc.ABC):
         bounds = zip(self.cells(old), self.cells(shape), self.periodic, strict=True)
         for axis, (there, here, closed) in enumerate(bounds, start=2):
             if old[axis - 2] != shape[axis - 2]:
-                share = cell_shares(there, here, closed).to(device=x.device, dtype=full_precision(x).dtype)
-                x = (full_precision(x).movedim(axis, -1) @ share.T).movedim(-1, axis).to(x.dtype)
+                x = product_along(x, axis, cell_shares(there, here, closed))
         return x
 
     def coordinates(self, shape: Sequence[int]) -> dict[str, Tensor]:
@@ -344,12 +343,24 @@ class Domain(abc.ABC):
         return self.check_shape(x.shape[2:])
 
 
+def grid_name(shape: Sequence[int]) -> str:
+    """ "32x48" of (32, 48)."""
+    return "x".join(map(str, shape))
+
+
 # ---- helpers of the domains ----
 
 
 def full_precision(x: Tensor) -> Tensor:
     """float64 as it is, everything else as float32."""
     return x if x.dtype == torch.float64 else x.float()  # FFTs know no bfloat16, and only some float16 sizes
+
+
+def product_along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """(.., n, ..) times a matrix (m, n) along one axis, in full precision."""
+    matrix = matrix.to(device=x.device, dtype=full_precision(x).dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return (full_precision(x).movedim(axis, -1) @ matrix.T).movedim(-1, axis).to(x.dtype)
 
 
 def along(a: Tensor, axis: int, dim: int) -> Tensor:

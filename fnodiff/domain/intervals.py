@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fnodiff.domain import axes
-from fnodiff.domain.base import Domain, Shape, along, full_precision
+from fnodiff.domain.base import Domain, Shape, along, full_precision, product_along
 from fnodiff.domain.draws import Generators, normals
 from fnodiff.domain.sums import check_trace, lattice_sum
 
@@ -294,6 +294,6 @@ class Intervals(Domain):
             return self.resample(x, shape)
         for axis in self._periodic:
             if old[axis] != shape[axis]:
-                x = axes.product_along(x, axis + 2, axes.lines(old[axis], shape[axis]))
+                x = product_along(x, axis + 2, axes.lines(old[axis], shape[axis]))
         mode = ("linear", "bilinear", "trilinear")[self.dim - 1]
         return interpolate(x, size=shape, mode=mode)  # from centres of cells; as it is along axes of this size

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Generators, Shape, Torus
-from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.equations.solved import Solved, check_saves, check_scale
 from fnodiff.expected import kinds_checked
 
 _CIRCLE = Torus(1)
@@ -77,9 +77,6 @@ def solve(
             f"solve: expected finite u0 of shape (B, 1, n) with n at least 4, got {tuple(u0.shape)}; pass one channel."
         )
     _check_numbers("solve", time, viscosity, dt)
-    save = [time] if save is None else [float(t) for t in save]
-    if not save or save != sorted(set(save)) or not 0 <= save[0] <= save[-1] <= time:
-        raise ValueError(f"solve: expected increasing times to save from 0 to {time}, got {save}.")
     k = 2 * math.pi * _CIRCLE.wavenumbers(shape)[0].to(u0.device)
     kept = k <= 2 * math.pi * ((shape[0] - 1) // 3)
     c, t, saved = _CIRCLE.analyze(u0.double()) * kept, 0.0, []
@@ -89,7 +86,7 @@ def solve(
     def change(c: Tensor) -> Tensor:
         return -0.5j * k * kept * _CIRCLE.analyze(_CIRCLE.synthesize(c, shape).square())
 
-    for until in save:
+    for until in check_saves(time, save):
         steps = math.ceil((until - t) / dt - 1e-9)
         h = (until - t) / max(steps, 1)
         half = (-0.5 * h * viscosity * k**2).exp()

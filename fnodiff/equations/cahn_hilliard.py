@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Domain, Generators, Shape, Torus
-from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.equations.solved import Solved, check_saves, check_scale
 from fnodiff.expected import kinds_checked
 
 _CONTOUR = 64
@@ -61,8 +61,7 @@ def initial_mixture(
     """
     check_scale("initial_mixture", scale)
     _check_numbers("initial_mixture", 1.0, width)
-    if not -1 < mean < 1:
-        raise ValueError(f"initial_mixture: expected a mean in (-1, 1), got {mean!r}; 0 is as much of each.")
+    _check_mean("initial_mixture", mean)
 
     def law(eigenvalues: Tensor) -> Tensor:
         return (eigenvalues > 0) * (-((2 * width) ** 2) * eigenvalues).exp()
@@ -101,13 +100,10 @@ def solve(
     _check_numbers("solve", time, width, dt)
     if u0.shape[1] != 1 or not bool(u0.isfinite().all()):
         raise ValueError(f"solve: expected finite u0 of shape (B, 1, *grid), got {tuple(u0.shape)}; pass one channel.")
-    save = [time] if save is None else [float(t) for t in save]
-    if not save or save != sorted(set(save)) or not 0 <= save[0] <= save[-1] <= time:
-        raise ValueError(f"solve: expected increasing times to save from 0 to {time}, got {save}.")
     largest = width**2 / 4 if dt is None else dt
     c, t, saved = domain.analyze(u0.double()), 0.0, []
     k2 = domain.eigenvalues(shape, device=c.device, dtype=torch.float64)
-    for until in save:
+    for until in check_saves(time, save):
         if until > t:
             steps = math.ceil((until - t) / largest - 1e-9)
             flow = _Flow(domain, shape, k2, width, (until - t) / steps)
@@ -171,6 +167,11 @@ def _check_numbers(owner: str, time: float, width: float, dt: float | None = Non
         raise ValueError(f"{owner}: expected time, width and dt > 0, got {time!r}, {width!r} and {dt!r}.")
 
 
+def _check_mean(owner: str, mean: float) -> None:
+    if not -1 < mean < 1:
+        raise ValueError(f"{owner}: expected a mean in (-1, 1), got {mean!r}; 0 is as much of each.")
+
+
 @kinds_checked
 class CahnHilliard(Solved):
     """Mixtures of two liquids u(time) that were nearly mixed at time 0, in (-1, 1): solved on a fine grid, seen on coarser
@@ -221,8 +222,8 @@ class CahnHilliard(Solved):
         width = 0.03 * max(domain.lengths) if width is None else width
         time = 0.03 * max(domain.lengths) ** 2 if time is None else time
         _check_numbers("CahnHilliard", time, width, dt)
+        _check_mean("CahnHilliard", mean)
         self.domain, self.width, self.time, self.mean, self.dt = domain, width, time, mean, dt
-        initial_mixture(domain, (1, 1, *(4,) * domain.dim), width, mean=mean)  # which checks the mean
 
     @property
     def fine_shape(self) -> Shape:

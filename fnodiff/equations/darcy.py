@@ -20,7 +20,7 @@ Source: Li et al. (2021), Fourier neural operator for parametric partial differe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,13 +28,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fnodiff.domain import Box, Generators, Shape
-from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.equations.solved import Solved, check_choice, check_scale
 from fnodiff.expected import kinds_checked
 
 Kind = Literal["two-valued", "log-normal", "layered"]
 Target = Literal["pair", "solution", "coefficient"]
 _SQUARE, _STRETCHED = Box(2), Box(2, (1.0, 1 / 3))
-_KINDS, _TARGETS = ("two-valued", "log-normal", "layered"), ("pair", "solution", "coefficient")
 
 
 def coefficient(
@@ -67,7 +66,7 @@ def coefficient(
     Raises:
         ValueError: If an argument is not as above.
     """
-    _check_choice("coefficient", "kind", kind, _KINDS)
+    check_choice("coefficient", "kind", kind, get_args(Kind))
     check_scale("coefficient", scale)
     box = _STRETCHED if kind == "layered" else _SQUARE
     white = box.white(shape[:2], shape[2:], generator=generator, dtype=torch.float64)
@@ -264,11 +263,6 @@ def _check_coefficient(owner: str, a: Tensor) -> None:
         )
 
 
-def _check_choice(owner: str, name: str, value: str, choices: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{owner}: expected {name} one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
 @kinds_checked
 class Darcy(Solved):
     """Pairs (a, u) of permeability and pressure, solved with f = 1 on fine x fine cells and averaged over those of any
@@ -312,8 +306,8 @@ class Darcy(Solved):
         keep: int = 1024,
     ) -> None:
         super().__init__(count, seed, fine=fine, keep=keep)
-        _check_choice("Darcy", "kind", kind, _KINDS)
-        _check_choice("Darcy", "target", target, _TARGETS)
+        check_choice("Darcy", "kind", kind, get_args(Kind))
+        check_choice("Darcy", "target", target, get_args(Target))
         check_scale("Darcy", scale)
         self.kind, self.target, self.scale, self.constant_mode = kind, target, scale, constant_mode
         self.channels = 2 if target == "pair" else 1

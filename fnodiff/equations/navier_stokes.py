@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Generators, Shape, Torus
-from fnodiff.equations.solved import Solved, check_scale
+from fnodiff.equations.solved import Solved, check_saves, check_scale
 from fnodiff.expected import kinds_checked
 
 Forcing = Callable[[Tensor], Tensor] | Tensor | None
@@ -96,12 +96,9 @@ def solve(
     """
     _check_field(w0)
     _check_numbers("solve", time, viscosity, dt)
-    save = [time] if save is None else [float(t) for t in save]
-    if not save or save != sorted(set(save)) or not 0 <= save[0] <= save[-1] <= time:
-        raise ValueError(f"solve: expected increasing times to save from 0 to {time}, got {save}.")
     flow = _Flow(w0, viscosity, forcing)
     c, t, saved = flow.start, 0.0, []
-    for until in save:
+    for until in check_saves(time, save):
         while t < until:
             change, speed = flow.change(c)
             largest = flow.largest_step(float(speed)) if dt is None else dt

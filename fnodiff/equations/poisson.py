@@ -15,19 +15,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fnodiff.domain import Box, Generators, Shape
 from fnodiff.domain.constants import cached
-from fnodiff.equations.solved import Solved
+from fnodiff.equations.solved import Solved, check_choice
 from fnodiff.expected import kinds_checked
 
 Target = Literal["pair", "solution", "source"]
 _SQUARE = Box(2)
-_TARGETS = ("pair", "solution", "source")
 
 
 def source(shape: Sequence[int], *, generator: Generators = None) -> Tensor:
@@ -146,8 +145,7 @@ class Poisson(Solved):
         super().__init__(count, seed, fine=fine, keep=keep)
         if not 0 <= wavenumber < math.inf:
             raise ValueError(f"Poisson: expected a wavenumber >= 0, got {wavenumber!r}; 0 is Poisson's equation.")
-        if target not in _TARGETS:
-            raise ValueError(f"Poisson: expected target one of {', '.join(map(repr, _TARGETS))}, got {target!r}.")
+        check_choice("Poisson", "target", target, get_args(Target))
         self.wavenumber, self.target = float(wavenumber), target
         self.channels = 2 if target == "pair" else 1
         self.condition_channels = 1 if target == "solution" else 0

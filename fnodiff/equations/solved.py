@@ -110,3 +110,17 @@ def check_scale(owner: str, scale: float) -> None:
     """ValueError in the owner's name unless the factor of a random field is positive and finite."""
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"{owner}: expected a scale > 0, got {scale!r}; 1 is the law of the paper.")
+
+
+def check_saves(time: float, save: Sequence[float] | None) -> list[float]:
+    """The times to return of a solution up to `time`, by default that alone; ValueError unless they increase."""
+    save = [time] if save is None else [float(t) for t in save]
+    if not save or save != sorted(set(save)) or not 0 <= save[0] <= save[-1] <= time:
+        raise ValueError(f"solve: expected increasing times to save from 0 to {time}, got {save}.")
+    return save
+
+
+def check_choice(owner: str, name: str, value: str, choices: Sequence[str]) -> None:
+    """ValueError in the owner's name unless the value is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{owner}: expected {name} one of {', '.join(map(repr, choices))}, got {value!r}.")

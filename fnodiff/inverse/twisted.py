@@ -32,8 +32,8 @@ from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape, in_double, on_device
 from fnodiff.expected import kinds_checked
+from fnodiff.inverse import nearby
 from fnodiff.inverse.guided import covariance
-from fnodiff.inverse.krylov import conjugate_residuals
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.prepared import prepare
@@ -201,16 +201,13 @@ class _Run:
         with torch.autocast(x_t.device.type, enabled=False):
             near = Linearised(self.observation, x_hat, self.denoiser.normalization, domain)
             r = near.residual
-            v = conjugate_residuals(
-                lambda v: v + near.forward(pull(near.transpose(v))), r, iterations=50, tolerance=1e-4
-            )
-            g = near.transpose(v)
+            v, g, moved = nearby.by_products(near, pull, iterations=50, tolerance=1e-4)[0](r)
             log_psi, log_likelihood = -0.5 * in_double(r * v).sum(1), -0.5 * in_double(r).square().sum(1)
         if not bool(log_psi.isfinite().all() and x_hat.isfinite().all()):
             raise FloatingPointError(
                 f"twisted: the estimates at t = {float(t):.3g} are not finite: the model diverged."
             )
-        return _State(x_t, x_hat, g, x_hat + pull(g).to(x_hat), log_psi, log_likelihood)
+        return _State(x_t, x_hat, g, x_hat + moved.to(x_hat), log_psi, log_likelihood)
 
     def move(self, state: _State, t: Tensor, s: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
         """The particles at s, and ln p(x_s | x_t) - ln q(x_s | x_t).

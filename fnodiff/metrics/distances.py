@@ -120,10 +120,9 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     _check_features("kernel_distance", x, y)
 
     def total(a: Tensor, b: Tensor) -> float:
-        rows = ((part.double().cpu() @ b.T / b.shape[1] + 1).pow(3).sum() for part in a.split(4096))
-        return float(sum(rows))
+        return float(sum((part @ b.T / b.shape[1] + 1).pow(3).sum() for part in a.split(4096)))
 
-    x, y = x.double().cpu(), y.double().cpu()
+    x, y = in_double(x).cpu(), in_double(y).cpu()
     within = [
         (total(v, v) - float((v.square().sum(1) / v.shape[1] + 1).pow(3).sum())) / (len(v) * (len(v) - 1))
         for v in (x, y)

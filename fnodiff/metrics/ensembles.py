@@ -138,16 +138,14 @@ def _rank(samples: Tensor, y: Tensor, generator: torch.Generator | None) -> Tens
     return (samples < y).sum(0) + (draw * ((samples == y).sum(0) + 1)).long()
 
 
-def _ensemble(name: str, samples: Tensor, y: Tensor, domain: Domain | None, mask: Tensor | None) -> tuple[Tensor, ...]:
+def _ensemble(name: str, samples: Tensor, y: Tensor, domain: Domain, mask: Tensor | None) -> tuple[Tensor, ...]:
     """Samples and truth, 0 where not measured, and weights (B, C, *shape) there, which sum to 1 for each field."""
     if samples.shape[1:] != y.shape or y.ndim < 3 or len(samples) < 2:
         raise ValueError(
             f"{name}: expected samples (S, B, C, *shape), S >= 2, and y (B, C, *shape), got {tuple(samples.shape)} and "
             f"{tuple(y.shape)}; stack the samples along a first axis."
         )
-    weights = torch.ones_like(y)
-    if domain is not None:
-        weights = weights * domain.weights(domain.check_field(y), device=y.device, dtype=y.dtype)
+    weights = domain.weights(domain.check_field(y), device=y.device, dtype=y.dtype).expand_as(y)
     if mask is not None:
         there = measured(mask, y)
         samples, y, weights = (torch.where(there, v, 0.0) for v in (samples, y, weights))

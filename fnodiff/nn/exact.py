@@ -45,7 +45,7 @@ def coordinates(
 ) -> Tensor:
     """The domain's points, along each side from its low boundary to its high one, or from 0 to 1: (dim, *shape)."""
     points = domain.points(shape, dtype=torch.float64)
-    sides = torch.tensor(domain.lengths or (torch.pi, 2 * torch.pi), dtype=torch.float64)
+    sides = torch.tensor(domain.lengths, dtype=torch.float64)
     ends = torch.tensor(boundaries or ((0.0, 1.0),) * domain.dim, dtype=torch.float64)
     low, high = ends.reshape(-1, 2, *(1,) * domain.dim).unbind(1)
     return (low + (high - low) * points / sides.reshape(-1, *(1,) * domain.dim)).to(device, dtype)

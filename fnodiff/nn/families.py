@@ -107,7 +107,7 @@ class UNOFamily(FNOFamily):
         options.setdefault("n_layers", layers)
         options.setdefault("uno_out_channels", [width] * layers)
         options.setdefault("channel_mlp_skip", "linear")  # neuralop's own default needs blocks of one width
-        options["uno_n_modes"] = [list(modes)] * layers if isinstance(modes[0], Integral) else modes
+        options["uno_n_modes"] = [list(modes)] * layers if _is_flat(modes) else modes
         options.setdefault("positional_embedding", _places(domain, inputs))
         return _construct(kind, domain, options, "hidden_channels", in_channels=inputs, out_channels=outputs)
 
@@ -142,7 +142,7 @@ class CODANOFamily(FNOFamily):
                 f"NeuralOperator: expected two dimensions or three, as neuralop's CODANO has no others, got {domain}; take FNO."
             )
         modes, layers = options.get("n_modes") or (8,) * domain.dim, options.setdefault("n_layers", 4)
-        options["n_modes"] = [list(modes)] * layers if isinstance(modes[0], Integral) else modes
+        options["n_modes"] = [list(modes)] * layers if _is_flat(modes) else modes
         options.setdefault("n_heads", [2] * layers)
         options.setdefault("attention_scaling_factors", [1] * layers)
         options.setdefault("per_layer_scaling_factors", [[1] * domain.dim] * layers)
@@ -209,6 +209,11 @@ def _latent(domain: Domain, reference: Shape | None) -> Shape:
     return domain.shape_of(16) if reference is None else reference
 
 
+def _is_flat(modes: Any) -> bool:
+    """Whether these are the modes of each axis, rather than such a row for each layer."""
+    return isinstance(modes, Sequence) and isinstance(modes[0], Integral)
+
+
 def family_of(kind: Any) -> type[FNOFamily]:
     """How a class of neuralop's is made, modulated and called."""
     families = {"UNO": UNOFamily, "CODANO": CODANOFamily, "GINO": GINOFamily, "FNO": FNOFamily}
@@ -270,7 +275,7 @@ def _construct(
 ) -> nn.Module:
     """A model of neuralop's, which print to the terminal when they are made."""
     flat = options.get(modes)
-    if isinstance(flat, Sequence) and isinstance(flat[0], Integral) and len(flat) != domain.dim:
+    if _is_flat(flat) and len(flat) != domain.dim:
         raise ValueError(
             f"NeuralOperator: expected {modes} with one number per axis of {domain}, got {tuple(flat)}; name {domain.dim}."
         )

@@ -105,7 +105,7 @@ class NeuralOperator(Conditioned):
                 f"{boundary!r} for {'a model' if made else 'a class'} on {domain}; leave it out."
             )
         if made:
-            operator, options = operator, {**arguments_of(operator), **options}
+            options = {**arguments_of(operator), **options}
             channels = operator.in_channels - condition_channels
             given = (in_channels, out_channels)
             if not all(a in (None, b) for a, b in zip(given, (channels, operator.out_channels), strict=True)):

@@ -4,8 +4,7 @@ It multiplies the Fourier modes of a function by a complex matrix per mode,
 
     (K f)^_k = W_k f^_k    for |k| below n_modes and below both grids' Nyquist frequencies,
 
-and reads the result on any grid: it sees the function, not the grid. This and `fnodiff.nn.spherical` are the only modules that
-import neuralop (about 5 s); import them through `fnodiff.nn` when needed.
+and reads the result on any grid: it sees the function, not the grid. `fnodiff.nn` alone imports neuralop, which takes some 5 s.
 """
 
 from __future__ import annotations

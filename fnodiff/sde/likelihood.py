@@ -116,12 +116,12 @@ def log_likelihood(
             if not noisy:
                 lowest = sde.schedule.ratio(torch.zeros((), dtype=torch.float64)).to(y)
                 y = y + lowest * sde.noise.sample(y.shape, generator=generators, device=device, dtype=y.dtype)
-            out.append(_along(inner, y, steps, probes, generators).cpu())
+            out.append(_along(inner, y, steps, probes, generators))
     return torch.cat(out)
 
 
 def _along(denoiser: Denoiser, y: Tensor, steps: int, probes: int, generators: list[torch.Generator]) -> Tensor:
-    """l of states y at the lowest level, (B,), by Heun's method in w = y / s, for which dw / d(1 / s) = D."""
+    """l of states y at the lowest level, (B,) on the CPU, by Heun's method in w = y / s, for which dw / d(1 / s) = D."""
     sde, domain = denoiser.sde, denoiser.sde.domain
     y = domain.resample(y, tuple(y.shape[2:]))  # the modes that the grid holds
     ends = sde.schedule.ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).log()
@@ -129,7 +129,7 @@ def _along(denoiser: Denoiser, y: Tensor, steps: int, probes: int, generators: l
     times = sde.schedule.time(levels).clamp(0, 1)
     w, dtype, device = in_double(y) / levels[0], y.dtype, y.device
     times = times.to(w.device)
-    lowest, total = _energy(denoiser, y) / levels[0] ** 2, torch.zeros(len(y), dtype=torch.float64, device=w.device)
+    lowest, total = _energy(denoiser, y) / levels[0] ** 2, torch.zeros(len(y), dtype=torch.float64)
     estimate, trace = _estimate(denoiser, y, times[0], probes, generators)
     for i in range(steps):
         s, change = levels[i + 1], 1 / levels[i + 1] - 1 / levels[i]
@@ -140,7 +140,7 @@ def _along(denoiser: Denoiser, y: Tensor, steps: int, probes: int, generators: l
         estimate, following = _estimate(denoiser, (s * w).to(dtype).to(device), times[i + 1], probes, generators)
         total += 0.5 * (trace + following) * float((levels[i + 1] / levels[i]).log())
         trace = following
-    return lowest - _energy(denoiser, w) - total
+    return (lowest - _energy(denoiser, w)).cpu() - total
 
 
 def _energy(denoiser: Denoiser, y: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def _call(denoiser: Denoiser, y: Tensor, t: Tensor) -> Tensor:
 def _estimate(
     denoiser: Denoiser, y: Tensor, t: Tensor, probes: int, generators: list[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
-    """D, and the trace of dD / dy of each sample, (B,), float64."""
+    """D, and the trace of dD / dy of each sample, (B,), float64, on the CPU."""
     sde, domain, spectrum = denoiser.sde, denoiser.sde.domain, denoiser.spectrum
     shape, total = tuple(y.shape[2:]), torch.zeros(len(y), dtype=torch.float64)
     weights = domain.weights(shape, device=y.device, dtype=y.dtype)

@@ -130,10 +130,9 @@ class DenoisingLoss(nn.Module):
         Raises:
             ValueError: If x is no finite field, the mask does not fit x, or a sample has no measured point.
         """
-        sde = self.model.sde
         if isinstance(x, Mapping):
             raise ValueError(f"DenoisingLoss: expected fields x, got a batch of {sorted(x)}; write loss(**batch).")
-        sde.domain.check_field(x)
+        self.model.sde.domain.check_field(x)
         x = self._rounded(self.model.normalization(x))
         if mask is not None:
             x, mask = self._fill(x, mask)
@@ -149,11 +148,13 @@ class DenoisingLoss(nn.Module):
         error = self.model(x_t, t, **condition) - x
         if mask is not None:
             error = error * mask
-        weight = self.model.loss_weight(t, tuple(x.shape[2:])).reshape(
-            x.shape[0], -1
-        )  # for each channel, or one for all
-        weighted = error * weight.sqrt().reshape(*weight.shape, *(1,) * len(x.shape[2:]))
-        return sde.domain.norm(weighted).square() / x.shape[1]
+        return self._weighted(error, t)
+
+    def _weighted(self, error: Tensor, t: Tensor) -> Tensor:
+        """The weighted mean square of errors (B, C, *spatial) of estimates at t, (B,)."""
+        weight = self.model.loss_weight(t, tuple(error.shape[2:])).reshape(len(error), -1)  # one, or each channel's
+        weighted = error * weight.sqrt().reshape(*weight.shape, *(1,) * (error.ndim - 2))
+        return self.model.sde.domain.norm(weighted).square() / error.shape[1]
 
     def _rounded(self, x: Tensor) -> Tensor:
         """Normalised float64 fields, where the model is and as it computes."""

@@ -35,7 +35,7 @@ from fnodiff.domain import Domain, Shape
 from fnodiff.expected import kinds_checked
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.process import FunctionSpaceSDE
-from fnodiff.sde.spectrum import linear_error, linear_estimate, noise_law, residual_variance, spectra, wiener_gain
+from fnodiff.sde.spectrum import linear_error, linear_estimate, noise_law, residual_variance, spectra
 
 
 @dataclass(frozen=True)
@@ -203,13 +203,10 @@ class SpectralScaling(Scaling):
             n = alpha_t.square() * s + sigma_t.square() * c
             return (self._roughness(domain, eigenvalues) / (scale * modes * n)).sqrt()
 
-        def linear(eigenvalues: Tensor) -> Tensor:
-            return wiener_gain(*spectra(sde, spectrum, eigenvalues, shape), alpha_t, sigma_t)
-
         def colour(eigenvalues: Tensor) -> Tensor:
             return (modes * residual_variance(*spectra(sde, spectrum, eigenvalues, shape), alpha_t, sigma_t)).sqrt()
 
-        seen, estimate = domain.filter(x_t, whiten), domain.filter(x_t, linear)
+        seen, estimate = domain.filter(x_t, whiten), linear_estimate(sde, spectrum, x_t, t)
         if self.linear_estimate:
             seen = torch.cat([seen, estimate / self._spread(sde, spectrum).to(x_t)], dim=1)
         noise_level = ((sigma_t / alpha_t).log() / 4).flatten().expand(x_t.shape[0])

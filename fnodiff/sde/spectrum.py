@@ -150,7 +150,7 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
         floor: The least S of a measured shell, relative to the largest; the tail beyond them falls below it.
 
     Raises:
-        ValueError: If the fields are not finite, are all zero, or the grid is too small to fit a tail.
+        ValueError: If the fields are not finite or constant over the domain, or the grid is too small to fit a tail.
 
     Examples:
         >>> import torch
@@ -194,6 +194,8 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     held, upper = powers > 1.001 * least, torch.arange(kept) >= kept // 2
     if not bool(held.any()):
         raise ValueError(f"fit_spectrum: expected a floor below the shells' power, got {floor!r}; 1e-8 is usual.")
+    if not bool(held[1:].any()):
+        raise ValueError("fit_spectrum: expected fields that vary over the domain, got constant ones; leave them out.")
     last = int(held.nonzero().max())
     if int((held & upper).sum()) < 2:  # band-limited: how it falls where the energy ends
         held, upper = torch.ones_like(held), (torch.arange(kept) - last).abs() <= 1
@@ -207,16 +209,17 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
 def spectrum_of(fields: Tensor, domain: Domain, *, cell_averages: bool) -> DataSpectrum | ChannelSpectra:
     """One law for all channels of cell averages that fall alike, as those of pictures do; of other fields one for each.
 
-    Alike are exponents less than 1 apart. From fewer than 32 samples they are not known so well, and a channel that is
-    constant over each sample has none: all channels then have one law.
+    Alike are exponents less than 1 apart; from fewer than 32 samples they are not known so well, and are taken for alike. A
+    channel that is constant over each sample has none: all channels then have one law.
     """
     points = fields.flatten(2)
-    unknown = len(fields) < 32 or bool((points.amax(2) == points.amin(2)).all(0).any())
-    if cell_averages and (unknown or fields.shape[1] == 1):
-        return fit_spectrum(fields, domain, cell_averages=True)
+    varies = (points.amax(2) - points.amin(2)).amax(0)
+    flat = bool((varies <= 1e-5 * points.abs().amax((0, 2))).any())  # but for a resampled constant's rounding
+    if flat or fields.shape[1] == 1 or (cell_averages and len(fields) < 32):
+        return fit_spectrum(fields, domain, cell_averages=cell_averages)
     each = fit_spectra(fields, domain, cell_averages=cell_averages)
     falls = [law.exponent for law in each.channels]
-    alike = len(falls) == 1 or (cell_averages and max(falls) - min(falls) < 1)
+    alike = cell_averages and max(falls) - min(falls) < 1
     return fit_spectrum(fields, domain, cell_averages=cell_averages) if alike else each
 
 

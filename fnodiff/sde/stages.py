@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, grid_name
 from fnodiff.expected import kinds_checked, plain
 from fnodiff.sde.denoiser import Denoiser
 
@@ -80,8 +80,8 @@ def describe(stages: Sequence[Stage]) -> str:
     for stage, after in itertools.zip_longest(stages, stages[1:]):
         held = ""
         if after is not None and after.held is not None:
-            held = f", then its {'cells' if after.cells else f'modes below {_name(after.held)}'} held"
-        words.append(f"{_name(stage.shape)} ({stage.steps} steps{held})")
+            held = f", then its {'cells' if after.cells else f'modes below {grid_name(after.held)}'} held"
+        words.append(f"{grid_name(stage.shape)} ({stage.steps} steps{held})")
     return ", ".join(words)
 
 
@@ -102,7 +102,7 @@ class Direct(Plan):
         return [Stage(denoiser.sde.domain.check_shape(shape), times)]
 
 
-@kinds_checked(but=("grids", "through"))
+@kinds_checked(but=("grids",))
 @dataclass(frozen=True)
 class Progressive(Plan):
     """The state starts on a coarse grid and moves to finer ones as their modes emerge from the noise.
@@ -151,7 +151,7 @@ class Progressive(Plan):
             coarser = [denoiser.sde.domain.check_shape(grid) for grid in self.grids]
         route = [*coarser, shape]
         _check_nested(self, route)
-        starts = _starts(self, denoiser, route, times, self.budget)
+        starts = _starts(self, denoiser, route, times)
         ends = [*starts[1:], len(times) - 1]
         stages = [
             Stage(grid, _translate(denoiser, times[a : b + 1], grid, shape))
@@ -224,7 +224,7 @@ class Cascade(Plan):
         route = [*grids, shape]
         _check_nested(self, route)
         keep = (0.75 if denoiser.cell_averages else 1.0) if self.keep is None else self.keep
-        starts = _starts(self, denoiser, route, times, self.budget)
+        starts = _starts(self, denoiser, route, times)
         through = self.through
         if through is None:
             through = _coarser(sorted(denoiser.training_shapes, key=math.prod)[:1], route[0])
@@ -241,7 +241,7 @@ class Cascade(Plan):
         return self.keep is None and denoiser.cell_averages and denoiser.sde.domain.whole_cells(coarse, fine)
 
 
-def _starts(plan: Plan, denoiser: Denoiser, route: Sequence[Shape], times: Tensor, budget: float) -> list[int]:
+def _starts(plan: Progressive | Cascade, denoiser: Denoiser, route: Sequence[Shape], times: Tensor) -> list[int]:
     """The index of the time at which each grid takes over."""
     ratio, finest = denoiser.sde.schedule.ratio(times), route[-1]
     if len(route) > 1 and denoiser.spectrum is None:
@@ -253,7 +253,7 @@ def _starts(plan: Plan, denoiser: Denoiser, route: Sequence[Shape], times: Tenso
     starts = []
     for coarse, (total, finer) in zip(route, itertools.pairwise(totals), strict=False):
         lowest = float(ratio[-1]) / share(denoiser, coarse, finest)  # below it the coarse grid's schedule ends
-        lowest = max(lowest, math.sqrt(max(0.0, finer - total) / budget))
+        lowest = max(lowest, math.sqrt(max(0.0, finer - total) / plan.budget))
         starts.append(max(0, int((ratio >= lowest).sum()) - 1))
     return [0, *list(itertools.accumulate(reversed(starts), min))[::-1]]  # a finer grid's turn may come first
 
@@ -324,10 +324,6 @@ def _freeze(plan: Plan, name: str) -> None:
         object.__setattr__(
             plan, name, tuple(tuple(s) if several else s for s, several in zip(grids, lists, strict=True))
         )
-
-
-def _name(shape: Shape) -> str:
-    return "x".join(map(str, shape))
 
 
 def emerged(denoiser: Denoiser, noise: Tensor, t: Tensor) -> Tensor:

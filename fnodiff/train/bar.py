@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from tqdm.auto import tqdm
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, grid_name
 from fnodiff.sde import DenoisingLoss
 
 
@@ -46,11 +46,11 @@ class Bar:
         words = {}
         for grid, recent in sorted(self.recent.items()):
             linear = self.linear.get(grid)
-            words["x".join(map(str, grid))] = f"{recent:.3f}" + ("" if linear is None else f" (linear {linear:.3f})")
+            words[grid_name(grid)] = f"{recent:.3f}" + ("" if linear is None else f" (linear {linear:.3f})")
         if math.isfinite(self.deadline):
             words["left"] = tqdm.format_interval(max(0.0, self.deadline - time.monotonic()))
         self.bar.set_postfix(words, refresh=False)
 
     def losses(self, prefix: str) -> dict[str, float]:
         """Each grid's loss, by name."""
-        return {prefix + "x".join(map(str, s)): v for s, v in sorted(self.recent.items())}
+        return {prefix + grid_name(s): v for s, v in sorted(self.recent.items())}

@@ -11,12 +11,13 @@ Source: Salimans, Ho (2022), Progressive distillation for fast sampling of diffu
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Generators
+from fnodiff.domain import Generators, uniforms
 from fnodiff.expected import at_least
 from fnodiff.model import Model
 from fnodiff.sde.denoiser import Given, evaluating
@@ -87,7 +88,7 @@ class DistillationLoss(DenoisingLoss):
     def forward(
         self, x: Tensor, *, mask: Tensor | None = None, generator: Generators = None, **condition: Tensor
     ) -> Tensor:
-        """The error of each sample, (B,), of clean fields (B, C, *spatial): one level for all of a batch.
+        """The error of each sample, (B,), of clean fields (B, C, *spatial): one level for all, by the first one's generator.
 
         Raises:
             ValueError: If there is a mask: the teacher's flow needs whole fields.
@@ -97,7 +98,8 @@ class DistillationLoss(DenoisingLoss):
         student, teacher = self.model, self._teacher[0].to(x.device)
         x = self._rounded(student.normalization(x))
         times = EvenLogSNR().times(student.sde.schedule, self.evaluations)
-        i = int(torch.randint(self.evaluations, ()))
+        first = generator[:1] if isinstance(generator, Sequence) else generator
+        i = int(self.evaluations * uniforms(1, generator=first))
         levels = torch.cat([student.sde.schedule.ratio(times), torch.zeros(1, dtype=torch.float64)])
         ratio = float(levels[i + 1] / levels[i])
         t = times[i].to(x).expand(x.shape[0])
@@ -105,10 +107,7 @@ class DistillationLoss(DenoisingLoss):
         y = x_t / student.sde.marginal(x_t, t)[0]
         with torch.no_grad(), evaluating(teacher):
             target = (self._flow(Given(teacher, **condition), y, *levels[i : i + 2]) - ratio * y) / (1 - ratio)
-        weight = student.loss_weight(t, tuple(x.shape[2:])).reshape(x.shape[0], -1)  # for each channel, or one for all
-        weight = weight.reshape(*weight.shape, *(1,) * len(x.shape[2:]))
-        error = weight.sqrt() * (student(x_t, t, **condition) - target)
-        return student.sde.domain.norm(error).square() / x.shape[1]
+        return self._weighted(student(x_t, t, **condition) - target, t)
 
     def _flow(self, teacher: Given, y: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """y at noise level `end` on the teacher's flow through y at `start`."""

@@ -133,9 +133,8 @@ def fit(
     if accelerator.num_processes > 1:
         average.follow(model)  # by now all have the first process' weights
     step = load(Path(folder), model, average, adam, data) if going_on else 0
-    if accelerator.num_processes > 1:
-        if accelerator.process_index > 0:  # other noise than the first process', though the script seeds all alike
-            torch.manual_seed(torch.initial_seed() + accelerator.process_index + (step << 20))
+    if accelerator.process_index > 0:  # other noise than the first process', though the script seeds all alike
+        torch.manual_seed(torch.initial_seed() + accelerator.process_index + (step << 20))
 
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     last = step + 10**9 if steps is None else steps
@@ -312,10 +311,7 @@ class _Share(Dataset):
         self.data, self.rows, self.count, self.seed = data, range(rank, data.batch_size, processes), parts, seed
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        if len(self.rows) == self.data.batch_size:
-            return self.data[step]
-        indices = self.data.indices(step)
-        return self.data.take([indices[row] for row in self.rows], self.data.shape(step))
+        return self.data[step] if len(self.rows) == self.data.batch_size else self.data.rows(step, self.rows)
 
     def parts(self, batch: dict[str, Tensor], step: int) -> list[dict[str, Any]]:
         """The batch's parts, with a generator for each sample if they are seeded."""

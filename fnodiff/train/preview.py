@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Shape
+from fnodiff.domain import Shape, grid_name
 from fnodiff.expected import kinds_checked
 from fnodiff.sde import Denoiser, Plan, Solver, sample
 from fnodiff.sde.pictures import are_pictures
@@ -71,7 +71,7 @@ class Preview:
         pictures, options = {}, {"solver": self.solver, "plan": self.plan, "batch": self.batch, **self.condition}
         for grid in self.shapes:
             x = sample(denoiser, grid, self.seeds, **options)
-            pictures["samples/" + "x".join(map(str, grid))] = montage(x, grey=are_pictures(denoiser))
+            pictures[f"samples/{grid_name(grid)}"] = montage(x, grey=are_pictures(denoiser))
         return pictures
 
     def show(self, denoiser: Denoiser, trackers: Sequence[Any], step: int) -> None:

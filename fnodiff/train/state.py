@@ -176,6 +176,7 @@ def _data_state(data: MultiResolution) -> dict[str, Any]:
         "batch_size": data.batch_size,
         "warmup": data.warmup,
         "seed": data.seed,
+        "augmentation": repr(data.augmentation),
     }
 
 

@@ -35,8 +35,8 @@ class Solver(abc.ABC):
     Args:
         steps: Number of noise levels, from sigma(1) down to sigma(0); the step from the last to zero is the denoised estimate
             there.
-        spacing: Where they lie; None for the schedule's usual spacing: `EvenTime` for EDM and VE, `EvenLogSNR` for VP, SubVP
-            and Cosine.
+        spacing: Where they lie; None for the schedule's usual spacing: `EvenTime` for EDM and VE, `EvenLogSNR` for
+            the others.
 
     Raises:
         ValueError: If `steps` is not a positive integer, or the spacing is none.
