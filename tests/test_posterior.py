@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from parts import pairwise
 
 from fnodiff import DFU, EDM, Box, DPMSolver, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, sample
 from fnodiff.equations.poisson import solve
@@ -72,8 +73,9 @@ def test_other_methods_are_refused(method):
         posterior(PRIOR, SEEN, 8, [0], method=method)
 
 
-@pytest.mark.parametrize("method", [MomentMatching, annealed, None])
-@pytest.mark.parametrize("sensors", ["solution", "source", "both"])
+@pytest.mark.parametrize(
+    ("sensors", "method"), pairwise(["solution", "source", "both"], [MomentMatching, annealed, None])
+)
 def test_a_source_is_found_from_sensors_of_itself_and_of_its_solution(sensors, method):
     """Every method gives the mean that the source has, given both kinds of sensors: dense linear algebra."""
     law = GaussianRandomField(SQUARE, Matern(1.0, 0.47))
