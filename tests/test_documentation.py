@@ -113,7 +113,7 @@ def test_the_ten_lines_run(pictures):
     exec(smaller(text), seen)
     assert seen["x"].shape == (2, 3, 33, 33) and seen["big"].shape == (1, 3, 33, 33)
     assert seen["model"].training_shapes == ((16, 16), (24, 24), (32, 32)) and seen["model"].cell_averages
-    at_points = Box(2).evaluate(seen["posterior"], seen["points"])
+    at_points = Box(2).evaluate(seen["y"], seen["points"])
     assert (at_points - 1).abs().max() < 0.5 < (Box(2).evaluate(seen["x"], seen["points"]) - 1).abs().max()
     assert Model.from_pretrained("run").sde == seen["model"].sde
 
