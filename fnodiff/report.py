@@ -36,7 +36,7 @@ from fnodiff.data import Fields
 from fnodiff.data.source import check_domain
 from fnodiff.domain import Domain, Shape, grid_name
 from fnodiff.sde import Denoiser, Plan, Solver, sample
-from fnodiff.sde.denoiser import Wrapper, check_names, condition_rows, evaluating
+from fnodiff.sde.denoiser import Given, Wrapper, check_names, condition_rows, evaluating
 from fnodiff.sde.pictures import are_pictures
 from fnodiff.sde.sampling import device_of
 
@@ -234,13 +234,15 @@ def _channels(denoiser: Denoiser, reference: Fields | None) -> int:
 
 
 def own_conditions(owner: str, denoiser: Denoiser, reference: Fields, count: int, shape: Shape) -> dict[str, Tensor]:
-    """What the first true fields come with, of the conditions that a model, guided or not, has."""
-    inner = denoiser
+    """What the first true fields come with, of the conditions that a model, guided or not, has and that are not bound."""
+    inner, bound = denoiser, set()
     while isinstance(inner, Wrapper):
+        bound |= set(inner.condition) if isinstance(inner, Given) else set()
         inner = inner.denoiser
     network = getattr(inner, "network", None)
     has = {"field": getattr(network, "condition_channels", 0), "label": getattr(network, "num_classes", 0)}
-    wanted = [name for name, there in {**has, "condition": denoiser.condition_names}.items() if there]
+    has["condition"] = denoiser.condition_names
+    wanted = [name for name, there in has.items() if there and name not in bound]
     check_names(owner, denoiser, getattr(reference, "condition_names", ()))
     batch = reference.batch(range(count), shape) if wanted else {}
     return {name: batch[name] for name in wanted if name in batch}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -29,7 +30,17 @@ from fnodiff import (
 )
 from fnodiff.data import ArrayFields
 from fnodiff.report import _sliced, invariance_report, table
-from fnodiff.sde import Cascade, DataSpectrum, Direct, DPMSolver, GaussianDenoiser, Normalization, Progressive, Wrapper
+from fnodiff.sde import (
+    Cascade,
+    DataSpectrum,
+    Direct,
+    DPMSolver,
+    GaussianDenoiser,
+    Given,
+    Normalization,
+    Progressive,
+    Wrapper,
+)
 
 
 class Draws:
@@ -166,15 +177,19 @@ def test_a_condition_is_one_for_all_or_one_for_each():
     assert each.rows[12, 12]["denoiser"] < 1e-4
 
 
-def test_guided_samples_have_the_conditions_of_the_true_fields():
+def test_guided_samples_have_the_conditions_of_the_true_fields_unless_others_are_bound():
     x = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     fields = ArrayFields(x, field=x, domain=Box(2))
-    model = Model.for_data(MultiResolution(fields, Box(2), [8, 16], batch_size=4), DFU.tiny).eval()
-    alone, guided = (
+    data = MultiResolution(fields, Box(2), [8, 16], batch_size=4)
+    model = Model.for_data(data, partial(DFU.tiny, zero_init=False)).eval()
+    own, others = (Given(model, field=fields.batch(rows, (8, 8))["field"]) for rows in ([0, 1], [2, 3]))
+    alone, guided, bound, other = (
         invariance_report(denoiser, [8, 16], fields, samples=2, solver=DPMSolver(2)).samples
-        for denoiser in (model, ClassifierFree(model, 1.0))
+        for denoiser in (model, ClassifierFree(model, 1.0), own, others)
     )
-    assert all(torch.equal(alone[shape], guided[shape]) for shape in alone)
+    for shape, expected in alone.items():
+        assert torch.equal(guided[shape], expected) and torch.equal(bound[shape], expected)
+        assert (other[shape] - expected).abs().max() > 0.01
 
 
 def test_a_model_in_training_is_reported_on_without_dropout_and_stays_in_training():
