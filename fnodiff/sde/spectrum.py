@@ -195,7 +195,10 @@ def fit_spectrum(fields: Tensor, domain: Domain, *, cell_averages: bool = False,
     if not bool(held.any()):
         raise ValueError(f"fit_spectrum: expected a floor below the shells' power, got {floor!r}; 1e-8 is usual.")
     if not bool(held[1:].any()):
-        raise ValueError("fit_spectrum: expected fields that vary over the domain, got constant ones; leave them out.")
+        raise ValueError(
+            f"fit_spectrum: expected fields that vary over the domain, got constant ones, or such as vary by less than "
+            f"{floor:g} of the mean's power; leave them out, or normalise them."
+        )
     last = int(held.nonzero().max())
     if int((held & upper).sum()) < 2:  # band-limited: how it falls where the energy ends
         held, upper = torch.ones_like(held), (torch.arange(kept) - last).abs() <= 1
