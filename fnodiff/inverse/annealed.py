@@ -79,7 +79,8 @@ def annealed(
 
     It takes one evaluation of the network for each level, and never its derivative. What is seen may take the solver of an
     equation, or a surrogate network: `Nonlinear(lambda a: domain.evaluate(solve(a), points), values, noise_std)`. That is
-    evaluated `inner` times for each level, and differentiated once for each value, or twice for each of fewer directions.
+    evaluated `inner` times and a few more for each level, and differentiated once for each value, or twice for each of fewer
+    directions. At a level where it is far from linear it is linearised up to six times.
 
     Args:
         denoiser: The prior's, without an observation of its own.
