@@ -263,7 +263,9 @@ def finetune(
     from fnodiff.train import mixed_finetune
 
     if arrays.augment:
-        raise ValueError(f"expected no --augment to finetune, which sees samples as they are, got {arrays.augment}.")
+        raise ValueError(
+            f"expected no --augment with finetune, which sees samples as they are, got {arrays.augment}; omit it."
+        )
     fitting = {"optimizer": optimizer.make(), **run.fit_options(general.quiet, tracking)}
     main = fitting["execution"].accelerator.is_main_process
     trained = read_model(model, classes_from)
