@@ -89,10 +89,11 @@ def test_products_with_derivatives_come_to_the_same(monkeypatch):
     torch.testing.assert_close(draw(), all_derivatives, atol=1e-3, rtol=1e-3)
 
 
-def test_samples_of_own_levels_and_values_stand_alone():
+@pytest.mark.parametrize("spectrum", [DENOISER.spectrum, None], ids=["spectrum", "derivatives"])
+def test_samples_of_own_levels_and_values_stand_alone(spectrum):
     values = torch.tensor([20.0, 1.0, 0.1, 7.0])[:, None, None]
     own = Nonlinear(lambda x: (2 * at_place(x)).exp(), values, 0.1 * values)
-    method = MomentMatching(DENOISER, own, DENOISER.spectrum)
+    method = MomentMatching(DENOISER, own, spectrum)
     x_t, t = FIELD.sample((4, 1, 16), generator=torch.Generator().manual_seed(0)), torch.tensor([0.9, 0.5, 0.1, 0.7])
     together = method(x_t, t)
     for i in range(4):
