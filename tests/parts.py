@@ -54,7 +54,7 @@ def name(value: Any) -> str:
 
 
 def pairwise(*axes: list) -> list[Any]:
-    """All combinations of values, a tuple being several. One in `fewest` is quick, so that each value comes up; others are slow."""
+    """All combinations of values, a tuple being several. One in `fewest` is quick, so each value comes up; others are slow."""
     fewest, cases = min(map(len, axes)), []
     for chosen in itertools.product(*map(enumerate, axes)):
         values = [v for _, value in chosen for v in (value if isinstance(value, tuple) else (value,))]
