@@ -364,7 +364,8 @@ def main() -> None:
             print(f"{f'{way}, {name}':<36}{steps:>6}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
     machine = f"{args.device}, {torch.get_num_threads()} threads, {platform.machine()}"
     print(
-        f"{args.cases} cases, {args.share:.2%} seen with errors of {args.noise:.0%}, {args.iterations} backward passes a step; "
+        f"{args.cases} cases, {args.share:.2%} seen with errors of {args.noise:.3g} of their spread, "
+        f"{args.iterations} backward passes a step; "
         f"torch {torch.__version__} on {machine}"
     )
     for problem in cases:

@@ -125,6 +125,10 @@ WRONG = {
     "an old model of nothing": ("convert {emptied} new", "others (KeyError: 'backbone')"),
     "a state of text": ("train {pictures} --config {toml} --out {texts}", "training.pt: not a readable training state"),
     "options of text": ("train {pictures} --config {toml} --out {begun}", "expected a TOML file"),
+    "a scaling of a run of fit": (
+        "train {pictures} --scaling spectral --shapes 16 24 --steps 9 --out {fitted}",
+        "expected no --scaling, as a program other than this command began the run",
+    ),
     "a network of no blocks": ("TRAIN --network tiny --num-blocks -1", "num_blocks >= 0"),
     "a seed too large": ("TRAIN --seed 99999999999999999999", "expected --seed from 0"),
     "a broken picture in a worker": (
@@ -160,19 +164,20 @@ def places(room, models, tmp_path_factory):
     about = {"source": "here", "licence": "none", "grid": "cell averages"}
     source = ArrayFields(torch.randn(8, 1, 16, 16), domain=Box(2))
     write_fields(folder / "f.h5", source, [(16, 16)], attributes=about, dtype="float32", progress=False)
-    for name in ("listed", "emptied", "texts", "begun"):
+    for name in ("listed", "emptied", "texts", "begun", "fitted"):
         shutil.copytree(room / "run", folder / name)
     (folder / "listed" / "config.json").write_text("[]")
     (folder / "emptied" / "config.json").write_text('{"format": 2, "model": {}}')
     (folder / "texts" / "training.pt").write_text("text\n")
     (folder / "begun" / "train.toml").write_text("text\n")
+    (folder / "fitted" / "train.toml").unlink()
     shutil.copytree(room / "pictures", folder / "one")
     (folder / "one" / "00.png").write_bytes((folder / "one" / "00.png").read_bytes()[:900])
     (room / "run" / "samples").mkdir()
     (room / "run" / "samples" / "sampling.json").write_text("text")
     (folder / "bytes.csv").write_bytes(bytes(range(128, 256)))
     made = {name: folder / name for name in ("empty", "broken", "file", "one", "bytes", "plain", *tables)}
-    made |= {name: folder / name for name in ("listed", "emptied", "texts", "begun")}
+    made |= {name: folder / name for name in ("listed", "emptied", "texts", "begun", "fitted")}
     made |= {name: models / name for name in ("images", "fields", "classes", "conditioned")}
     made |= {
         "boom": folder / "boom",

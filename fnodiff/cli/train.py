@@ -196,7 +196,7 @@ def train(
     }
     source.fields = arrays.keep(source.fields, source.shapes, not general.quiet and main)  # all else is known to fit
     if going_on:
-        _check_begun(run.out, _flags(network, noise, scaling))
+        _check_begun(run.out, network, noise, scaling)
         model = read_model(str(run.out), classes_from)
     else:
         torch.manual_seed(run.seed)
@@ -350,11 +350,21 @@ def _write_begun(folder: Path, flags: dict[str, Any]) -> None:
     replace_file(folder / BEGUN, lambda new: new.write_text("\n".join([*lines, ""])))
 
 
-def _check_begun(folder: Path, flags: dict[str, Any]) -> None:
+def _check_begun(folder: Path, *groups: Any) -> None:
     """Raise if the run in a folder was begun with other options."""
     file = folder / BEGUN
-    before = read_toml(file).get("train", {}) if file.is_file() else {}
-    for name, now in flags.items() if file.is_file() else ():
+    if not file.is_file():  # by `fit`
+        for (name, now), usual in zip(
+            _flags(*groups).items(), _flags(*(type(g)() for g in groups)).values(), strict=True
+        ):
+            if now != usual:
+                raise ValueError(
+                    f"expected no {name}, as a program other than this command began the run in {folder}, got {name} {now}; "
+                    f"leave it out, or name another --out."
+                )
+        return
+    before = read_toml(file).get("train", {})
+    for name, now in _flags(*groups).items():
         then = before.get(name.removeprefix("--"))
         if then != now:
             was, got = (f"no {name}" if value is None else f"{name} {value}" for value in (then, now))
