@@ -82,7 +82,17 @@ def test_portraits_of_the_packages_model(tmp_path, run_here):
     bicubic, sampled = rows[96, "bicubic of sampled 48"], rows[96, "sampled"]
     assert bicubic[5] < 0.2 < 0.5 < sampled[5] < 2
     width, height = Image.open(tmp_path / "ffhq_superres.png").size
-    assert width > 700 and height > 350
+    assert width > 700 and height > 500
+
+
+@pytest.mark.slow
+def test_portraits_at_four_times_the_training_size(tmp_path, run_here):
+    pytest.importorskip("resvg_py")
+    rows = table(run_here("ffhq_superres", "--samples", 8))
+    assert [len(rows[size, "sampled"]) for size in (48, 96, 192)] == [4, 6, 6]
+    assert all(np.isfinite(values).all() and min(values) > 0 for values in rows.values())
+    assert rows[192, "bicubic of sampled 48"][5] < 0.2 < 0.5 < rows[192, "sampled"][5] < 2
+    assert Image.open(tmp_path / "ffhq_superres.png").height > 700
 
 
 def test_portraits_need_the_packages_that_draw(run_here, monkeypatch, capsys):

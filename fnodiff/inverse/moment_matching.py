@@ -97,7 +97,7 @@ class MomentMatching(Guided):
             return nearby.step(near, lambda near, part: self.solver(near, partial(pull, part=part), t.ndim > 0))
         largest = self.largest(x_t, t).expand(len(x_t))
 
-        def solver(here: Linearised, part: Tensor) -> nearby.Solver:
+        def by_network(here: Linearised, part: Tensor) -> nearby.Solver:
             def spread(w: Tensor) -> Tensor:  # of these samples: the network is differentiated for all at once
                 return pull(torch.zeros_like(near.estimate).index_copy(0, part, w))[part]
 
@@ -114,8 +114,8 @@ class MomentMatching(Guided):
             return solve, here.forward
 
         if self.observation.linear:
-            return solver(near, torch.arange(len(x_t), device=x_t.device))[0](near.residual)[2]
-        return nearby.step(near, solver)
+            return by_network(near, torch.arange(len(x_t), device=x_t.device))[0](near.residual)[2]
+        return nearby.step(near, by_network)
 
     def solver(self, near: Linearised, pull: Callable[[Tensor], Tensor], levels: bool) -> nearby.Solver:
         """By all derivatives of what is seen, if they are few enough, or else by products with them."""
