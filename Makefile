@@ -19,10 +19,10 @@ demo: install
 
 # One thread a worker: two workers that each take both cores would wait for each other.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-all: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m 'slow or not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'slow or not slow'
 
 # On a machine with an NVIDIA GPU; without one every test is skipped.
 test-gpu: install

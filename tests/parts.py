@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,6 +52,11 @@ from fnodiff.sde import (
 def name(value: Any) -> str:
     """What stands for a value in a test's name: no addresses, which differ between processes."""
     return getattr(value, "__name__", str(value))
+
+
+def quick(values: Iterable, *chosen: Any) -> list[Any]:
+    """`values`, of which all but the `chosen` are slow."""
+    return [v if v in chosen else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
 def pairwise(*axes: list) -> list[Any]:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from parts import quick
 
 from benchmarks import pde
 from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, GaussianRandomField, Matern, Model, Torus
@@ -173,7 +174,7 @@ def test_errors_are_those_of_the_channel_that_is_not_seen(monkeypatch, capsys):
     assert len(rows) == 2 and all(re.findall(r"[\d.]+%", row) == ["0.00%"] * 4 for row in rows)
 
 
-@pytest.mark.parametrize("channel", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("channel", quick((0, 1), 0))
 def test_samples_fit_what_is_seen(channel):
     """A model that knows nothing but the values: its samples have them, up to the errors."""
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from parts import quick
 
 from benchmarks import protocol
 from fnodiff import Box, Torus
@@ -60,9 +61,7 @@ def test_pairs_are_input_and_output():
     assert torch.equal(pairs[8], torch.cat([batch["field"], batch["x"]], 1)) and list(pairs) == [8, 16]
 
 
-@pytest.mark.parametrize(
-    "name", ["Burgers", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Darcy", "Navier-Stokes"))]
-)
+@pytest.mark.parametrize("name", quick(("Burgers", "Darcy", "Navier-Stokes"), "Burgers"))
 def test_the_table(name, capsys):
     small = ["--train", "8", "12", "--finer", "16", "24", "--count", "8", "--test", "2", "--minutes", "0.0005"]
     protocol.main([*small, "--equations", name, "--rows", "FNO", "DFU, taps"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from parts import quick
 
 from fnodiff import DFU, Box, Product, Sphere, Torus
 from fnodiff.nn import DualConv, GroupNorm
@@ -56,7 +57,7 @@ def test_gradients_that_the_compiler_derives_are_ours():
     check("aot_eager", {"reference": (16, 16)})
 
 
-@pytest.mark.parametrize("condition", [pytest.param("label", marks=pytest.mark.slow), "field"])
+@pytest.mark.parametrize("condition", quick(("label", "field"), "field"))
 def test_conditions_compile_whole(condition):
     if condition == "label":
         check("eager", PIXELS | {"num_classes": 3}, label=torch.tensor([2, -1]))

@@ -140,6 +140,7 @@ def test_what_is_made_positive_stays_smooth_and_keeps_a_derivative() -> None:
         darcy.positive(made, 0)
 
 
+@pytest.mark.slow
 def test_sensors_of_the_pressure_find_the_permeability_from_samples_of_a_law_that_leaves_it() -> None:
     """A clamp in place of `positive` holds cells that were negative once: the sensors' misfit stays ten times as large."""
     box, law = Box(2), GaussianRandomField(Box(2), Matern(1.0, 0.3))

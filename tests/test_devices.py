@@ -11,6 +11,7 @@ import pytest
 import torch
 from drawn import Drawn
 from no_double import There, WithoutDouble, there
+from parts import quick
 from refused import BOX, QUIET, SDE, draw
 
 from fnodiff import (
@@ -147,10 +148,7 @@ DRAWN = {
 }
 
 
-QUICK = ("directly", "guided by a field", "a log density")
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DRAWN])
+@pytest.mark.parametrize("name", quick(DRAWN, "directly", "guided by a field", "a log density"))
 def test_samples_without_float64_on_the_device_are_those_of_the_cpu(device, name):
     make, call = DRAWN[name]
     options = {"solver": FEW} if "solver" not in getattr(call, "keywords", {}) else {}
@@ -160,9 +158,7 @@ def test_samples_without_float64_on_the_device_are_those_of_the_cpu(device, name
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name", [n if n == "a log density" else pytest.param(n, marks=pytest.mark.slow) for n in DRAWN]
-)
+@pytest.mark.parametrize("name", quick(DRAWN, "directly"))
 def test_samples_on_a_device_with_float64_are_those_of_the_cpu(device, monkeypatch, name):
     monkeypatch.setattr(no_double, "DOUBLES", ())
     monkeypatch.setattr(arrays, "WITHOUT_DOUBLE", ())
@@ -180,7 +176,7 @@ TAUGHT = {
 }
 
 
-@pytest.mark.parametrize("name", [n if n == "pairs" else pytest.param(n, marks=pytest.mark.slow) for n in TAUGHT])
+@pytest.mark.parametrize("name", quick(TAUGHT, "pairs"))
 def test_a_step_of_training_without_float64_on_the_device_is_that_of_the_cpu(device, name):
     make, given = TAUGHT[name]
     seen = []

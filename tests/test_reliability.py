@@ -150,6 +150,7 @@ def test_memory_is_flat_over_many_samples():
     assert max(memory[50:]) - max(memory[:25]) < 8, memory
 
 
+@pytest.mark.slow
 def test_bf16_autocast_trains_as_float32_does(tmp_path, accelerators):
     def losses(precision):
         heard_of, options = [], {"seed": 0, "accelerator": accelerators(mixed_precision=precision)}

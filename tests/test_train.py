@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.tracking import GeneralTracker
+from parts import quick
 from PIL import Image
 from torch._dynamo.testing import CompileCounter
 from torch.utils.data import DataLoader
@@ -292,7 +293,7 @@ class TestTrackers:
                 assert pictures[-1][0, :n].reshape(-1, 3).sum(1).argmax() == int(x[:, 0].permute(1, 0, 2).argmax())
         assert_same(shown.state_dict(), trained().state_dict())
 
-    @pytest.mark.parametrize("kind", ["tensorboard", pytest.param("wandb", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("kind", quick(("tensorboard", "wandb"), "tensorboard"))
     def test_files_hold_losses_and_pictures_of_every_grid(self, tmp_path, accelerators, monkeypatch, kind):
         pytest.importorskip(kind)
         monkeypatch.setenv("WANDB_SILENT", "true")
