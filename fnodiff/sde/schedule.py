@@ -144,6 +144,11 @@ class _LinearRate(Schedule):
     def __post_init__(self) -> None:
         self._check_order(beta_min=self.beta_min, beta_max=self.beta_max)
         self._check_order(t_min=self.t_min, one=1.0)
+        if (both := self.beta_min + self.beta_max) > 340:  # float32 has no smaller alpha
+            raise ValueError(
+                f"{type(self).__name__}: expected beta_min + beta_max of at most 340, as alpha at t = 1 is "
+                f"exp(-(beta_min + beta_max) / 4), got {both!r}; {type(self).__name__}() has 20.1."
+            )
 
     def _integral(self, t: Tensor) -> Tensor:
         """B(s), the integral of beta from 0 to s."""
