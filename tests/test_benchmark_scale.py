@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from benchmarks import attributes, evaluations, loading, memorisation, pairs, scale
 from benchmarks.drawings import Drawings
 from benchmarks.scale_measures import compare
-from fnodiff import Cascade, Direct, Progressive
+from fnodiff import DFU, Cascade, Direct, Progressive
 from fnodiff.data import Augmentation
 from fnodiff.sde import Autoguided, noise_law, noise_levels
 
@@ -334,7 +334,9 @@ def test_copies_are_nearer_than_held_out_pictures(files, monkeypatch, capsys):
 def test_other_benchmarks_read_the_same_files(files, monkeypatch, capsys):
     rows = printed(monkeypatch, capsys, evaluations, "portraits", *files[2:], "--samples", 4, "--evaluations", 3)
     assert len(re.findall(r"^(DPMSolver|Heun|DDIM|other true).* [\d.]+$", rows, flags=re.M)) == 5
-    rows = printed(monkeypatch, capsys, loading, *files[:2], "--count", 20)
+    monkeypatch.setattr(loading, "NETWORK", DFU.tiny)
+    monkeypatch.setattr(loading, "BATCH", 4)
+    rows = printed(monkeypatch, capsys, loading, *files[:2], "--count", 20, "--steps", 5, "--rounds", 1)
     assert re.findall(r"^(\S.*?)  +\d+", rows, flags=re.M)[:3] == ["PNG files of 32x32", "prepared HDF5", "in memory"]
 
 
