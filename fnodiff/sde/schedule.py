@@ -169,7 +169,7 @@ class VP(_LinearRate):
 
     Args:
         beta_min: Rate at s = 0.
-        beta_max: Rate at s = 1.
+        beta_max: Rate at s = 1; with beta_min at most 340, as float32 holds no smaller alpha.
         t_min: Where on the time axis s of the source t = 0 lies; it sets sigma(0) = sqrt(1 - exp(-B(t_min))).
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
@@ -197,7 +197,7 @@ class SubVP(_LinearRate):
 
     Args:
         beta_min: Rate at s = 0.
-        beta_max: Rate at s = 1.
+        beta_max: Rate at s = 1; with beta_min at most 340, as float32 holds no smaller alpha.
         t_min: Where on the time axis s of the source t = 0 lies; it sets sigma(0) = 1 - exp(-B(t_min)).
 
     Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole (2021), Score-based generative modeling through SDEs.
