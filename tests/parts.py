@@ -56,6 +56,8 @@ def name(value: Any) -> str:
 
 def quick(values: Iterable, *chosen: Any) -> list[Any]:
     """`values`, of which all but the `chosen` are slow."""
+    values = list(values)
+    assert all(v in values for v in chosen), f"{chosen} are not all among {values}"
     return [v if v in chosen else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
