@@ -67,16 +67,18 @@ class Twice(torch.autograd.Function):
         return 2 * g
 
 
-def seen_by_network():
+def seen_by_network(learns: bool = True):
     torch.manual_seed(0)
     net = DFU.tiny(1, 1, domain=Box(2), zero_init=False, attention_levels=(1,))
-    model = Model(net, FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(0.5, 0.3)), EDM()), EDMScaling(1.0)).eval()
+    model = Model(net, FunctionSpaceSDE(GaussianRandomField(Box(2), Matern(0.5, 0.3)), EDM()), EDMScaling(1.0))
+    model.eval().requires_grad_(learns)
     return lambda x: model(x, torch.ones(()))
 
 
 SEEN = {
     "solver": lambda: lambda x: darcy.solve(darcy.positive(x, 3.0)),
     "network": seen_by_network,
+    "frozen": lambda: seen_by_network(learns=False),
     "no rules": lambda: Twice.apply,
     "flow": lambda: lambda x: navier_stokes.solve(x, time=0.1, viscosity=1e-2, dt=0.05),
 }
@@ -95,7 +97,7 @@ def test_all_gradients_at_once_are_those_one_by_one(name, monkeypatch):
     monkeypatch.setattr(linearised.Linearised, "transpose", lambda self, v: one_by_one.append(1) or transpose(self, v))
     rows = near.rows()
     assert rows.shape == (2, 7, 1, 12, 12) and float(each.abs().max()) > 0
-    assert len(one_by_one) == (7 if name == "no rules" else 0)
+    assert len(one_by_one) == (7 if name in ("no rules", "network") else 0)
     torch.testing.assert_close(rows, each, rtol=1e-4, atol=1e-5 * float(each.abs().max()))
 
 
