@@ -23,15 +23,19 @@ Printed for each channel: how much of the area has the truth in the central 50%,
 of 95% by drawing truths anew; nominal is what `metrics.coverage` says for so many members, exactly these for 39. Then CRPS in
 the channel's standard deviations, spread / error (1 if calibrated), the reliability index of the area-weighted ranks, what 95%
 of calibrated ensembles stay below by chance, and processor seconds for each member. "widened" rows have the same members moved
-away from their mean, by a factor found on the other half of the truths. Lines that begin with "cause" have the distance from
-nominal in percentage points, in parts: model = data - model, guidance = model - gaussian, solver = gaussian.
+away from their mean, by a factor found on the other half of the truths. "either value" rows are of fields of two values, each
+cell set to the nearer of them; "uncertain" are the cells where truth and members do not all agree. Lines that begin with
+"cause" have the distance from nominal in percentage points, in parts: model = data - model, guidance = model - gaussian,
+solver = gaussian.
 
     python -m benchmarks.calibration --out calibration             # hours: goes on where it was stopped, and several may run
     python -m benchmarks.calibration --out small --problems Darcy vorticity --size 16 --truths 20 --rows default annealed
+    python -m benchmarks.calibration --out calibration --problems permeability --size 16 --rows "fresh noise" --steps 24
     python -m benchmarks.calibration --out calibration --problems winds --model winds=FOLDER --data winds=winds-test.h5
 
 Terrain's held-out strip holds three windows that lie apart, so its intervals are too narrow. The data of Darcy, vorticity and
-water are solved here; those of other models are read from a file by --data. Members are kept in --out, truth by truth, and
+water are solved here; those of other models are read from a file by --data. "permeability" is Darcy's a by a model of it alone:
+its sensors see u through the solver, and rows take MomentMatching's spectrum. Members are kept in --out, truth by truth, and
 more truths may be added; other options want another --out. Runs of one --out may share the work by --rows or --problems.
 """
 
@@ -51,15 +55,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.calibration_problems import CHANNELS, SHIPPED, Problem, once, seeded, true_fields
-from benchmarks.calibration_scores import LEVELS, Scores, covered, draw, index, interval, widened
+from benchmarks.calibration_problems import (
+    CHANNELS,
+    SHIPPED,
+    SOURCES,
+    TWO_VALUED,
+    Permeability,
+    Problem,
+    once,
+    seeded,
+    true_fields,
+)
+from benchmarks.calibration_scores import LEVELS, Scores, covered, draw, index, interval, sides, widened
 from fnodiff import Box, Model
-from fnodiff.inverse import MomentMatching, PointObservation, annealed, posterior
+from fnodiff.inverse import MomentMatching, Observation, annealed, posterior
 from fnodiff.sde import DDIM, Denoiser, DPMSolver
 from fnodiff.train import keep_freed_memory
 
-SOURCES = ("data", "model", "gaussian")
-Draw = Callable[[Denoiser, PointObservation, Sequence[int]], Tensor]
+Draw = Callable[[Denoiser, Observation, Sequence[int]], Tensor]
 
 
 def ways(args: argparse.Namespace, problem: Problem) -> dict[str, Draw]:
@@ -67,12 +80,16 @@ def ways(args: argparse.Namespace, problem: Problem) -> dict[str, Draw]:
     steps, shape, full = args.steps, problem.shape, partial(MomentMatching, iterations=args.iterations)
 
     def guided(method: Callable, solver: DPMSolver | DDIM) -> Draw:
-        return lambda d, seen, seeds: posterior(d, seen, shape, seeds, method=method, solver=solver, batch=args.batch)
+        def members(d: Denoiser, seen: Observation, seeds: Sequence[int]) -> Tensor:
+            suited = method if seen.linear else partial(method, spectrum=problem.spectrum)  # as `posterior` itself does
+            return posterior(d, seen, shape, seeds, method=suited, solver=solver, batch=args.batch)
 
-    def decoupled(d: Denoiser, seen: PointObservation, seeds: Sequence[int]) -> Tensor:
+        return members
+
+    def decoupled(d: Denoiser, seen: Observation, seeds: Sequence[int]) -> Tensor:
         return annealed(d, seen, shape, seeds, steps=2 * steps, spectrum=problem.spectrum, batch=args.batch)
 
-    def spectral(d: Denoiser, seen: PointObservation, seeds: Sequence[int]) -> Tensor:
+    def spectral(d: Denoiser, seen: Observation, seeds: Sequence[int]) -> Tensor:
         return guided(partial(full, spectrum=problem.spectrum), DPMSolver(steps))(d, seen, seeds)
 
     return {
@@ -253,7 +270,7 @@ def problem_of(name: str, args: argparse.Namespace) -> Problem:
     if count < args.truths and "data" in args.sources:
         raise SystemExit(f"{name}: expected {args.truths} true fields, found {count}; lower --truths.")
     grid = "x".join(map(str, shape))
-    return Problem(
+    return (Permeability if name == "permeability" else Problem)(
         name, model, shape, fields, count, args.fields, args.out / name / f"law-{grid}-{args.fields}.safetensors"
     )
 
@@ -272,7 +289,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         grids.append(f"{name} {' x '.join(map(str, problem.shape))}")
         for row in args.rows:
             scores: dict[str, dict[str, Scores]] = {channel: {} for channel in problem.channels}
-            for source in args.sources if row != "exact" else [s for s in args.sources if s == "gaussian"]:
+            wanted = ("gaussian",) if row == "exact" else SOURCES
+            for source in (s for s in args.sources if s in wanted and s in problem.sources):
                 made = ensembles(problem, row, source, args)
                 for i, channel in enumerate(problem.channels):
                     part, truths, unit = made.members[:, :, [i]], made.truths[:, [i]], float(problem.units[i])
@@ -281,6 +299,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     panels.setdefault(f"{name}, {channel}", {})[f"{row}, {source}"] = found
                     title = f"{name} {channel}: {row}, {source}"
                     print(line(title, found, unit, made.seconds), flush=True)
+                    if (name, channel) in TWO_VALUED and row != "exact" and source != "gaussian":
+                        either, share = sides(part, truths, TWO_VALUED[name, channel])
+                        title = f"  either value; {share:.0%} uncertain"
+                        print(line(title, Scores.of(*either, problem.domain), 1.0, None))
                     if source == "data" and row != "exact":
                         wide, factors = widened(part, truths, problem.domain)
                         times = " and ".join(f"{float(f):.2f}" for f in factors)

@@ -14,23 +14,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.oracles import Law, Mixture
-from benchmarks.pde import MODELS
+from benchmarks.pde import MODELS, pressure
 from fnodiff import Model, Sphere
 from fnodiff.data import HDF5Fields, Terrain
 from fnodiff.domain import Domain, Shape
 from fnodiff.equations import Darcy, NavierStokes
 from fnodiff.equations.shallow_water import ShallowWater
-from fnodiff.inverse import PointObservation
+from fnodiff.inverse import Nonlinear, Observation, PointObservation
 from fnodiff.sde import fit_spectra
 
 SHIPPED = {
     "Darcy": MODELS / "darcy_flow" / "pair",
+    "permeability": MODELS / "darcy_flow" / "prior",
     "vorticity": MODELS / "navier_stokes" / "pair",
     "terrain": MODELS / "terrain_superres",
     "water": MODELS / "sphere_shallow_water",
 }
 CHANNELS = {
     "Darcy": ("a", "u"),
+    "permeability": ("a",),
     "vorticity": ("w(1)", "w(0)"),
     "terrain": ("height",),
     "water": ("height", "vorticity"),
@@ -38,6 +40,12 @@ CHANNELS = {
 }
 SEEN = {"Darcy": [1], "vorticity": [0], "terrain": [0], "water": [0]}
 """The channels that sensors see; of other problems all."""
+
+TWO_VALUED = {("Darcy", "a"): 7.5, ("permeability", "a"): 7.5}
+"""Channels that have two values, and the middle of these."""
+
+SOURCES = ("data", "model", "gaussian")
+"""Of truths."""
 
 Fields = Callable[[Sequence[int]], Tensor]
 
@@ -53,6 +61,7 @@ class Problem:
     count: int
     law_of: int = 256  # fields that the Gaussian law has its mean and covariance of
     kept: Path | None = None  # the file of these
+    sources: tuple[str, ...] = SOURCES
 
     @property
     def domain(self) -> Domain:
@@ -99,9 +108,7 @@ class Problem:
         """A draw of the Gaussian law in data units, (C, *shape)."""
         return self.model.normalization.inverse(self.law.sample(1, self.shape, generator))[0]
 
-    def observed(
-        self, truth: Tensor | None, sensors: int, noise: float, generator: torch.Generator
-    ) -> PointObservation:
+    def observed(self, truth: Tensor | None, sensors: int, noise: float, generator: torch.Generator) -> Observation:
         """What random sensors see of a truth (C, *shape), or what says nothing."""
         points, std = places(self.domain, sensors, generator), noise * self.units[self.seen][:, None]
         if truth is None:
@@ -128,6 +135,26 @@ class Problem:
         return self.model.normalization.inverse(mean + torch.tensordot(xi, factors, 1))
 
 
+@dataclass
+class Permeability(Problem):
+    """A model of Darcy's a alone, whose sensors see u: what the solver makes of a, on the same grid."""
+
+    sources: tuple[str, ...] = ("data", "model")
+
+    @cached_property
+    def spread(self) -> float:
+        """Standard deviation of u."""
+        return float(pressure(self.fields(range(self.count - 64, self.count))).std())
+
+    def observed(self, truth: Tensor | None, sensors: int, noise: float, generator: torch.Generator) -> Observation:
+        if truth is None:
+            return super().observed(None, sensors, noise, generator)
+        points, std = places(self.domain, sensors, generator), noise * self.spread
+        exact = self.domain.evaluate(pressure(truth[None]), points)[0]
+        values = exact + std * torch.randn(exact.shape, generator=generator, dtype=torch.float64).to(exact)
+        return Nonlinear(lambda a: self.domain.evaluate(pressure(a), points), values, std)
+
+
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -146,8 +173,9 @@ def true_fields(name: str, model: Model, shape: Shape, file: Path | None) -> tup
         opened = HDF5Fields(file)
         return lambda numbers: opened.batch(list(numbers), shape)["x"], len(opened)
     many, double = 100_000, 2 * max(shape)
-    if name == "Darcy":
-        source = Darcy(many, 1, scale=3.0, constant_mode=False, fine=max(192, double))
+    if name in ("Darcy", "permeability"):
+        target = "pair" if name == "Darcy" else "coefficient"
+        source = Darcy(many, 1, scale=3.0, constant_mode=False, fine=max(192, double), target=target)
     elif name == "vorticity":
         fine = max(80, double)
         source = NavierStokes(many, 1, scale=25.0, time=1.0, viscosity=1e-4, fine=fine, dt=1.6 / fine)

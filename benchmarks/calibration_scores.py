@@ -55,7 +55,8 @@ class Scores:
 
         generator = torch.Generator().manual_seed(0)
         covers = [covered(samples, truths, domain, level, generator) for level in LEVELS]
-        ranks = torch.stack([everyones_ranks(one, weights) for one in torch.cat([truths[None], samples]).unbind(1)])
+        fields = torch.cat([truths[None], samples]).unbind(1)
+        ranks = torch.stack([everyones_ranks(one, weights, generator) for one in fields])
         return cls(
             torch.tensor([nominal for nominal, _ in covers], dtype=torch.float64),
             torch.stack([found for _, found in covers], 1),
@@ -131,6 +132,12 @@ def widened(samples: Tensor, truths: Tensor, domain: Domain) -> tuple[Tensor, Te
         own = slice(part, None, 2)
         out[own] = mean[own] + factors[-1] * (samples[own] - mean[own])
     return out, torch.stack(factors)
+
+
+def sides(samples: Tensor, truths: Tensor, middle: float) -> tuple[tuple[Tensor, Tensor], float]:
+    """Members (T, S, 1, *shape) and truths as 0 and 1, below and above the middle; and the share of cells with both."""
+    above, true = (samples > middle).to(samples), (truths > middle).to(truths)
+    return (above, true), float((above != true[:, None]).any(1).to(truths).mean())
 
 
 def draw(panels: Mapping[str, Mapping[str, Scores]], path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import calibration, calibration_problems
-from benchmarks.calibration_scores import Scores, draw, everyones_ranks, index, interval, widened
+from benchmarks.calibration_scores import Scores, draw, everyones_ranks, index, interval, sides, widened
 from fnodiff import (
     DFU,
     EDM,
@@ -26,6 +26,7 @@ from fnodiff import (
     sample,
 )
 from fnodiff.data import ArrayFields, write_fields
+from fnodiff.equations import darcy
 from fnodiff.inverse import PointObservation
 from fnodiff.sde import DPMSolver, Normalization
 
@@ -202,6 +203,42 @@ def test_sensors_see_the_truth_with_errors(folder):
     residual = seen.residual(seen(truth[None], Box(2)))
     assert float(residual.square().mean()) == pytest.approx(1, abs=0.15)
     assert seen.noise_std.flatten().tolist() == pytest.approx([0.1, 0.005])
+
+
+def test_sensors_of_a_permeability_see_what_the_solver_makes_of_it(tmp_path, capsys):
+    options = ["--out", str(tmp_path), "--problems", "permeability", "--size", "8", "--truths", "2", "--members", "9"]
+    problem = calibration.problem_of("permeability", calibration.options(options))
+    truth = problem.fields([0])[0]
+    seen = problem.observed(truth, 400, 0.05, torch.Generator().manual_seed(0))
+    u = darcy.solve(truth[None])
+    residual = (seen.values - Box(2).evaluate(u, seen_points(problem, 400))) / seen.noise_std
+    assert float(residual.square().mean()) == pytest.approx(1, abs=0.15)
+    assert float(seen.residual(seen(truth[None], Box(2))).square().mean()) == pytest.approx(1, abs=0.15)
+    short = ["--sensors", "3", "--steps", "2", "--device", "cpu"]
+    calibration.main([*options, *short, "--rows", "fresh noise", "exact"])
+    out = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in out.splitlines() if line.startswith("permeability")] == [
+        "permeability a: fresh noise, data",
+        "permeability a: fresh noise, model",
+    ]
+    assert out.count("  either value; ") == 2
+
+
+def seen_points(problem: calibration_problems.Problem, count: int) -> torch.Tensor:
+    """Where the sensors of seed 0 are."""
+    return calibration_problems.places(problem.domain, count, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("shift", "calibrated"), [(0.0, True), (0.7, False)])
+def test_sides_say_whether_two_values_are_calibrated(shift, calibrated):
+    """Members that are smooth are not, where truths have two values; which side they are on may be."""
+    x = LAW.sample((80, 40, 6, 6), generator=torch.Generator().manual_seed(0)).double()
+    truths = (x[:, :1] > 0).double()
+    (above, true), share = sides(x[:, 1:, None] + shift, truths - 0.5, 0.0)
+    scores = Scores.of(above, true, Box(2))
+    assert set(above.unique().tolist()) == {0.0, 1.0} and torch.equal(true, truths) and 0.9 < share <= 1
+    assert (index(scores.histogram) < index(scores.calibrated()).quantile(0.975)) == calibrated
+    assert index(Scores.of(x[:, 1:, None], truths - 0.5, Box(2)).histogram) > 0.3
 
 
 def test_places_are_even_over_the_sphere():
