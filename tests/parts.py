@@ -48,6 +48,8 @@ from fnodiff.sde import (
     Wrapper,
 )
 
+CHANNEL, PIPE = Product([Torus(1), Box(1)]), Product([Box(1), Torus(1), Box(1)])
+
 
 def name(value: Any) -> str:
     """What stands for a value in a test's name: no addresses, which differ between processes."""

@@ -6,13 +6,12 @@ import math
 
 import pytest
 import torch
+from parts import CHANNEL
 
 from fnodiff import metrics
-from fnodiff.domain import Box, Product, Sphere, Torus
+from fnodiff.domain import Box, Sphere, Torus
 from fnodiff.nn import DFU, SpectralConv
 from fnodiff.sde import GaussianRandomField, Matern, WhiteNoise
-
-CHANNEL = Product([Torus(1), Box(1)])
 
 
 @pytest.mark.usefixtures("float64")

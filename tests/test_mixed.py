@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from parts import CHANNEL, PIPE
 
 from fnodiff import (
     DFU,
@@ -32,8 +33,7 @@ from fnodiff.report import invariance_report
 from fnodiff.sde import Direct, DPMSolver
 from fnodiff.train import Logging
 
-CHANNEL, TURNED = Product([Torus(1), Box(1)]), Product([Box(1), Torus(1)])
-LAYER, PIPE = Product([Torus(2), Box(1)]), Product([Box(1), Torus(1), Box(1)])
+TURNED, LAYER = Product([Box(1), Torus(1)]), Product([Torus(2), Box(1)])
 CASES = [
     (CHANNEL, (6, 5), (12, 9), (17, 16)),
     (CHANNEL, (5, 6), (16, 14), (9, 10)),
