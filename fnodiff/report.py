@@ -22,6 +22,7 @@ Without a truth, the samples of the coarsest grid stand in for it on that grid, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from fnodiff import metrics
 from fnodiff.data import Fields
 from fnodiff.data.source import check_domain
 from fnodiff.domain import Domain, Shape, grid_name
+from fnodiff.metrics.distances import NoDetail
 from fnodiff.sde import Denoiser, Plan, Solver, sample
 from fnodiff.sde.denoiser import Given, Wrapper, check_names, condition_rows, evaluating
 from fnodiff.sde.pictures import are_pictures
@@ -307,7 +309,8 @@ def distances(
     found["global"], found["patches"] = metrics.global_coherence(x, y, domain), metrics.patch_distance(x, y)
     largest = max(trained, key=math.prod, default=None)
     if largest is not None and all(n > m for n, m in zip(shape, largest, strict=True)):
-        found["high band"], found["energy"] = metrics.high_band_distance(x, y, domain, largest)
+        with contextlib.suppress(NoDetail):  # a dash in the table
+            found["high band"], found["energy"] = metrics.high_band_distance(x, y, domain, largest)
     if inception:
         found["FID"], found["KID"] = metrics.inception_distances(x, y)
     return found

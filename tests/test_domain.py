@@ -224,7 +224,7 @@ def test_isotropy_on_the_torus():
         (lambda: Box(1).white((3, 1), (8,), generator=[torch.Generator()]), "one per sample: 3, got 1"),
         (lambda: Torus(1).check_points(torch.tensor([[0.1, math.nan]])), "leave those points out"),
         (lambda: Box(1, (2.0,)).check_points(torch.tensor([[0.0, 2.1]])), "give the Box its lengths"),
-        (lambda: Box(1).check_points(torch.tensor([[math.nan]])), "points within the box"),
+        (lambda: Box(1).check_points(torch.tensor([[math.nan]])), "leave those points out"),
         (lambda: Sphere().check_points(torch.tensor([[-0.1], [0.0]])), "colatitudes from 0"),
         (lambda: Sphere().derivative(torch.randn(1, 1, 8, 16), 0), "straight axes"),
         (lambda: Box(2).derivative(torch.randn(1, 1, 8, 1), 1), "two points or more along axis 1"),

@@ -320,6 +320,11 @@ class Domain(abc.ABC):
 
     def check_points(self, points: Tensor) -> None:
         """Raise a ValueError unless points (dim, ...) lie on the domain; on a periodic axis every finite number does."""
+        if not points.ndim or len(points) != self.dim:
+            raise ValueError(
+                f"expected points ({self.dim}, ...) on {self}, got {tuple(points.shape)}; transpose points that are stored one "
+                f"per row."
+            )
         if not bool(points.isfinite().all()):
             raise ValueError(
                 f"expected finite coordinates on {self}, got NaN or infinite ones; leave those points out."

@@ -79,14 +79,14 @@ class Intervals(Domain):
 
     def check_points(self, points: Tensor) -> None:
         """Raise a ValueError unless points (dim, ...) lie between the walls; on a periodic axis every finite number does."""
-        for axis in self._walls:
+        super().check_points(points)
+        for axis in self._walls if points.numel() else ():
             low, high, length = float(points[axis].min()), float(points[axis].max()), self.lengths[axis]
             if not (low >= 0 and high <= length):
                 raise ValueError(
                     f"expected points within the box of sides {self.lengths}, got coordinates from {low:g} to {high:g} along "
                     f"axis {axis}; scale them, or give the {self._name} its lengths."
                 )
-        super().check_points(points)
 
     def derivative(self, x: Tensor, axis: int) -> Tensor:
         n, length = self.check_field(x)[axis], self.lengths[axis]
@@ -156,7 +156,10 @@ class Intervals(Domain):
         """
         k = self.eigenvalues(shape, dtype=torch.float64).sqrt()
         sides = [k[tuple(slice(None) if i == axis else 0 for i in range(k.ndim))] for axis in range(k.ndim)]
-        width = max(float(side[1:].min()) for side in sides if side.numel() > 1)
+        firsts = [float(side[1:].min()) for side in sides if side.numel() > 1]
+        if not firsts:
+            raise ValueError(f"expected a grid with modes besides the mean, got {tuple(shape)}; take a finer one.")
+        width = max(firsts)
         count = int(min(float(side.max()) for side in sides) / width + 1e-9)
         return (k / width + 0.5 - 1e-9).floor().long(), width * torch.arange(count + 1, dtype=torch.float64)
 

@@ -129,6 +129,9 @@ class Sphere(Domain):
 
     def check_points(self, points: Tensor) -> None:
         """Raise a ValueError unless points (2, ...) have colatitudes from 0 to pi; longitudes may be any number."""
+        super().check_points(points)
+        if not points.numel():
+            return
         low, high = float(points[0].min()), float(points[0].max())
         if not (low >= -1e-6 and high <= math.pi + 1e-6):
             raise ValueError(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Generators, Shape, Torus
-from fnodiff.equations.solved import Solved, check_saves, check_scale
+from fnodiff.equations.solved import Solved, check_bounded, check_saves, check_scale
 from fnodiff.expected import kinds_checked
 
 _CIRCLE = Torus(1)
@@ -80,6 +80,7 @@ def solve(
     k = 2 * math.pi * _CIRCLE.wavenumbers(shape)[0].to(u0.device)
     kept = k <= 2 * math.pi * ((shape[0] - 1) // 3)
     c, t, saved = _CIRCLE.analyze(u0.double()) * kept, 0.0, []
+    bound = u0.detach().double().abs().flatten(1).amax(1)  # no point ever moves faster
     if dt is None:  # the fastest point only slows down
         dt = _COURANT / (shape[0] * max(float(_CIRCLE.synthesize(c.detach(), shape).abs().max()), 1e-9))
 
@@ -97,11 +98,7 @@ def solve(
             fourth = change(half * (ahead + h * third))
             c = half * (ahead + h / 6 * (half * first + 2 * (second + third))) + h / 6 * fourth
         t = until
-        saved.append(_CIRCLE.synthesize(c, shape))
-        if not bool(saved[-1].isfinite().all()):
-            raise ValueError(
-                f"solve: the solution blew up before time {until}; pass a smaller dt than {dt:.3g}, or none."
-            )
+        saved.append(check_bounded(_CIRCLE.synthesize(c, shape), bound, until, dt))
     return torch.cat(saved, dim=1).to(u0.dtype)
 
 
@@ -124,7 +121,8 @@ class Burgers(Solved):
         scale: See `initial_velocity`.
         condition: Whether batches have the "field".
         fine: Points of the solve, at least 4: 512 is right to 1e-6 at nu = 2e-3.
-        dt: Largest time step; by default that in which a speed of 1 moves by half a cell, whatever the sample.
+        dt: Largest time step; by default that in which a speed of 1, or of `scale` if it is more, moves by half a cell,
+            whatever the sample.
         keep: Fine solutions to keep in memory, 4 kB each by default; the longest unused goes first.
 
     Raises:
@@ -157,7 +155,7 @@ class Burgers(Solved):
         _check_numbers("Burgers", time, viscosity, dt)
         check_scale("Burgers", scale)
         self.time, self.viscosity, self.scale, self.condition = time, viscosity, scale, condition
-        self.condition_channels, self.dt = int(condition), _COURANT / fine if dt is None else dt
+        self.condition_channels, self.dt = int(condition), _COURANT / (fine * max(1, scale)) if dt is None else dt
 
     @property
     def fine_shape(self) -> Shape:

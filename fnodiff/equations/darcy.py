@@ -97,6 +97,7 @@ def solve(a: Tensor, f: float | Tensor = 1.0) -> Tensor:
     return _Solution.apply(*_conductances(a.double().cpu()), _source("solve", f, a).cpu(), _Factors()).to(a)
 
 
+@kinds_checked
 def positive(a: Tensor, least: float) -> Tensor:
     """a where it is at least `least`, and below that least^2 / (2 least - a): positive, and smooth with its slope.
 
@@ -119,7 +120,7 @@ def positive(a: Tensor, least: float) -> Tensor:
         >>> darcy.positive(torch.tensor([-3.0, 0.0, 3.0, 12.0]), 3.0)
         tensor([ 1.0000,  1.5000,  3.0000, 12.0000])
     """
-    if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 < least < float("inf"):
+    if not 0 < least < float("inf"):
         raise ValueError(f"positive: expected least as a positive number, got {least!r}; take a's smallest true value.")
     if not a.is_floating_point():
         raise ValueError(f"positive: expected a of floating point, got {a.dtype}; convert it by a.float().")
@@ -226,6 +227,8 @@ def residual(a: Tensor, u: Tensor, f: float | Tensor = 1.0) -> Tensor:
         shapes = f"{tuple(a.shape)} and {tuple(u.shape)}"
         raise ValueError(f"residual: expected a and u of one shape, got {shapes}; split a pair (B, 2, n, m) first.")
     source = _source("residual", f, a)
+    if not bool((source.flatten(1) != 0).any(1).all()):
+        raise ValueError("residual: expected an f that is not zero everywhere, as the residual is relative to it.")
     (rows, columns), (down, right) = _conductances(a.double()), _steps(u.double())
     divergence = (rows * down).diff(dim=-2) + (columns * right).diff(dim=-1)
     return (_SQUARE.norm(divergence + source) / _SQUARE.norm(source)).to(u.dtype)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.domain import Generators, Shape, Torus
-from fnodiff.equations.solved import Solved, check_saves, check_scale
+from fnodiff.equations.solved import Solved, check_bounded, check_saves, check_scale
 from fnodiff.expected import kinds_checked
 
 Forcing = Callable[[Tensor], Tensor] | Tensor | None
@@ -98,6 +98,7 @@ def solve(
     _check_numbers("solve", time, viscosity, dt)
     flow = _Flow(w0, viscosity, forcing)
     c, t, saved = flow.start, 0.0, []
+    first = w0.detach().double().abs().flatten(1).amax(1)  # at no point does more than the forcing come to it
     for until in check_saves(time, save):
         while t < until:
             change, speed = flow.change(c)
@@ -105,9 +106,7 @@ def solve(
             steps = max(1, math.ceil((until - t) / largest - 1e-9))
             c = flow.step(c, change, (until - t) / steps)
             t = until if steps == 1 else t + (until - t) / steps
-        saved.append(flow.domain.synthesize(c, w0.shape[2:]))
-        if not bool(saved[-1].isfinite().all()):
-            raise ValueError(f"solve: the solution blew up before time {until}; pass a smaller dt than {dt}, or none.")
+        saved.append(check_bounded(flow.domain.synthesize(c, w0.shape[2:]), first + until * flow.source, until, dt))
     return torch.cat(saved, dim=1).to(w0.dtype)
 
 
@@ -128,6 +127,7 @@ class _Flow:
         self.fluxes = torch.stack([kx**2 - ky**2, kx * ky]) * kept
         self.start = self.domain.analyze(w0.double()) * kept
         self.forcing = self._forcing(forcing, w0) * kept
+        self.source = self.domain.synthesize(self.forcing.detach(), self.shape).abs().flatten(1).amax(1)
         self.acceleration = float(self._speed(self.domain.synthesize(self.forcing * self.velocity, self.shape)))
 
     def _forcing(self, forcing: Forcing, w0: Tensor) -> Tensor:
@@ -197,8 +197,8 @@ class NavierStokes(Solved):
     """Vorticities x = w(time), with w(0) as the "field": each solved on fine x fine points, and seen on any coarser grid by
     `Torus.resample`.
 
-    Grids of at least 2/3 fine points per side hold all of a sample's modes, and are exact; coarser ones truncate. Samples are
-    solved one at a time, so that none depends on its batch. Values are in the units of the equation.
+    Grids of at least 2/3 fine points per side hold all modes that the solver keeps, and are exact; coarser ones truncate.
+    Samples are solved one at a time, so that none depends on its batch. Values are in the units of the equation.
 
     Args:
         count, seed: Number of samples, and what fixes all of them.
@@ -207,7 +207,8 @@ class NavierStokes(Solved):
         forcing: See `solve`; FNO's by default.
         scale: See `initial_vorticity`; the law of FNO's data by default.
         condition: Whether batches have the "field".
-        target: "final" has x = w(time), and "initial" x = w(0) alone, of which nothing is solved.
+        target: "final" has x = w(time), and "initial" x = w(0) alone, of which nothing is solved: it has all modes of the fine
+            grid, and the "field" of "final" those that the solver keeps.
         fine: Points per side of the solve, at least 4: 64 is right to 1e-6 at nu = 1e-3.
         dt: Largest time step; see `solve`.
         keep: Fine solutions to keep in memory, 33 kB each by default; the longest unused goes first.
@@ -248,6 +249,7 @@ class NavierStokes(Solved):
                 f'NavierStokes: expected a target among {get_args(Target)}, got {target!r}; "final" is what the flow becomes.'
             )
         self.target, self.condition, self.dt = target, condition and target == "final", dt
+        self.condition_channels = int(self.condition)
 
     def solution(self, generator: torch.Generator) -> Tensor:
         w0 = initial_vorticity((1, 1, self.fine, self.fine), generator=generator, scale=self.scale)

@@ -120,6 +120,17 @@ def check_saves(time: float, save: Sequence[float] | None) -> list[float]:
     return save
 
 
+def check_bounded(u: Tensor, bound: Tensor, until: float, dt: float | None) -> Tensor:
+    """A solution (B, 1, *shape) at a time, if no sample is larger than ten times what it cannot exceed, (B,).
+
+    A solver that blew up may end at finite numbers.
+    """
+    if not bool((u.detach().abs().flatten(1).amax(1) <= 10 * bound).all()):
+        step = "the default" if dt is None else f"{dt:.3g}"
+        raise ValueError(f"solve: the solution blew up before time {until}; pass a smaller dt than {step}.")
+    return u
+
+
 def check_choice(owner: str, name: str, value: str, choices: Sequence[str]) -> None:
     """ValueError in the owner's name unless the value is one of the choices."""
     if not isinstance(value, str) or value not in choices:

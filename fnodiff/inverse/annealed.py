@@ -157,7 +157,12 @@ class _Linear:
 
     def __post_init__(self) -> None:
         gram = self.f.flatten(2) @ self.vf.flatten(2).mT + torch.diag_embed(self.r)
-        self.factor = torch.linalg.cholesky(gram)
+        self.factor, failed = torch.linalg.cholesky_ex(gram)
+        if bool(failed.any()):
+            raise ValueError(
+                "annealed: expected values that can be told apart, got some that see the same to within rounding, with errors "
+                "too small for that; give noise_std a larger value, or join sensors of one place."
+            )
 
     def see(self, u: Tensor) -> Tensor:
         """F u."""
@@ -278,7 +283,7 @@ class _Run:
                 each = torch.eye(first.residual.shape[1], device=x_hat.device)[:, None]
                 self.rows = torch.stack([first.transpose(one) for one in each], 1).double()
             seen = self.seen(x_hat)
-            errors = observation.errors(seen).expand_as(seen).flatten(1).double()
+            errors = observation.errors(seen).expand_as(seen).reshape(len(seen), -1).double()
             r = (errors / errors[:1]).square()
             r = r[:1] if bool((r == 1).all()) else r
             d = observation.residual(seen).double() * r.sqrt()

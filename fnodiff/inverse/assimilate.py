@@ -19,7 +19,7 @@ PDE simulations; Rozet, Louppe (2023), Score-based data assimilation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -81,7 +81,7 @@ def assimilate(
         >>> [round(float(Box(1).evaluate(members, middle).mean())) for members in x]
         [2, -1]
     """
-    size, seeds, seen = _checked("assimilate", denoiser, observations, shape, seeds, states, method)
+    size, seeds, seen = _checked("assimilate", denoiser, observations, shape, seeds, states, method, options)
     before = None if start is None else _start("assimilate", denoiser, start, size[0], len(seeds))
     window, found = None, []
     for t in range(1, len(seen) + 1):
@@ -125,7 +125,7 @@ def smooth(
         >>> x.shape, round(float(x[1, :, 0, 8].mean()))
         (torch.Size([3, 8, 1, 16]), 2)
     """
-    size, seeds, seen = _checked("smooth", denoiser, observations, shape, seeds, None, method)
+    size, seeds, seen = _checked("smooth", denoiser, observations, shape, seeds, None, method, options)
     before = None if start is None else _start("smooth", denoiser, start, size[0], len(seeds))
     window = _sampled(denoiser, seen, size, seeds, method, field=before, **options)
     return window.unflatten(1, (len(seen), size[0])).transpose(0, 1)
@@ -154,7 +154,9 @@ class Window(Observation):
 
     def observe(self, x: Tensor, domain: Domain) -> Tensor:
         c = self.states
-        return torch.cat([one(x[:, i * c : (i + 1) * c], domain).flatten(1) for i, one in self.seen.items()], 1)
+        return torch.cat(
+            [one(x[:, i * c : (i + 1) * c], domain).reshape(len(x), -1) for i, one in self.seen.items()], 1
+        )
 
 
 def _count(observation: Observation, predicted: Tensor) -> int:
@@ -163,7 +165,7 @@ def _count(observation: Observation, predicted: Tensor) -> int:
 
 
 def _rows(values: Tensor, count: int) -> Tensor:
-    values = values.flatten(1)
+    values = values.reshape(len(values), -1)
     return values.expand(count, -1) if len(values) == 1 else values
 
 
@@ -191,9 +193,14 @@ def _checked(
     seeds: Sequence[int] | int,
     states: int | None,
     method: Callable[..., Guided],
+    options: Mapping[str, Any],
 ) -> tuple[Shape, list[int], list[Observation | None]]:
     """(C, *shape), the seeds and the observations; states None: as many as there are times."""
     check_denoiser(denoiser, None)
+    if "field" in options:
+        raise ValueError(
+            f"{name}: expected the members' states at time 0 as start=, got field=; a window's field is its start."
+        )
     if isinstance(observations, Observation) or not isinstance(observations, Sequence):
         raise ValueError(
             f"{name}: expected a list of observations, one for each time, got {type(observations).__name__}; write "

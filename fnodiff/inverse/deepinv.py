@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fnodiff.domain import Domain
+from fnodiff.domain import Domain, as_floats
 from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.operators import apply
 from fnodiff.inverse.restriction import at_grid
@@ -58,10 +58,17 @@ class DeepinvObservation(Observation):
         adjoint: bool = False,
         **channels: Any,
     ) -> None:
+        values = as_floats(values, "values")
         size = getattr(physics, "img_size", None) if img_size is None else img_size
         spread = getattr(getattr(physics, "noise_model", None), "sigma", None) if noise_std is None else noise_std
         self.linear = hasattr(physics, "A_adjoint")
-        if not callable(getattr(physics, "A", None)) or size is None or spread is None or (adjoint and not self.linear):
+        if (
+            not callable(getattr(physics, "A", None))
+            or size is None
+            or spread is None
+            or not isinstance(size, Sequence | torch.Size)
+            or (adjoint and not self.linear)
+        ):
             raise ValueError(
                 f"DeepinvObservation: expected a physics with A, and with A_adjoint for adjoint=True, its img_size and its "
                 f"Gaussian noise, or img_size=(C, height, width) and noise_std=, got {type(physics).__name__} with {size} and "

@@ -59,6 +59,11 @@ class Guided(Wrapper, abc.ABC):
         new.observation = self.observation.rows(part)
         return new
 
+    def among(self, count: int) -> Denoiser:
+        new = self.around(self.denoiser.among(count))
+        new.observation = self.observation.among(count)
+        return new
+
     @abc.abstractmethod
     def correction(self, near: Linearised, pull: Callable[[Tensor], Tensor], x_t: Tensor, t: Tensor) -> Tensor:
         """What the observation adds to x_hat, of x_t's shape.

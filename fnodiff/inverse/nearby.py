@@ -91,7 +91,7 @@ def step(near: Linearised, solver: Callable[[Linearised, Tensor], Solver]) -> Te
             share = torch.where(worse, share / 2, share)
         share = torch.where(worse, 0.0, share)
         d, w = _between(d, d_new, share), _between(w, w_new, share)
-        result[todo] = d
+        result[todo] = d.to(result)
         again = ~(worse | ((left - found - promised).abs() <= OFF * promised)).to(d.device)
         if not bool(again.any()):
             break

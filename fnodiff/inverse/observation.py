@@ -44,9 +44,14 @@ class Observation(abc.ABC):
     ) -> None:
         self.values, self.noise_std = as_floats(values, "values"), as_floats(noise_std, "noise_std")
         self._parts: tuple[slice | Tensor, ...] = ()
-        self._shared = False
+        self._shared, self._count, self._apart = False, None, False
         self.channels = [channels] if isinstance(channels, int) else None if channels is None else list(channels)
         name = type(self).__name__
+        if not self.values.numel():
+            raise ValueError(
+                f"{name}: expected one value or more, got values {tuple(self.values.shape)}; where nothing was seen, sample "
+                f"the model alone."
+            )
         if not bool(self.values.isfinite().all()):
             raise ValueError(
                 f"{name}: expected finite values, got {int((~self.values.isfinite()).sum())} that are not; leave out what was "
@@ -78,12 +83,32 @@ class Observation(abc.ABC):
                     f"{type(self).__name__}: expected channels among the field's {x.shape[1]}, got {self.channels}."
                 )
             x = x[:, self.channels]
-        return self.observe(x, domain)
+        out = self.observe(x, domain)
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if not isinstance(out, Tensor) or not out.ndim or len(out) != len(x):
+            raise ValueError(
+                f"{type(self).__name__}: expected what is seen of each of the {len(x)} fields, a tensor ({len(x)}, ...), got "
+                f"{got}; let the function keep the batch axis, the first."
+            )
+        if out.ndim == 1 and len(x) > 1 and not self._apart:  # or several values of one field, by chance as many
+            if (alone := self.observe(x[:1], domain)).shape != (1,):
+                raise ValueError(
+                    f"{type(self).__name__}: expected one value of one field, (1,), as {len(x)} fields have {got}, got "
+                    f"{tuple(alone.shape)}; let the function keep the batch axis, the first."
+                )
+            self._apart = True
+        return out
 
     def rows(self, part: slice | Tensor) -> Observation:
         """What was seen of some samples of a batch: itself, but for values that are one observation for each sample."""
         new = copy.copy(self)
         new._parts = (*self._parts, part)
+        return new
+
+    def among(self, count: int) -> Observation:
+        """The same for so many samples, of which `rows` takes parts: as many as there are observations, if not one."""
+        new = copy.copy(self)
+        new._count = count
         return new
 
     def alone(self, index: int) -> Observation:
@@ -105,13 +130,15 @@ class Observation(abc.ABC):
         """
         if self.values.shape == predicted.shape[1:]:
             return self.values[None].to(predicted)
-        rows = self._cut(self.values)
-        serves = len(rows) == len(predicted) or (len(rows) == 1 and (self._shared or len(self.values) == 1))
-        if self.values.shape[1:] == predicted.shape[1:] and serves:
+        rows = self._cut(self.values) if self.values.ndim else self.values[None]
+        serves = len(rows) == len(predicted) or (len(rows) == 1 and (self._shared or self.values.shape[:1] == (1,)))
+        count = len(predicted) if self._count is None else self._count
+        right = self._count is None or len(self.values) in (1, count)
+        if self.values.shape[1:] == predicted.shape[1:] and serves and right:
             return rows.to(predicted)
         raise ValueError(
             f"{type(self).__name__}: expected values of shape {tuple(predicted.shape[1:])}, or one observation for each of the "
-            f"{len(predicted)} samples, got {tuple(self.values.shape)}; name the observed channels by channels=, and sample as "
+            f"{count} samples, got {tuple(self.values.shape)}; name the observed channels by channels=, and sample as "
             f"many samples at a time as there are observations."
         )
 

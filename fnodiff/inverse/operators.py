@@ -72,9 +72,17 @@ def apply(operator: Callable, adjoint: Callable[[Tensor, tuple[int, ...]], Tenso
 
 class _WithAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: Callable, adjoint: Callable) -> Tensor:
-        ctx.adjoint, ctx.shape = adjoint, x.shape
+    def forward(x: Tensor, operator: Callable, adjoint: Callable) -> Tensor:
         return operator(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Callable, Callable], output: Tensor) -> None:
+        x, ctx.operator, ctx.adjoint = inputs
+        ctx.shape = x.shape
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, *_: None) -> Tensor:
+        return ctx.operator(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

@@ -70,7 +70,7 @@ def posterior(
     made = method.func if isinstance(method, partial) else method
     if isinstance(made, type) and issubclass(made, Guided):
         return sample(method(denoiser, observation), shape, seeds, **options)
-    if not callable(method) or isinstance(made, type):
+    if not callable(method) or isinstance(made, type) or isinstance(method, Guided):
         raise ValueError(
             f"posterior: expected a method such as MomentMatching, annealed or twisted, got {method!r}; pass the class or the "
             f"function itself, with settings as partial(MomentMatching, iterations=8)."

@@ -50,6 +50,11 @@ class Restriction(Observation):
 
 def at_grid(x: Tensor, shape: Sequence[int], domain: Domain) -> Tensor:
     """Fields on a coarser grid, as `Restriction` sees them; what is coarser along an axis is a function all the same."""
+    if len(shape) != x.ndim - 2:
+        raise ValueError(
+            f"expected a coarse grid of {x.ndim - 2} sides for fields {tuple(x.shape)}, got {tuple(shape)}; pass one "
+            f"for each axis."
+        )
     if any(n < m for n, m in zip(x.shape[2:], shape, strict=True)):
         x = domain.resample(x, [max(n, m) for n, m in zip(x.shape[2:], shape, strict=True)])
     return domain.pool(x, shape)

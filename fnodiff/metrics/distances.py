@@ -161,6 +161,10 @@ def patch_distance(x: Tensor, y: Tensor, *, size: int = 7) -> float:
     return frechet_distance(patches(x, size), patches(y, size))
 
 
+class NoDetail(ValueError):
+    """True fields hold nothing that the coarser grid could not."""
+
+
 @kinds_checked
 def high_band_distance(
     x: Tensor, y: Tensor, domain: Domain, band: Sequence[int], *, size: int = 7
@@ -171,7 +175,8 @@ def high_band_distance(
     the true detail's energy, and the ratio of energies. No detail at all is (1.0, 0.0); the truth is (0.0, 1.0).
 
     Raises:
-        ValueError: If `band` holds all that the fields' grid does, or on the sphere, whose patches are not alike.
+        ValueError: If `band` holds all that the fields' grid does, if the true fields have no detail above it, or on the
+            sphere, whose patches are not alike.
 
     Examples:
         >>> import torch
@@ -195,7 +200,14 @@ def high_band_distance(
         raise ValueError(
             f"high_band_distance: expected fields finer than {tuple(band)}, got {shape}; they have nothing above it."
         )
+    whole = y
     x, y = (v - domain.resample(domain.resample(v, band), shape) for v in (x, y))
     rows = patches(x, size), patches(y, size)
     energy = [float(in_double(r).square().sum(1).mean()) for r in rows]
+    least = (10 * torch.finfo(y.dtype).eps) ** 2 * float(in_double(whole).square().mean()) * rows[1].shape[1]
+    if energy[1] <= least:
+        raise NoDetail(
+            f"high_band_distance: expected true fields with detail finer than {tuple(band)}, got none; they may have been "
+            f"resampled from a coarser grid."
+        )
     return frechet_distance(*rows) / energy[1], energy[0] / energy[1]

@@ -71,7 +71,8 @@ def discretization_error(
     if domain is None:
         raise ValueError(f"discretization_error: expected a domain, as {model!r} has none; pass domain=.")
     with torch.no_grad():
-        outputs = [domain.resample(model(field(tuple(shape))), shapes[0]) for shape in shapes]
+        grids = [domain.check_shape(shape) for shape in shapes]
+        outputs = [domain.resample(model(field(shape)), grids[0]) for shape in grids]
     return [float(relative_l2(out, outputs[0], domain).mean()) for out in outputs[1:]]
 
 

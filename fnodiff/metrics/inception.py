@@ -49,6 +49,12 @@ def inception_distances(
             f"inception_distances: expected two sets of two images or more of 3 channels, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}."
         )
+    for images in (x, y):
+        if not images.is_floating_point() or not bool(images.isfinite().all()) or float(images.abs().mean()) > 2:
+            raise ValueError(
+                f"inception_distances: expected finite images in [-1, 1], got {images.dtype} with a mean size of "
+                f"{float(images.double().abs().mean()):.3g}; of levels from 0 to 255 pass levels / 127.5 - 1."
+            )
     network = _inception(feature) if isinstance(feature, int) else feature
     features = []
     with torch.no_grad():

@@ -98,11 +98,12 @@ class SpectrumError(Metric):
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add fields (B, C, *shape), and true ones, as many or not."""
-        for fields, power, number in ((x, self.x, 0), (y, self.y, 1)):
+        for fields in (x, y):  # both, before one is added
             if self.domain.check_field(fields) != self.shape:
                 raise ValueError(
                     f"SpectrumError: expected fields on {self.shape}, got {tuple(fields.shape)}; resample them."
                 )
+        for fields, power, number in ((x, self.x, 0), (y, self.y, 1)):
             power += len(fields) * radial_spectrum(fields, self.domain)[1].to(power.device)
             self.count[number] += len(fields)
 

@@ -19,6 +19,9 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
         (wavenumber, power): each (shells,), the wavenumber in cycles per unit length; shells that the grid does not hold
         in full are left out, and so is the mean.
 
+    Raises:
+        ValueError: If the grid holds no shell in full, as one with a single point along an axis.
+
     Examples:
         >>> import torch
         >>> from fnodiff import Torus, WhiteNoise
@@ -30,6 +33,10 @@ def radial_spectrum(x: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
     """
     shape = domain.check_field(x)
     (shell, wavenumber), mult = domain.shells(shape), domain.multiplicity(shape, dtype=torch.float64)
+    if len(wavenumber) < 2:
+        raise ValueError(
+            f"expected a grid that holds some shell of modes in full, got {shape}; compare fields on a finer one."
+        )
     power = in_double(domain.analyze(x).abs()).square().mean((0, 1)).cpu() * mult
     bins = max(len(wavenumber), int(shell.max()) + 1)
     total, modes = (

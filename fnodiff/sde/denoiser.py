@@ -116,6 +116,10 @@ class Denoiser(nn.Module, abc.ABC):
         """The denoiser of some samples of a batch: itself, unless it holds something for each sample."""
         return self
 
+    def among(self, count: int) -> Denoiser:
+        """The denoiser of so many samples, of which `rows` takes parts: itself, unless it holds something for each of them."""
+        return self
+
     def without(
         self, condition: Mapping[str, Tensor], names: Sequence[str], where: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -220,6 +224,10 @@ class Wrapper(Denoiser):
         inner = self.denoiser.rows(part)
         return self if inner is self.denoiser else self.around(inner)
 
+    def among(self, count: int) -> Denoiser:
+        inner = self.denoiser.among(count)
+        return self if inner is self.denoiser else self.around(inner)
+
     def around(self, denoiser: Denoiser) -> Wrapper:
         """A copy of this wrapper around another denoiser."""
         new = copy.copy(self)
@@ -318,14 +326,21 @@ def _label_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
     """Labels (1 or count,), int64, or shares of the classes (1 or count, K)."""
     rows = as_tensor(value, "label")
     if rows.is_floating_point() and rows.ndim < 2:  # shares for all; labels are whole numbers
-        if rows.ndim == 0 or abs(float(rows.sum()) - 1) > 1e-3:
+        if rows.ndim == 0 or abs(float(rows.sum()) - 1) > 1e-3 or bool((rows < 0).any()):
             raise ValueError(
                 f"expected label as whole numbers, or shares of the classes that sum to one, got {rows.tolist()}; write such "
                 f"as label=1."
             )
         return rows[None]
-    rows = rows if rows.is_floating_point() else rows.long()
-    return rows[None] if rows.ndim == 0 else rows
+    if not rows.is_floating_point():
+        return rows.long()[None] if rows.ndim == 0 else rows.long()
+    total = rows.sum(-1)
+    if bool((rows < 0).any()) or not bool((((total - 1).abs() <= 1e-3) | (total == 0)).all()):
+        raise ValueError(
+            f"expected label as shares of the classes that sum to one for each sample, got {rows.tolist()}; divide each row by "
+            f"its sum."
+        )
+    return rows
 
 
 def _field_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:

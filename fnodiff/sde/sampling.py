@@ -338,6 +338,7 @@ def _batches(
     device = device_of(denoiser, device)
     if progress:
         tqdm.write(f"{name}: {describe(stages)}", file=sys.stderr)
+    denoiser = denoiser.among(len(seeds)) if len(seeds) > batch else denoiser
     with tqdm(total=len(seeds), disable=not progress, desc=name, unit="sample") as bar:
         for first in range(0, len(seeds), batch):
             part = slice(first, first + batch)
