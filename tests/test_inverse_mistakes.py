@@ -103,8 +103,9 @@ SMOOTH = Box(2).resample(Box(2).resample(NOISY, (8, 8)), (16, 16))
         (lambda: metrics.spectrum_error(ROW, ROW, Box(2)), "on a finer one"),
         (lambda: metrics.radial_spectrum(torch.randn(2, 1, 2, 2), Torus(2)), "take a finer one"),
         (lambda: metrics.spectral_slope(ROW, Box(2), band=(0.0, 3.0)), "on a finer one"),
-        (lambda: sample(oracle(), 8, [0, 1], label=[[0.5, 0.9, 3.0], [1.0, 0.0, 0.0]]), "sum to one for each sample"),
+        (lambda: sample(oracle(), 8, [0, 1], label=[[0.5, 0.9, 3.0], [1.0, 0.0, 0.0]]), "sum to one"),
         (lambda: sample(oracle(), 8, [0], label=[-0.5, 1.5, 0.0]), "sum to one"),
+        (lambda: sample(oracle(), 8, [0], label=torch.zeros(3)), "sum to one"),
     ],
 )
 def test_is_refused(call, message):

@@ -325,22 +325,16 @@ def condition_rows(denoiser: Denoiser, condition: Mapping[str, Any], count: int)
 def _label_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
     """Labels (1 or count,), int64, or shares of the classes (1 or count, K)."""
     rows = as_tensor(value, "label")
-    if rows.is_floating_point() and rows.ndim < 2:  # shares for all; labels are whole numbers
-        if rows.ndim == 0 or abs(float(rows.sum()) - 1) > 1e-3 or bool((rows < 0).any()):
-            raise ValueError(
-                f"expected label as whole numbers, or shares of the classes that sum to one, got {rows.tolist()}; write such "
-                f"as label=1."
-            )
-        return rows[None]
     if not rows.is_floating_point():
-        return rows.long()[None] if rows.ndim == 0 else rows.long()
-    total = rows.sum(-1)
-    if bool((rows < 0).any()) or not bool((((total - 1).abs() <= 1e-3) | (total == 0)).all()):
+        return rows.long().reshape(-1) if rows.ndim == 0 else rows.long()
+    shares = rows[None] if rows.ndim == 1 else rows  # for all
+    total = shares.sum(-1)
+    whole = (total - 1).abs() <= 1e-3 if rows.ndim < 2 else ((total - 1).abs() <= 1e-3) | (total == 0)  # 0: no class
+    if rows.ndim == 0 or bool((rows < 0).any()) or not bool(whole.all()):
         raise ValueError(
-            f"expected label as shares of the classes that sum to one for each sample, got {rows.tolist()}; divide each row by "
-            f"its sum."
+            f"expected label as whole numbers, or shares of the classes that sum to one, got {rows.tolist()}; write label=1."
         )
-    return rows
+    return shares
 
 
 def _field_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
