@@ -65,8 +65,11 @@ def write(folder: Path, model: nn.Module, known: dict[str, Any], dtype: torch.dt
         dtype: Of its float32 tensors in the file; None for their own.
 
     Raises:
-        ValueError: If a part of it cannot be described (not a dataclass, no `config`), or the folder is a file.
+        ValueError: If a part of it cannot be described (not a dataclass, no `config`), the dtype is none of weights, or the
+            folder is a file.
     """
+    if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
+        raise ValueError(f"expected dtype torch.float16, torch.bfloat16 or torch.float32, got {dtype}; leave it out.")
     config = {"format": FORMAT, "model": describe(model), **known}
     text = json.dumps(config, indent=2) + "\n"
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}

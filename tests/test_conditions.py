@@ -178,7 +178,7 @@ class TestLabelShares:
         torch.testing.assert_close(net(x, level, label=shares), net(x, level, label=label))
 
     def test_data_with_shares_are_trained_on_and_sampled(self):
-        fields = ArrayFields(torch.randn(8, 16, 16), label=torch.rand(8, 2), domain=Box(2))
+        fields = ArrayFields(torch.randn(8, 16, 16), label=torch.rand(8, 2).softmax(1), domain=Box(2))
         assert fields.num_classes == 2
         data = MultiResolution(fields, Box(2), [12, 16], batch_size=4)
         model = fit(Model.for_data(data, DFU.tiny), data, 5, logging=QUIET)

@@ -42,7 +42,7 @@ class Waves:
         n = torch.tensor(list(indices))
         out = {"x": torch.stack([self.wave(int(i), 2, shape) for i in n])}
         if self.label:
-            out["label"] = n**2 if self.label == "class" else torch.stack([n / 7, -n / 3], dim=1)
+            out["label"] = n**2 if self.label == "class" else torch.stack([1 / (1 + n), n / (1 + n)], dim=1)
         if self.field:
             out["field"] = torch.stack([self.wave(-int(i) - 1, 1, shape) for i in n])
         return self.change(out)
@@ -114,11 +114,11 @@ def test_uint8_comes_back_rounded_to_the_nearest_level(tmp_path: Path) -> None:
     assert torch.equal(x, ((expected.double() + 1) * 127.5).round().float() / 127.5 - 1)
 
 
-def test_vector_labels_come_back_as_they_were(tmp_path: Path) -> None:
-    fields = HDF5Fields(write(tmp_path / "a.h5", Waves(label="vector")))
+def test_shares_of_classes_come_back_as_they_were(tmp_path: Path) -> None:
+    fields = HDF5Fields(write(tmp_path / "a.h5", Waves(label="shares")))
     label = fields.batch(INDICES, (3, 3))["label"]
     assert label.dtype == torch.float32
-    assert torch.equal(label, Waves(label="vector").batch(INDICES, (3, 3))["label"])
+    assert torch.equal(label, Waves(label="shares").batch(INDICES, (3, 3))["label"])
 
 
 def test_a_file_says_what_it_holds(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_complete_file_is_left_as_it_is(tmp_path: Path) -> None:
         (Waves(), {"attributes": {**ATTRIBUTES, "seed": 4}}, "attribute seed is 3, expected 4"),
         (Waves(), {"attributes": {**ATTRIBUTES, "label": "x"}}, "attribute label is None, expected x"),
         (Waves(label=""), {}, "label is "),
-        (Waves(label="vector"), {}, "label is "),
+        (Waves(label="shares"), {}, "label is "),
         (Waves(field=False), {}, "3x3/field is "),
     ],
 )

@@ -314,7 +314,7 @@ def test_a_zip_and_its_folder_hold_the_same(tmp_path: Path) -> None:
     ("labels", "expected"),
     [
         (CLASSES, torch.tensor([3, 0, 0])),
-        ([[name, [k, 0.5]] for name, k in CLASSES], torch.tensor([[3, 0.5], [0, 0.5], [0, 0.5]])),
+        ([[name, [k / 4, 1 - k / 4]] for name, k in CLASSES], torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.0, 1.0]])),
         ([[name.replace("/", "\\"), k] for name, k in CLASSES], torch.tensor([3, 0, 0])),
     ],
 )

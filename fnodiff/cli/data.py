@@ -223,8 +223,13 @@ def _hdf5(path: str) -> Fields:
         raise ValueError(f"{problem} If it holds other arrays, name --x.") from problem
 
 
-def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, label: int | None) -> Fields:
-    """`count` samples of the data at this path, chosen at random but alike at every call; of one class, if they have labels."""
+def true_fields(
+    path: str, arrays: ArrayOptions, domain: Domain, count: int, label: int | None, classes: int = 0
+) -> Fields:
+    """`count` samples of the data at this path, chosen at random but alike at every call; of one class, if they have labels.
+
+    `classes` is the number that the model knows.
+    """
     import numpy as np
 
     from fnodiff.data import Part
@@ -234,6 +239,11 @@ def true_fields(path: str, arrays: ArrayOptions, domain: Domain, count: int, lab
     check_domain("true fields", fields, domain)
     chosen = np.random.default_rng(0).permutation(len(fields)).tolist()
     if label is not None and label >= 0 and getattr(fields, "num_classes", 0):
+        if classes and fields.num_classes != classes:
+            raise ValueError(
+                f"expected true fields of the model's {classes} classes with --label, got {fields.num_classes} in {path}, "
+                f"whose numbers may mean others; pass data of all classes, or those of this one without labels."
+            )
         labels = fields.labels if hasattr(fields, "labels") else _labels(fields)  # pictures need not be opened
         chosen = [i for i in chosen if labels[i] == label]
     if len(chosen) < count:

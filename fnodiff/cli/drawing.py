@@ -75,8 +75,8 @@ class SampleFolder:
     path: Path
     kind: Literal["png", "hdf5"]
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Write down how the samples are drawn; ValueError if those that are there were drawn otherwise."""
+    def check(self, settings: Mapping[str, Any], conditions: Mapping[str, str]) -> None:
+        """Write down how the samples are drawn, and each seed's condition; ValueError if those that are there have others."""
         file, now = self.path / "sampling.json", json.loads(json.dumps(settings))
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -85,10 +85,17 @@ class SampleFolder:
             raise ValueError(
                 f"expected the settings of samples in {file}, got something else ({error}); name another --out."
             ) from error
+        known = there.pop("conditions", {})
+        for seed, condition in conditions.items():
+            if known.get(seed, condition) != condition:
+                raise ValueError(
+                    f"expected seed {seed} with the condition that it has in {self.path}, got another; name another --out."
+                )
         for name in sorted({*there, *now}):
             was, got = there.get(name), now.get(name)
             if was != got:
                 raise ValueError(f"expected {name} {was}, as {self.path} has, got {name} {got}; name another --out.")
+        now |= {"conditions": {**known, **conditions}} if known or conditions else {}
         replace_file(file, lambda new: new.write_text(json.dumps(now, indent=2) + "\n"))
 
     def fill(self, source: Samples, shape: Shape, *, batch: int, progress: bool, attributes: Mapping[str, Any]) -> None:
@@ -171,13 +178,14 @@ class Drawing:
         settings = {**self.settings, "plan": "the library's" if plan is None else repr(plan)}
         given = {**(condition or {}), **self.reading.conditions(self.model, len(seeds))}
         check_given(self.model, given)
-        if set(given) - {"label"}:
-            parts = [name.encode() + given[name].contiguous().numpy().tobytes() for name in sorted(given)]
-            settings["condition"] = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+        conditions = {}  # by the seed, as other seeds may come to the folder later
+        for i, seed in enumerate(seeds if given else ()):
+            parts = [name.encode() + given[name][i].contiguous().numpy().tobytes() for name in sorted(given)]
+            conditions[str(seed)] = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
         if low is not None:
             settings["upscaled"] = hashlib.sha256(low.contiguous().numpy().tobytes()).hexdigest()[:16]
         if self.main:
-            self.folder.check(settings)
+            self.folder.check(settings, conditions)
             solver = default_solver(self.denoiser) if self.solver is None else self.solver
             times = solver.times(self.model.sde.schedule)
             for shape in shapes if low is None and not self.quiet else ():

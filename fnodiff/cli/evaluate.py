@@ -71,7 +71,8 @@ def evaluate(
 
     drawing = Drawing(model, out, reading, solver.make(), None, general.quiet)
     trained, domain = drawing.model, drawing.model.sde.domain
-    true = true_fields(data, arrays, domain, 2 * len(chosen), reading.label)
+    classes = getattr(trained.network, "num_classes", 0)
+    true = true_fields(data, arrays, domain, 2 * len(chosen), reading.label, classes)
     if true.channels != trained.channels:
         got = f"{true.channels} in {data}"
         raise ValueError(f"expected fields of {trained.channels} channels, as the model's, got {got}; name another.")
@@ -206,7 +207,8 @@ def report(
     trained, _ = reading.load(model)
     denoiser, domain = guided(trained, reading), trained.sde.domain
     run: dict[str, Any] = {"solver": solver.make(), "samples": samples, "seed": seed, "inception": inception}
-    reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, reading.label)
+    classes = getattr(trained.network, "num_classes", 0)
+    reference = None if data is None else true_fields(data, arrays, domain, 2 * samples, reading.label, classes)
     grids = usual_grids(trained, reference) if shapes is None else sizes_of(shapes, domain)
     run |= {"plan": plan.make(domain), "batch": reading.batch, "progress": not general.quiet}
     given = reading.conditions(trained, samples)

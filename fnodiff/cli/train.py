@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +21,10 @@ from fnodiff.cli.arguments import (
     flag,
     option,
     options,
-    read_toml,
     size_name,
     sizes_of,
 )
+from fnodiff.cli.begun import BEGUN, TUNED, check_begun, check_tuned, say_other_data, write_begun
 from fnodiff.cli.data import DomainOptions, TrainingData
 from fnodiff.cli.model import NetworkOptions, NoiseOptions, ScalingOptions
 from fnodiff.cli.sample import check_gpu, read_model
@@ -34,8 +33,6 @@ from fnodiff.cli.tracking import TrackingOptions
 if TYPE_CHECKING:
     from fnodiff.domain import Shape
     from fnodiff.train import Adam, Preview
-
-BEGUN = "train.toml"  # what a run was begun with, beside its model; `fnodiff train --config` reads it
 
 
 @options("Data", 1)
@@ -196,7 +193,12 @@ def train(
     }
     source.fields = arrays.keep(source.fields, source.shapes, not general.quiet and main)  # all else is known to fit
     if going_on:
-        _check_begun(run.out, network, noise, scaling)
+        check_begun(
+            run.out,
+            {"--init": init, **_flags(network, noise, scaling)},
+            _flags(NetworkOptions(), NoiseOptions(), ScalingOptions()),
+        )
+        say_other_data(run.out / BEGUN, "train", data, main)
         model = read_model(str(run.out), classes_from)
     else:
         torch.manual_seed(run.seed)
@@ -204,7 +206,7 @@ def train(
             fnodiff.Model.for_data(source, network.make(), **chosen) if init is None else read_model(init, classes_from)
         )
         if main:
-            _write_begun(run.out, {**everything, "--out": None, "--resume": None})
+            write_begun(run.out / BEGUN, "train", {**everything, "--out": None, "--resume": None})
     if run.recompute:
         model.network.recompute = True
     if main and not general.quiet:
@@ -271,15 +273,20 @@ def finetune(
     trained = read_model(model, classes_from)
     (shape,) = sizes_of([size], trained.sde.domain)
     fields = arrays.load(data, trained.sde.domain)
-    run.goes_on()  # or refuses
+    going_on = run.goes_on()  # or refuses
     fields = arrays.keep(fields, trained.training_shapes, not general.quiet and main)
+    everything = {"--model": model, "--data": data, **_flags(arrays, optimizer, run, tracking)}
+    if going_on:
+        check_tuned(run.out, model)
+        say_other_data(run.out / TUNED, "finetune", data, main)
+    elif main:
+        write_begun(run.out / TUNED, "finetune", {**everything, "--out": None, "--resume": None})
     trained.network.recompute = run.recompute
     torch.manual_seed(run.seed)
     if main and not general.quiet:
         native = ", ".join(map(size_name, trained.training_shapes))
         print(f"data: {len(fields)} samples of {data}, at {native}, and upsampled to {size_name(shape)}", flush=True)
     shapes = [*trained.training_shapes, shape]
-    everything = {"--model": model, "--data": data, **_flags(arrays, optimizer, run, tracking)}
     with _watched(fitting, run.out, everything, tracking, tracking.preview(trained, fields, shapes)):
         mixed_finetune(trained, fields, shape, weight=weight, batch_size=batch, seed=run.seed, **fitting)
     if main:
@@ -338,34 +345,3 @@ def _flags(*groups: Any) -> dict[str, Any]:
     """The options of all groups by the names of their flags, as TOML has them; None for one that was left out."""
     found = {name: value for group in groups for name, value in vars(group).items()}
     return {flag(name): list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-
-
-def _write_begun(folder: Path, flags: dict[str, Any]) -> None:
-    """Write the options beside the model."""
-    from fnodiff.checkpoint import replace_file
-
-    given = {name.removeprefix("--"): value for name, value in flags.items() if value is not None}
-    lines = ["# What this run was begun with. Again: fnodiff train --config FILE --out FOLDER", "[train]"]
-    lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()]
-    replace_file(folder / BEGUN, lambda new: new.write_text("\n".join([*lines, ""])))
-
-
-def _check_begun(folder: Path, *groups: Any) -> None:
-    """Raise if the run in a folder was begun with other options."""
-    file = folder / BEGUN
-    if not file.is_file():  # by `fit`
-        for (name, now), usual in zip(
-            _flags(*groups).items(), _flags(*(type(g)() for g in groups)).values(), strict=True
-        ):
-            if now != usual:
-                raise ValueError(
-                    f"expected no {name}, as a program other than this command began the run in {folder}, got {name} {now}; "
-                    f"leave it out, or name another --out."
-                )
-        return
-    before = read_toml(file).get("train", {})
-    for name, now in _flags(*groups).items():
-        then = before.get(name.removeprefix("--"))
-        if then != now:
-            was, got = (f"no {name}" if value is None else f"{name} {value}" for value in (then, now))
-            raise ValueError(f"expected {was}, as the run in {folder}, got {got}; repeat it, or name another --out.")

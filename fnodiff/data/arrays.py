@@ -23,7 +23,7 @@ from fnodiff.data.chunks import ChunkedRows, Chunks
 from fnodiff.data.latlon import LatLon
 from fnodiff.data.look import Look
 from fnodiff.data.rows import ArrayRows, Axis, Rows, layout, plain
-from fnodiff.data.source import as_numbers, number_names, selected
+from fnodiff.data.source import as_numbers, check_shares, number_names, selected
 from fnodiff.domain import Domain, Shape
 from fnodiff.expected import kinds_checked
 
@@ -357,6 +357,6 @@ def _as_label(values: Any) -> Tensor:
     if label.ndim == 1 and not (label.is_floating_point() or label.dtype == torch.bool):
         return label.long()
     if label.ndim == 2 and label.is_floating_point() and bool(label.isfinite().all()):
-        return label.float()
+        return check_shares("ArrayFields", label.float())
     got = f"{label.dtype} {tuple(label.shape)}"
     raise ValueError(f"ArrayFields: expected labels as integers (N,) or finite floats (N, K), got {got}.")

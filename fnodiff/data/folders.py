@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fnodiff.data import pixels
+from fnodiff.data.source import check_shares
 
 LABELS = "dataset.json"
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "images", "pictures", "img"}
@@ -81,12 +82,12 @@ def is_image(name: str) -> bool:
 
 
 def label_tensor(labels: list[Any], path: Path) -> Tensor:
-    """Labels of a dataset.json: classes, int64 (N,), or vectors, float32 (N, K)."""
+    """Labels of a dataset.json: classes, int64 (N,), or shares of K classes, float32 (N, K)."""
     if all(type(label) is int for label in labels):
         return torch.tensor(labels, dtype=torch.int64)
     vectors = all(isinstance(label, list) and all(type(v) in (int, float) for v in label) for label in labels)
     if vectors and len({len(label) for label in labels}) == 1 and labels[0]:
-        return torch.tensor(labels, dtype=torch.float32)
+        return check_shares(f"ImageFolder: {LABELS} of {path}", torch.tensor(labels, dtype=torch.float32))
     raise ValueError(
         f"ImageFolder: {LABELS} of {path}: expected an integer for every image, or a list of equally many numbers for "
         f"every image, got such as {labels[:3]}; mend the list."

@@ -43,11 +43,12 @@ class ImageFolder:
     colour (not grey) is read to 8 bits. Zip members are read in memory. A damaged JPEG or WebP that still decodes to its full
     size is noticed in a zip only, by its checksum.
 
-    A file `dataset.json` at the root, {"labels": [["00000/img00000000.png", 3], ...]}, gives every image a class or, as
-    a list of numbers, a vector; {"labels": null} gives none. (Its layout: Karras et al., 2022, "Elucidating the Design
-    Space of Diffusion-Based Generative Models", the dataset tool that goes with it.) Without one, two or more folders that
-    hold all images are classes, in the order of their names, unless they are called by numbers of several digits, as parts
-    of large sets are, or train, test and the like. One folder around everything is no class, but where the root is.
+    A file `dataset.json` at the root, {"labels": [["00000/img00000000.png", 3], ...]}, gives every image a class or, as a
+    list of numbers, its shares of classes; {"labels": null} gives none. (Its layout: Karras et al., 2022, "Elucidating the
+    Design Space of Diffusion-Based Generative Models", the dataset tool that goes with it.) Without one, two or more
+    folders that hold all images are classes, in the order of their names, unless they are called by numbers of several
+    digits, as parts of large sets are, or train, test and the like. One folder around everything is no class, but where the
+    root is.
 
     The object can be pickled and forked: each process opens the zip for itself.
 
@@ -133,7 +134,9 @@ class ImageFolder:
 
     @property
     def num_classes(self) -> int:
-        return 0 if self.labels is None or self.labels.is_floating_point() else int(self.labels.max()) + 1
+        if self.labels is None:
+            return 0
+        return self.labels.shape[1] if self.labels.is_floating_point() else int(self.labels.max()) + 1
 
     def __len__(self) -> int:
         return len(self.names)

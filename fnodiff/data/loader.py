@@ -6,7 +6,6 @@ One resolution per batch, drawn with a weight for each; the small ones first, if
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Integral
@@ -14,11 +13,12 @@ from numbers import Integral
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from fnodiff.data.augmentation import Augmentation
 from fnodiff.data.source import Fields, _Source, check_domain, check_ends, checked, epoch, selected
+from fnodiff.data.steps import Steps
 from fnodiff.domain import Domain, Shape
 from fnodiff.expected import at_least, kinds_checked
 
@@ -145,8 +145,9 @@ class MultiResolution(_Source, Dataset):
 
     @property
     def native_shapes(self) -> tuple[Shape, ...]:
-        """The shapes on which the samples are not upsampled ones."""
-        return tuple(s for s in self.shapes if not isinstance(self.fields, Upsampled) or self.fields.holds(s))
+        """The shapes that are drawn, and on which the samples are not upsampled ones."""
+        drawn = [s for s, weight in zip(self.shapes, self.weights, strict=True) if weight > 0]
+        return tuple(s for s in drawn if not isinstance(self.fields, Upsampled) or self.fields.holds(s))
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         return self.rows(step, range(self.batch_size))
@@ -202,35 +203,6 @@ class MultiResolution(_Source, Dataset):
         return np.random.default_rng([self.seed, stream, count])
 
 
-class Steps(Sampler[int]):
-    """The numbers of a run's steps, from `start` to `stop`, every one or one of `every`; see `MultiResolution.steps`.
-
-    Raises:
-        ValueError: If they are not whole numbers, start >= 0, stop >= start and every >= 1.
-    """
-
-    def __init__(self, start: int = 0, stop: int | None = None, every: int = 1) -> None:
-        whole = all(isinstance(n, Integral) for n in (start, every, 0 if stop is None else stop))
-        if not whole or start < 0 or every < 1 or (stop is not None and stop < start):
-            raise ValueError(
-                f"steps: expected 0 <= start <= stop and every >= 1, got {start!r}, {stop!r} and {every!r}; stop=None goes on "
-                f"for ever."
-            )
-        self.start, self.stop, self.every = int(start), None if stop is None else int(stop), int(every)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(itertools.count(self.start, self.every) if self.stop is None else self._range)
-
-    def __len__(self) -> int:
-        if self.stop is None:
-            raise TypeError("steps without an end have no length; pass stop.")
-        return len(self._range)
-
-    @property
-    def _range(self) -> range:
-        return range(self.start, self.stop, self.every)
-
-
 @kinds_checked
 class InMemory(_Source):
     """A source's samples on given grids, prepared once and kept: for sources that are slow to read or draw.
@@ -284,7 +256,10 @@ class InMemory(_Source):
 
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, from memory."""
-        shape = next((s for s in self._kept if s[0] == shape), shape) if isinstance(shape, Integral) else tuple(shape)
+        if isinstance(shape, Integral):  # as many points on each side, or the one grid of so many rows
+            alike, square = [s for s in self._kept if s[0] == shape], (int(shape),) * len(next(iter(self._kept)))
+            shape = alike[0] if len(alike) == 1 else square
+        shape = tuple(shape)
         if shape not in self._kept:
             raise ValueError(f"InMemory: expected one of the prepared shapes {list(self._kept)}, got {shape}; add it.")
         rows = torch.tensor(selected("InMemory", indices, len(self)), dtype=torch.long)

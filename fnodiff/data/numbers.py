@@ -18,12 +18,12 @@ class WithNumbers(_Source):
     """A source whose samples are conditioned on numbers, such as a viscosity, a Reynolds number or a lead time.
 
     Args:
-        fields: The source: pictures, files, or your own.
+        fields: The source: pictures, files, or your own. Numbers that it has come first.
         condition: Finite numbers (N,) or (N, K), a row for each sample.
         names: One for each of the K; by default "condition", or "condition 0", "condition 1", ...
 
     Raises:
-        ValueError: If there are not as many rows as samples, or not as many names as numbers.
+        ValueError: If there are not as many rows as samples, or not as many names as numbers, or a name is the source's.
 
     Examples:
         >>> import torch
@@ -39,7 +39,10 @@ class WithNumbers(_Source):
     ) -> None:
         super().__init__(fields)
         self._numbers = as_numbers("WithNumbers", condition)
-        self._names = number_names("WithNumbers", self._numbers, names)
+        own = number_names("WithNumbers", self._numbers, names)
+        self._names = (*getattr(fields, "condition_names", ()), *own)
+        if len(set(self._names)) < len(self._names):
+            raise ValueError(f"WithNumbers: expected names other than the source's, got {self._names}; pass names=.")
         if len(self._numbers) != len(fields):
             raise ValueError(
                 f"WithNumbers: expected a row for each of {len(fields)} samples, got {len(self._numbers)}; cut the longer."
@@ -55,4 +58,5 @@ class WithNumbers(_Source):
     def batch(self, indices: Sequence[int], shape: Shape) -> dict[str, Tensor]:
         """As the source's, with "condition", (B, K)."""
         rows = selected("WithNumbers", indices, len(self))
-        return {**self.fields.batch(rows, shape), "condition": self._numbers[torch.as_tensor(rows)]}
+        batch, own = self.fields.batch(rows, shape), self._numbers[torch.as_tensor(rows)]
+        return {**batch, "condition": torch.cat([batch["condition"], own], 1) if "condition" in batch else own}

@@ -248,6 +248,19 @@ def numbers_together(owner: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_shares(owner: str, label: Tensor) -> Tensor:
+    """Labels (N, K), if they are shares of K classes: each at least 0, and of a sample one in all, or none."""
+    total = label.sum(1)
+    right = (label >= 0).all(1) & (((total - 1).abs() <= 1e-3) | (total == 0))
+    if not bool(right.all()):
+        wrong = int((~right).nonzero()[0, 0])
+        raise ValueError(
+            f"{owner}: expected labels of floats as shares of classes that sum to one, got {label[wrong].tolist()} of sample "
+            f"{wrong}; divide by the sum, or pass other numbers as condition=."
+        )
+    return label
+
+
 def number_names(owner: str, numbers: Any, names: Sequence[str] | str | None) -> tuple[str, ...]:
     """A name for each of the numbers (N, K) that condition samples; ValueError unless there are K different ones."""
     count = 0 if numbers is None else numbers.shape[1]

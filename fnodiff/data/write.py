@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from fnodiff.data.exported import CONVENTIONS, grid_coordinates
 from fnodiff.data.hdf5 import GRIDS, VERSION, datasets
-from fnodiff.data.source import Fields, check_source, own_domain
+from fnodiff.data.source import Fields, check_shares, check_source, own_domain
 from fnodiff.domain import Box, Domain, Shape, grid_name
 from fnodiff.expected import WrongKind, described, kinds_checked
 
@@ -98,7 +99,7 @@ def write_fields(
         raise ValueError(f"write_fields: the folder {path.parent} does not exist; make it first.")
     dtype = ("uint8" if getattr(source, "pictures", False) else None) if dtype is None else dtype
     first = _read(source, range(1), shapes, dtype)  # says which datasets there are, and of which shapes and types
-    dtype = str(first[f"{grid_name(shapes[0])}/x"].dtype)
+    dtypes = {name: str(values.dtype) for name, values in first.items()}
     layout = {name: ((length, *values.shape[1:]), values.dtype) for name, values in first.items()}
     named = _Names.of(source, domain, shapes, attributes)
     done = _check_same(path, layout, attributes) if path.exists() else _create(path, layout, attributes, named)
@@ -107,7 +108,7 @@ def write_fields(
     with (
         h5py.File(path, "r+") as file,
         tqdm(total=length, initial=done, desc=path.name, unit="sample", disable=not progress) as bar,
-        closing(_made(source, range(done, length), chunk, shapes, dtype, workers)) as parts,
+        closing(_made(source, range(done, length), chunk, shapes, dtypes, workers)) as parts,
     ):
         for rows, data in parts:
             if _describe(data) != _describe(first):
@@ -124,22 +125,24 @@ def write_fields(
 
 
 def _made(
-    source: Fields, rows: range, chunk: int, shapes: list[Shape], dtype: str, workers: int
+    source: Fields, rows: range, chunk: int, shapes: list[Shape], dtypes: Mapping[str, str], workers: int
 ) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
     """The rows chunk by chunk, and what `_read` makes of them, in processes if there are several."""
     chunks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
     if workers == 1:
-        yield from ((part, _read(source, part, shapes, dtype)) for part in chunks)
+        yield from ((part, _read(source, part, shapes, dtypes)) for part in chunks)
         return
     from joblib import Parallel, delayed
 
     made = Parallel(workers, return_as="generator", batch_size=1)
-    with closing(made(delayed(_read)(source, part, shapes, dtype) for part in chunks)) as found:
+    with closing(made(delayed(_read)(source, part, shapes, dtypes) for part in chunks)) as found:
         yield from zip(chunks, found, strict=True)
 
 
-def _read(source: Fields, rows: range, shapes: list[Shape], dtype: str | None) -> dict[str, np.ndarray]:
-    """These rows of every dataset, as they are stored."""
+def _read(
+    source: Fields, rows: range, shapes: list[Shape], dtypes: Mapping[str, str] | str | None
+) -> dict[str, np.ndarray]:
+    """These rows of every dataset, as they are stored: each in its own type, or fields all in one."""
     out: dict[str, np.ndarray] = {}
     indices = list(rows)
     together = getattr(source, "batches", None)
@@ -165,7 +168,7 @@ def _read(source: Fields, rows: range, shapes: list[Shape], dtype: str | None) -
                     f"write_fields: expected {name} of 1 or {source.channels} channels, got {channels}; mend the source's "
                     f"batch()."
                 )
-            encoded = _encode(values, name, rows, dtype)
+            encoded = _encode(values, name, rows, dtypes.get(name) if isinstance(dtypes, Mapping) else dtypes)
             if not np.array_equal(out.setdefault(name, encoded), encoded):
                 raise ValueError(
                     f"write_fields: expected the same {name} on every grid, got others on {grid_name(shape)}: samples "
@@ -186,7 +189,7 @@ def _encode(values: np.ndarray, name: str, rows: range, dtype: str | None) -> np
         if values.ndim == 1 and values.dtype.kind in "iu":
             return values.astype(np.int64)
         if values.ndim == 2 and values.dtype.kind == "f" and np.isfinite(values).all():
-            return values.astype(np.float32)
+            return check_shares("write_fields", torch.as_tensor(values.astype(np.float32))).numpy()
         raise ValueError(
             f"write_fields: expected labels as integers (B,) or finite floats (B, K), got {values.dtype} "
             f"{values.shape}; convert them in the source."

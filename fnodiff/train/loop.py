@@ -69,8 +69,8 @@ def fit(
         folder: Where checkpoints go, every so many steps, at the end, and on SIGINT and SIGTERM before leaving: by a
             KeyboardInterrupt, and with exit status 143 or by a handler of your own.
         resume: Go on from the run in `folder`: with the same thread count, on one CPU process, to the bit. "auto": go on if
-            there is one, else begin. False: begin, in a folder that holds no run. Another batch size, other samples,
-            grids or augmentation, and another number of processes are said in a warning; units and spectrum stay those that the
+            there is one, else begin. False: begin, in a folder that holds no run. Another batch size, another number of
+            samples or of processes, other grids or augmentation are said in a warning; units and spectrum stay those that the
             run began with.
         loss: The loss; `DenoisingLoss(model)` by default.
         optimizer: Rate, ramp-up, decay, clipping and moving average.
