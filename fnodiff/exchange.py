@@ -237,7 +237,8 @@ def to_deepinv(denoiser: Denoiser, *, zero_one: bool = True, **condition: Any) -
     """
     from deepinv.models import Denoiser as DeepinvBase
 
-    from fnodiff.sde.denoiser import Given, condition_rows
+    from fnodiff.sde.denoiser import condition_rows
+    from fnodiff.sde.given import Given
     from fnodiff.sde.white import WhiteNoise
 
     if not isinstance(denoiser.sde.noise, PixelNoise | WhiteNoise):

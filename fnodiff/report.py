@@ -38,7 +38,8 @@ from fnodiff.data.source import check_domain
 from fnodiff.domain import Domain, Shape, grid_name
 from fnodiff.metrics.distances import NoDetail
 from fnodiff.sde import Denoiser, Plan, Solver, sample
-from fnodiff.sde.denoiser import Given, Wrapper, check_names, condition_rows, evaluating
+from fnodiff.sde.denoiser import Wrapper, check_names, condition_rows, evaluating
+from fnodiff.sde.given import Given
 from fnodiff.sde.pictures import are_pictures
 from fnodiff.sde.sampling import device_of
 

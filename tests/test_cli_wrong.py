@@ -27,6 +27,7 @@ WRONG = {
     "an empty folder": ("train {empty} --shapes 16 --steps 1", "no image in"),
     "a broken picture": ("train {broken} --shapes 16 --steps 1", "a.png cannot be read"),
     "a word for a grid": ("train {pictures} --shapes big --steps 1", "got 'big'"),
+    "an option twice": ("train {pictures} --steps 1 --steps 2", "expected --steps once, got it several times"),
     "a grid twice": ("train {pictures} --shapes 16 16 --steps 1", "name each once"),
     "a grid finer than the data": ("train {pictures} --shapes 64 --steps 1", "images that fill 64x64"),
     "no steps": ("train {pictures} --shapes 16 --steps 0", "expected --steps >= 1"),

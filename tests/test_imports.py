@@ -67,16 +67,17 @@ SDE = {
     "denoiser": BASIC | {"process"},
     "scaling": BASIC | {"process", "spectrum"},
     "flow": BASIC | {"process", "spectrum", "scaling"},
-    "likelihood": {"spectrum", "denoiser"},
+    "likelihood": {"spectrum", "denoiser", "given"},
     "loss": BASIC | {"process", "spectrum", "denoiser", "flow"},
     "gaussian": BASIC | {"process", "spectrum", "denoiser"},
     "guidance": BASIC | {"process", "denoiser"},
+    "given": {"denoiser"},
     "replace": {"denoiser"},
     "pictures": {"denoiser"},
     "solvers": {"schedule", "denoiser", "solvers"},
     "stages": {"denoiser"},
     "usual": {"denoiser", "solvers", "stages"},
-    "sampling": {"denoiser", "replace", "solvers", "stages", "usual"},
+    "sampling": {"denoiser", "given", "replace", "solvers", "stages", "usual"},
 }
 DOMAINS = {"Box", "Sphere", "Torus", "Product"}
 LONGEST = 400

@@ -180,8 +180,8 @@ CALLS = {
     "upscaling NaN": (lambda: upscale(ORACLE, NAN * X, 32, [0, 1]), r"finite values in low"),
     "upscaling to other proportions": (lambda: upscale(ORACLE, X, (32, 48), [0, 1]), r"same proportions as \(16, 16\)"),
     "a misspelt condition": (lambda: draw(lable=3), r"among label, field and condition, got lable"),
-    "a seed below 0": (lambda: draw(seeds=[-1]), r"from 0 to 2\*\*63 - 1.*got \[-1\]"),
-    "a seed too large": (lambda: draw(seeds=2**63), r"from 0 to 2\*\*63 - 1"),
+    "a seed below 0": (lambda: draw(seeds=[-1]), r"from 0 to 2\*\*32 - 1.*got \[-1\]"),
+    "a seed too large": (lambda: draw(seeds=2**63), r"from 0 to 2\*\*32 - 1"),
     "a device of another name": (lambda: draw(device="gpu"), r'such as "cpu" or "cuda", got \'gpu\''),
     "a device that is not here": (
         lambda: draw(device="xpu"),

@@ -197,8 +197,9 @@ def test_labels_and_training_batches() -> None:
     wide = ArrayFields(np.repeat(SOL, 2, axis=2), label=LABEL, domain=Box(2))
     batch = MultiResolution(wide, Box(2), [(8, 12), (8, 8)], batch_size=2)[0]
     assert batch["x"].shape[:2] == (2, 1)
-    vectors = ArrayFields(SOL, label=SOL[:, 0], domain=Box(2)).batch([3], (8, 6))["label"]
-    np.testing.assert_array_equal(vectors[0].numpy(), SOL[3, 0].astype(np.float32))
+    shares = np.stack([LABEL, 4 - LABEL], 1) / 4
+    found = ArrayFields(SOL, label=shares, domain=Box(2)).batch([3], (8, 6))["label"]
+    np.testing.assert_array_equal(found[0].numpy(), shares[3].astype(np.float32))
 
 
 # ---- missing values -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args, get_origin
 
 from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError
-from cyclopts.exceptions import ConsumeMultipleError, UnknownCommandError, UnusedCliTokensError
+from cyclopts.exceptions import ConsumeMultipleError, RepeatArgumentError, UnknownCommandError, UnusedCliTokensError
 
 TRACEBACK = "FNODIFF_TRACEBACK"
 """The environment variable with which errors are raised, for who looks for their cause."""
@@ -70,11 +70,13 @@ def one_line(error: BaseException) -> str:
 
 def explained(error: CycloptsError, command: str, commands: Sequence[str]) -> str:
     """An error of the parser in the words of this package."""
-    expected, got, do = "other arguments", f"these: {one_line(error)}", ""
+    expected, got, do = "other arguments", f"these: {' '.join(str(error).split())}", ""
     token = getattr(error, "token", None)
     where = f" in {token.source}" if token is not None and token.source != "cli" else ""
     if isinstance(error, UnknownCommandError):
         expected, got = f"a command among {', '.join(commands)}", repr((error.unused_tokens or ["?"])[0])
+    elif isinstance(error, RepeatArgumentError):
+        expected, got = f"{token.keyword or error.argument.name} once", "it several times"
     elif isinstance(error, ConsumeMultipleError):
         expected, got = f"values after {error.keyword or error.argument.name}", "none"
     elif isinstance(error, MissingArgumentError):

@@ -199,7 +199,7 @@ class Domain(abc.ABC):
         if not callable(f):
             raise WrongKind(f"filter: expected a function of the eigenvalues, got {f!r}; write lambda e: 1 / (1 + e).")
         c = self.analyze(x)
-        gain = f(self.eigenvalues(shape, device=c.device, dtype=c.real.dtype))
+        gain = torch.as_tensor(f(self.eigenvalues(shape, device=c.device, dtype=c.real.dtype)), device=c.device)
         if gain.ndim > c.ndim or any(n not in (1, m) for n, m in zip(gain.shape[::-1], c.shape[::-1], strict=False)):
             raise ValueError(
                 f"filter: expected a multiplier that fits modes {tuple(c.shape)}, got {tuple(gain.shape)}; give it as many "
@@ -279,7 +279,7 @@ class Domain(abc.ABC):
         """dx / d(coordinate `axis`) of fields (B, C, *shape) by central differences, of x's shape.
 
         Raises:
-            ValueError: On a domain without straight axes, or if the axis has a single point.
+            ValueError: On a domain without straight axes, or if the axis is none of them or has a single point.
         """
         raise ValueError(f"derivative: expected a domain with straight axes, got {self}; differentiate another way.")
 

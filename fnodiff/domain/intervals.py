@@ -89,7 +89,10 @@ class Intervals(Domain):
                 )
 
     def derivative(self, x: Tensor, axis: int) -> Tensor:
-        n, length = self.check_field(x)[axis], self.lengths[axis]
+        shape = self.check_field(x)
+        if not 0 <= axis < self.dim:
+            raise ValueError(f"derivative: expected an axis from 0 to {self.dim - 1}, of space alone, got {axis}.")
+        n, length = shape[axis], self.lengths[axis]
         if n < 2:
             raise ValueError(f"derivative: expected two points or more along axis {axis}, got {tuple(x.shape)}.")
         if self.edges[axis] == "wall":

@@ -43,7 +43,8 @@ from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.prepared import prepare
-from fnodiff.sde.denoiser import Denoiser, Given, evaluating
+from fnodiff.sde.denoiser import Denoiser, evaluating
+from fnodiff.sde.given import Given
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.process import over_space
 from fnodiff.sde.solvers.spacing import Spacing

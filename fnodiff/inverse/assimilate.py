@@ -88,7 +88,7 @@ def assimilate(
         first = max(0, t - states)  # the time before the window
         if start is not None and first:
             before = window[:, : size[0]]
-        own = [int(np.random.SeedSequence([seed, t]).generate_state(1, np.uint64)[0] >> 1) for seed in seeds]
+        own = [int(np.random.SeedSequence([seed, t]).generate_state(1, np.uint64)[0] >> 1) % 2**32 for seed in seeds]
         window = _sampled(denoiser, seen[first:t], size, own, method, field=before, **options)
         found.append(window[:, (t - first - 1) * size[0] : (t - first) * size[0]])
     return torch.stack(found)

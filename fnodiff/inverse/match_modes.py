@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fnodiff.expected import kinds_checked
 from fnodiff.inverse.guided import Guided, check_iterations, covariance, frozen
-from fnodiff.sde.denoiser import Denoiser
+from fnodiff.sde.denoiser import Denoiser, check_count
 from fnodiff.sde.replace import ReplaceModes
 from fnodiff.sde.spectrum import residual_variance, spectra
 
@@ -112,6 +112,10 @@ class MatchModes(ReplaceModes):
                 step = _dot(r, q) * going_on
                 x, r = x + step * f, r - step * q
             return x + domain.resample(low - domain.resample(x, self.small), shape)
+
+    def among(self, count: int) -> Denoiser:
+        check_count(self, count, {len(self.low)})
+        return super().among(count)
 
     def rows(self, part: slice) -> Denoiser:
         settings = {"iterations": self.iterations, "tolerance": self.tolerance}

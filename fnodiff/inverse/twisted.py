@@ -37,7 +37,8 @@ from fnodiff.inverse.guided import covariance
 from fnodiff.inverse.linearised import Linearised
 from fnodiff.inverse.observation import Observation
 from fnodiff.inverse.prepared import prepare
-from fnodiff.sde.denoiser import Denoiser, Given, evaluating
+from fnodiff.sde.denoiser import Denoiser, evaluating
+from fnodiff.sde.given import Given
 from fnodiff.sde.noise import Spectrum
 from fnodiff.sde.solvers.spacing import Spacing
 from fnodiff.sde.spectrum import residual_variance, spectra, wiener_gain

@@ -103,6 +103,7 @@ class Conditioned(nn.Module):
         augmentation: Tensor | None = None,
     ) -> Tensor:
         """e, (B, channels)."""
+        noise_level = torch.as_tensor(noise_level, device=x.device)
         if noise_level.ndim > 1 or (noise_level.ndim == 1 and noise_level.shape[0] != x.shape[0]):
             raise ValueError(
                 f"{self._name}: expected noise_level () or ({x.shape[0]},), got shape {tuple(noise_level.shape)}; "

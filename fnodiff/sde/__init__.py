@@ -1,9 +1,10 @@
 """Score-operator diffusion over function-space noise: noises, schedules, the SDE, denoisers, the loss, solvers and sampling."""
 
 from fnodiff.sde.channels import ChannelNoise
-from fnodiff.sde.denoiser import Denoiser, Given, Wrapper
+from fnodiff.sde.denoiser import Denoiser, Wrapper
 from fnodiff.sde.flow import FlowScaling, OptimalTransport
 from fnodiff.sde.gaussian import GaussianDenoiser
+from fnodiff.sde.given import Given
 from fnodiff.sde.guidance import Autoguided, ClassifierFree
 from fnodiff.sde.likelihood import log_likelihood
 from fnodiff.sde.loss import DenoisingLoss

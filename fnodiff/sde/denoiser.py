@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fnodiff.domain import Shape, as_floats, as_tensor, moved
+from fnodiff.domain import Shape, as_floats, as_tensor
 from fnodiff.sde.noise import Spectrum, on_domain
 from fnodiff.sde.normalization import Normalization
 from fnodiff.sde.process import FunctionSpaceSDE
@@ -247,24 +247,12 @@ def evaluating(denoiser: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-class Given(Wrapper):
-    """A denoiser with its conditions bound: called as denoiser(x_t, t).
-
-    Args:
-        denoiser: The conditional one.
-        condition: By name, one row for each sample: label (B,), field (B, K, *any grid), condition (B, K).
-    """
-
-    def __init__(self, denoiser: Denoiser, **condition: Tensor) -> None:
-        super().__init__(denoiser)
-        self.condition = condition
-
-    def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        bound = {name: moved(value, x_t.device) for name, value in self.condition.items()}
-        return self.denoiser(x_t, t, **bound, **condition)
-
-    def rows(self, part: slice) -> Denoiser:
-        return Given(self.denoiser.rows(part), **{name: value[part] for name, value in self.condition.items()})
+def check_count(denoiser: Denoiser, count: int, have: Set[int]) -> None:
+    """ValueError unless what a denoiser holds is of so many samples."""
+    if have - {count}:
+        raise ValueError(
+            f"{type(denoiser).__name__}: expected rows for each of {count} samples, got {min(have - {count})}; pass as many."
+        )
 
 
 def channels_of(denoiser: Denoiser) -> int:
@@ -330,7 +318,8 @@ def _label_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
     shares = rows[None] if rows.ndim == 1 else rows  # for all
     total = shares.sum(-1)
     whole = (total - 1).abs() <= 1e-3 if rows.ndim < 2 else ((total - 1).abs() <= 1e-3) | (total == 0)  # 0: no class
-    if rows.ndim == 0 or bool((rows < 0).any()) or not bool(whole.all()):
+    classes = rows.ndim == 1 and len(rows) == count > 1 and bool((rows == rows.round()).all())  # as likely as shares
+    if rows.ndim == 0 or classes or bool((rows < 0).any()) or not bool(whole.all()):
         raise ValueError(
             f"expected label as whole numbers, or shares of the classes that sum to one, got {rows.tolist()}; write label=1."
         )

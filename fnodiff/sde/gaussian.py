@@ -43,7 +43,7 @@ class GaussianDenoiser(Denoiser):
                 f"GaussianDenoiser: expected the data's law, got {data!r}; write such as GaussianRandomField(sde.domain, "
                 f"Matern(1.0))."
             )
-        super().__init__(sde, **{"channels": 1, "spectrum": lambda eigenvalues, dim: self._s(eigenvalues), **known})
+        super().__init__(sde, **{"channels": 1, "spectrum": self._spectrum, **known})
         if data.domain != sde.domain:
             raise ValueError(
                 f"GaussianDenoiser: expected data on {sde.domain}, got {data.domain}; use one domain for both."
@@ -54,7 +54,7 @@ class GaussianDenoiser(Denoiser):
         if condition:
             raise ValueError(f"GaussianDenoiser: expected no condition, got {sorted(condition)}; leave it out.")
         self.sde.domain.check_field(x_t)
-        return linear_estimate(self.sde, lambda eigenvalues, dim: self._s(eigenvalues), x_t, t)
+        return linear_estimate(self.sde, self._spectrum, x_t, t)
 
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The probability-flow ODE's solution at s from x_t at t, in closed form: per mode, sqrt(N_s / N_t) x_t."""
@@ -67,6 +67,9 @@ class GaussianDenoiser(Denoiser):
             return ((alpha_s.square() * data + sigma_s.square() * noise) / n_t).sqrt()
 
         return self.sde.domain.filter(x_t, gain)
+
+    def _spectrum(self, eigenvalues: Tensor, dim: int) -> Tensor:
+        return self._s(eigenvalues)
 
     def _s(self, eigenvalues: Tensor) -> Tensor:
         return self.data.std(eigenvalues).square()

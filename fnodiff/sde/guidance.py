@@ -46,6 +46,10 @@ class ClassifierFree(Wrapper):
     def __init__(self, denoiser: Denoiser, scale: float, drop: Sequence[str] | str | None = None) -> None:
         super().__init__(denoiser)
         self.scale = float(scale)
+        if not math.isfinite(scale):
+            raise ValueError(
+                f"ClassifierFree: expected a finite scale, got {scale!r}; 1 is the model alone, and 2 is usual."
+            )
         if self.scale != 1 and denoiser.drop_condition == 0:
             warnings.warn(
                 "ClassifierFree: the model was trained without drop_condition, so that it knows no samples without a "
@@ -104,10 +108,14 @@ class Autoguided(Wrapper):
     ) -> None:
         super().__init__(denoiser)
         units = denoiser.normalization, guide.normalization
-        same = all(
-            np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-3, atol=1e-5)
-            for a, b in zip(*((u.mean, u.std) for u in units), strict=True)
-        )
+        (mean, std), (own_mean, own_std) = ((np.asarray(u.mean), np.asarray(u.std)) for u in units)
+        same = mean.shape == own_mean.shape and std.shape == own_std.shape
+        same = same and bool((abs(mean - own_mean) <= 1e-3 * std).all() and (abs(std / own_std - 1) <= 1e-3).all())
+        if guide.condition_names != denoiser.condition_names:
+            raise ValueError(
+                f"Autoguided: expected a guide of the numbers {denoiser.condition_names}, got {guide.condition_names}; train "
+                f"it on the model's data."
+            )
         if guide.sde != denoiser.sde or not same:
             raise ValueError(
                 f"Autoguided: expected a guide of the same process and units, {denoiser.sde} and {units[0]}, got {guide.sde} "

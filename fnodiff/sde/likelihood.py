@@ -29,7 +29,8 @@ from torch import Tensor
 
 from fnodiff.domain import as_floats, has_double, in_double
 from fnodiff.expected import at_least, kinds_checked
-from fnodiff.sde.denoiser import Denoiser, Given, condition_rows, evaluating
+from fnodiff.sde.denoiser import Denoiser, condition_rows, evaluating
+from fnodiff.sde.given import Given
 from fnodiff.sde.spectrum import linear_estimate, spectra, wiener_gain
 
 
@@ -106,12 +107,13 @@ def log_likelihood(
     given = condition_rows(denoiser, condition, len(x)) if condition else {}
     device = next(denoiser.parameters(), x).device
     out = []
-    with evaluating(denoiser):
+    denoiser = denoiser.among(len(x)) if len(x) > batch else denoiser
+    with torch.inference_mode(False), evaluating(denoiser):
         for first in range(0, len(x), batch):
             part = slice(first, first + batch)
             rows = denoiser.rows(part) if len(x) > batch else denoiser
             inner = Given(rows, **{name: value[part] for name, value in given.items()}) if given else rows
-            y = denoiser.normalization(x[part].to(device))
+            y = denoiser.normalization(x[part].clone().to(device))
             generators = [torch.Generator().manual_seed(int(seed) + 1000003 * i) for i in range(first, first + len(y))]
             if not noisy:
                 lowest = sde.schedule.ratio(torch.zeros((), dtype=torch.float64)).to(y)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fnodiff.domain import Shape
 from fnodiff.expected import kinds_checked
-from fnodiff.sde.denoiser import Denoiser, Wrapper
+from fnodiff.sde.denoiser import Denoiser, Wrapper, check_count
 
 
 @kinds_checked
@@ -48,6 +48,10 @@ class ReplaceModes(Wrapper):
                 f"{self.small} or finer, got {tuple(x_t.shape)}; sample where the known modes fit."
             )
         return shape
+
+    def among(self, count: int) -> Denoiser:
+        check_count(self, count, {len(self.low)})
+        return super().among(count)
 
     def rows(self, part: slice) -> Denoiser:
         return type(self)(self.denoiser.rows(part), self.low[part])

@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from fnodiff.domain import Shape, as_floats, on_device
 from fnodiff.expected import at_least, kinds_checked
-from fnodiff.sde.denoiser import Denoiser, Given, channels_of, check_finite, condition_rows, evaluating
+from fnodiff.sde.denoiser import Denoiser, channels_of, check_finite, condition_rows, evaluating
+from fnodiff.sde.given import Given
 from fnodiff.sde.replace import ReplaceCells, ReplaceModes
 from fnodiff.sde.solvers import Solver
 from fnodiff.sde.solvers.base import Fresh
@@ -334,8 +335,9 @@ def _batches(
 ) -> Iterator[Tensor]:
     """Samples of a plan, in data units, some seeds at a time."""
     at_least(name, 1, batch=batch)
-    sde = denoiser.sde
-    device = device_of(denoiser, device)
+    if hold is not None and not callable(hold):
+        raise ValueError(f"{name}: expected hold as a wrapper such as MatchModes, got {hold!r}; pass the class.")
+    sde, device = denoiser.sde, device_of(denoiser, device)
     if progress:
         tqdm.write(f"{name}: {describe(stages)}", file=sys.stderr)
     denoiser = denoiser.among(len(seeds)) if len(seeds) > batch else denoiser
@@ -391,8 +393,8 @@ def seed_list(seeds: Sequence[int] | int) -> list[int]:
     except ValueError:  # lists of different lengths
         numbers = np.zeros(0)
     whole = numbers.dtype.kind in "iu" and numbers.ndim == 1 and len(numbers)
-    if not whole or int(numbers.min()) < 0 or int(numbers.max()) >= 2**63:
+    if not whole or int(numbers.min()) < 0 or int(numbers.max()) >= 2**32:  # torch's generators take no more
         raise ValueError(
-            f"expected seeds as whole numbers from 0 to 2**63 - 1, at least one, got {seeds!r}; pass such as seeds=range(16)."
+            f"expected seeds as whole numbers from 0 to 2**32 - 1, at least one, got {seeds!r}; pass such as seeds=range(16)."
         )
     return [int(seed) for seed in numbers]

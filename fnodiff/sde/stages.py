@@ -135,7 +135,7 @@ class Progressive(Plan):
         [((8, 8), 4), ((16, 16), 1), ((32, 32), 6)]
     """
 
-    grids: Sequence[Shape | int] | Shape | int | None = None
+    grids: Sequence[Shape | int] | int | None = None
     budget: float = 1.0
 
     def __post_init__(self) -> None:
@@ -199,8 +199,8 @@ class Cascade(Plan):
         True
     """
 
-    grids: Sequence[Shape | int] | Shape | int | None = None
-    through: Sequence[Shape | int] | Shape | int | None = None
+    grids: Sequence[Shape | int] | int | None = None
+    through: Sequence[Shape | int] | int | None = None
     keep: float | None = None
     budget: float = 1.0
 

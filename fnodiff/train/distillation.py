@@ -20,7 +20,8 @@ from torch import Tensor
 from fnodiff.domain import Generators, uniforms
 from fnodiff.expected import at_least
 from fnodiff.model import Model
-from fnodiff.sde.denoiser import Given, evaluating
+from fnodiff.sde.denoiser import evaluating
+from fnodiff.sde.given import Given
 from fnodiff.sde.loss import DenoisingLoss
 from fnodiff.sde.sampling import integrate
 from fnodiff.sde.solvers import DPMSolver, EvenLogSNR

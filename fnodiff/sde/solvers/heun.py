@@ -53,10 +53,10 @@ class Heun(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.churn, self.churn_min, self.churn_max, self.churn_noise) < 0:
+        if min(self.churn, self.churn_min, self.churn_max, self.churn_noise) < 0 or self.churn_min > self.churn_max:
             raise ValueError(
-                f"Heun: expected churn, churn_min, churn_max and churn_noise >= 0, got {self.churn!r}, {self.churn_min!r}, "
-                f"{self.churn_max!r}, {self.churn_noise!r}; 0 is no churn."
+                f"Heun: expected churn, churn_min, churn_noise >= 0 and churn_max >= churn_min, got {self.churn!r}, "
+                f"{self.churn_min!r}, {self.churn_noise!r} and {self.churn_max!r}; 0 is no churn."
             )
 
     def step(
