@@ -57,7 +57,7 @@ def with_numbers(*names):
 HELD = {
     "replaced": lambda count: ReplaceModes(oracle(), low(count)),
     "matched": lambda count: MatchModes(oracle(), low(count)),
-    "given": lambda count: Given(classes(), label=torch.arange(count) % 2),
+    "given": lambda count: Given(classes(), label=[i % 2 for i in range(count)]),
 }
 
 
@@ -88,6 +88,7 @@ UNITS = [oracle(normalization=Normalization(mean, 1.0)) for mean in (101325.0, 1
             "guide of the numbers",
         ),
         (lambda: sample(classes(), 16, [0, 1], solver=QUICK, label=np.array([0.0, 1.0])), "whole numbers, or shares"),
+        (lambda: sample(Given(classes(), label=[0, 1]), 16, [0, 1], solver=QUICK, label=1), "than the bound one"),
         (lambda: Heun(9, churn=9.0, churn_min=3, churn_max=1), "churn_max >= churn_min"),
         (lambda: ClassifierFree(classes(), math.inf), "finite scale"),
     ],

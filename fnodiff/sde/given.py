@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fnodiff.domain import moved
+from fnodiff.domain import as_tensor, moved
 from fnodiff.sde.denoiser import Denoiser, Wrapper, check_count
 
 
@@ -14,13 +14,20 @@ class Given(Wrapper):
     Args:
         denoiser: The conditional one.
         condition: By name, one row for each sample: label (B,), field (B, K, *any grid), condition (B, K).
+
+    Raises:
+        ValueError: When called with a condition that is bound, or sampled with another number of seeds than rows.
     """
 
     def __init__(self, denoiser: Denoiser, **condition: Tensor) -> None:
         super().__init__(denoiser)
-        self.condition = condition
+        self.condition = {name: as_tensor(value, name) for name, value in condition.items()}
 
     def forward(self, x_t: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        if twice := sorted(set(condition) & set(self.condition)):
+            raise ValueError(
+                f"Given: expected no other {', '.join(twice)} than the bound one, got a second; leave it out."
+            )
         bound = {name: moved(value, x_t.device) for name, value in self.condition.items()}
         return self.denoiser(x_t, t, **bound, **condition)
 
