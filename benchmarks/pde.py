@@ -311,6 +311,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--layered-prior", type=Path, help="model of layered a alone")
     add("--problems", nargs="+", choices=["Darcy", "Layered", "Navier-Stokes"], default=["Darcy", "Navier-Stokes"])
     add("--ways", nargs="+", choices=WAYS, default=["joint"])
+    add("--directions", nargs="+", choices=["forward", "inverse"], default=["forward", "inverse"])
     add("--minutes", type=float, default=10.0, help="processor time of the direct networks' training")
     add("--pairs", type=int, default=512, help="to train the direct networks on")
     add("--folder", type=Path, help="of files with the test cases, which are made if they are not there")
@@ -342,7 +343,7 @@ def main() -> None:
         single, mean, spectrum, spent = [], [], [], []
         for problem in cases:
             for seen in (problem.given, 1 - problem.given):  # forward, inverse
-                if not problem.has(way):
+                if not problem.has(way) or ("forward" if seen == problem.given else "inverse") not in args.directions:
                     for row in (single, mean, spectrum, spent):
                         row.append("-")
                     continue
