@@ -62,6 +62,12 @@ def test_other_ways_are_rows_of_their_own(tmp_path, monkeypatch, capsys):
     assert all(len(lines) == 4 for lines in found.values())
     assert all("-" in line and "nan%" not in line for line in found["surrogate"] + found["solver"])
     assert not any("-" in line for line in found["law"])
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--ways", "law", "--directions", "forward"])
+    pde.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("law")]
+    assert len(lines) == 4 and all(
+        [cell == "-" for cell in line if cell[-1] in "%-"] == [False, True] * 2 for line in lines[:2]
+    )
 
 
 def test_the_raster_has_the_values_at_the_nearest_points():
