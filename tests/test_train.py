@@ -23,6 +23,7 @@ from fnodiff import DFU, EDM, RBF, Box, EDMScaling, Heun, Model, MultiResolution
 from fnodiff.data import ArrayFields
 from fnodiff.sde import DenoisingLoss, FunctionSpaceSDE, GaussianRandomField, measure_normalization
 from fnodiff.train import STATE, Adam, Execution, Logging, MovingAverage, Preview
+from fnodiff.train.bar import Bar
 
 
 def told(callback, **options):
@@ -232,7 +233,7 @@ class Measured(DenoisingLoss):
 class TestNote:
     """What is said of a run whose loss is no better than the best linear estimate's."""
 
-    NOTE = "no better than that of the best linear estimate"
+    NOTE = "that of the best linear estimate: "
 
     def test_of_an_untrained_model(self, capsys):
         batches = data()
@@ -244,13 +245,28 @@ class TestNote:
         fit(Model.for_data(batches, partial(DFU.tiny, **SMALLEST)), batches, 3, logging=QUIET)
         assert capsys.readouterr().err == ""
 
-    @pytest.mark.parametrize(("best", "said"), [(0.01, True), (100.0, False), (None, False)])
+    WORSE, ALIKE = (
+        "times " + NOTE + "not even the data's spectrum is learnt",
+        "no better than " + NOTE + "beyond the data's",
+    )
+
+    @pytest.mark.parametrize(("best", "said"), [(0.01, WORSE), (100.0, None), (None, None)])
     def test_where_the_loss_is_above_the_estimates(self, capsys, best, said):
         trained = model()
         loss = Measured(trained)
         loss.best = best
         fit(trained, data(), 3, loss=loss)
-        assert (self.NOTE in capsys.readouterr().err) == said
+        err = capsys.readouterr().err
+        assert (self.NOTE in err) == (said is not None) and (said or "") in err
+
+    @pytest.mark.parametrize(("value", "said"), [(1.25, WORSE), (1.1, ALIKE), (0.97, ALIKE), (0.9, "")])
+    def test_how_much_above_it(self, capsys, value, said):
+        loss = Measured(model())
+        loss.best = 1.0
+        with Bar(loss, None, 0, math.inf, shown=True) as bar:
+            bar.note((16, 16), value)
+        err = capsys.readouterr().err
+        assert (self.NOTE in err) == bool(said) and said in err
 
 
 class TestTrackers:

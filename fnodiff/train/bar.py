@@ -29,11 +29,15 @@ class Bar:
         self.bar.close()
         known = [(self.recent[shape], linear) for shape, linear in self.linear.items() if linear is not None]
         if self.shown and known and all(value > 0.95 * linear for value, linear in known):
-            tqdm.write(
-                "The loss is no better than that of the best linear estimate: beyond the data's spectrum nothing is learnt "
-                "yet. Train it longer.",
-                file=sys.stderr,
+            times = max(value / linear for value, linear in known)
+            told = (
+                f"is {times:.1f} times that of the best linear estimate: not even the data's spectrum is learnt yet. Train "
+                f"it longer, or a smaller network, or from the linear estimate: SpectralScaling, linear_estimate=True."
+                if times > 1.2
+                else "is no better than that of the best linear estimate: beyond the data's spectrum nothing is learnt yet. "
+                "Train it longer."
             )
+            tqdm.write(f"The loss {told}", file=sys.stderr)
 
     def note(self, shape: Shape, value: float) -> None:
         """A step's loss."""
