@@ -144,7 +144,7 @@ class Permeability(Problem):
     @cached_property
     def spread(self) -> float:
         """Standard deviation of u."""
-        return float(pressure(self.fields(range(self.count - 64, self.count))).std())
+        return float(pressure(self.fields(range(max(0, self.count - 64), self.count))).std())
 
     def observed(self, truth: Tensor | None, sensors: int, noise: float, generator: torch.Generator) -> Observation:
         if truth is None:

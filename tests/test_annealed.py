@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -75,9 +77,14 @@ def seen_by_network(learns: bool = True):
     return lambda x: model(x, torch.ones(()))
 
 
+def one_parameter(p, x):
+    return darcy.solve(darcy.positive(p * x, 3.0))
+
+
 SEEN = {
     "solver": lambda: lambda x: darcy.solve(darcy.positive(x, 3.0)),
     "network": seen_by_network,
+    "one parameter": lambda: partial(one_parameter, torch.nn.Parameter(torch.tensor(1.0))),
     "frozen": lambda: seen_by_network(learns=False),
     "no rules": lambda: Twice.apply,
     "flow": lambda: lambda x: navier_stokes.solve(x, time=0.1, viscosity=1e-2, dt=0.05),

@@ -57,6 +57,7 @@ def with_numbers(*names):
 HELD = {
     "replaced": lambda count: ReplaceModes(oracle(), low(count)),
     "matched": lambda count: MatchModes(oracle(), low(count)),
+    "guided": lambda count: Autoguided(oracle(), ReplaceModes(oracle(), low(count))),
     "given": lambda count: Given(classes(), label=[i % 2 for i in range(count)]),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -62,7 +64,7 @@ SMOOTH = Box(2).resample(Box(2).resample(NOISY, (8, 8)), (16, 16))
         (lambda: posterior(oracle(), each(2), 8, range(3), batch=2), "each of the 3 samples, got .2, 1, 1."),
         (
             lambda: posterior(oracle(), Linear(lambda x: x[0, 0, :3], torch.ones(3), 0.1), 8, range(3)),
-            "one value of one field",
+            "all change with the first",
         ),
         (
             lambda: posterior(oracle(), Linear(lambda x: x[0, 0, :3], torch.ones(3), 0.1), 8, range(2)),
@@ -128,6 +130,28 @@ def test_one_number_of_each_sample(method):
     if method is not twisted:
         bent = method(oracle(), Nonlinear(lambda x: x.mean((1, 2)) ** 3, 27.0, 1.0), 8, range(2))
         assert bent.mean((1, 2)).tolist() == pytest.approx([3.0] * 2, abs=0.7)
+
+
+def test_what_a_function_knows_of_each_sample_is_no_lost_axis():
+    """One value of each, weighed by something of each."""
+    weight = torch.rand(3, 1, 8, generator=torch.Generator().manual_seed(0))
+    own = Nonlinear(lambda x: (x * weight).mean((1, 2)), torch.tensor([1.0, 0.0, -1.0]), 0.05)
+    x = posterior(oracle(), own, 8, range(3), method=MomentMatching)
+    assert (x * weight).mean((1, 2)).tolist() == pytest.approx([1, 0, -1], abs=0.3)
+
+
+class Weighed(PointObservation):
+    """A subclass that cuts its own values."""
+
+    def rows(self, part):
+        new = copy.copy(self)
+        new.values = self.values[part]
+        return new
+
+
+def test_a_subclass_may_cut_its_values_itself():
+    seen = Weighed([[0.5]], torch.arange(4.0)[:, None, None], 0.1)
+    assert posterior(oracle(), seen, 8, range(4), batch=2).shape == (4, 1, 8)
 
 
 def test_one_number_of_each_member_in_time():

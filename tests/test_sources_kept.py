@@ -51,7 +51,7 @@ BAD = torch.tensor([[0.5, 0.5], [1.5, -0.5]])
 
 def test_labels_that_are_no_shares_are_refused(tmp_path):
     with pytest.raises(
-        ValueError, match=r"got \[1.5, -0.5\] of sample 1; divide by the sum, or pass other numbers as cond"
+        ValueError, match=r"got \[1.5, -0.5\] of sample 1; divide by the sum, leave labels out, or pass"
     ):
         ArrayFields(noise(2, 8, 8), label=BAD, domain=Box(2))
     for number in range(2):
@@ -60,8 +60,11 @@ def test_labels_that_are_no_shares_are_refused(tmp_path):
         listed = [[f"{number}.png", label.tolist()] for number, label in enumerate(labels)]
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": listed}))
         if wrong:
-            with pytest.raises(ValueError, match=r"dataset.json of .* shares of classes that sum to one"):
-                ImageFolder(tmp_path)
+            with pytest.raises(ValueError, match=r"shares of classes that sum to one, .* of sample 1; .*leave labels"):
+                ValueError, match=r"shares of classes that sum to one, got \[1.5, -0.5\] of sample 1; .*leave labels"
+            ):
+                MultiResolution(ImageFolder(tmp_path), Box(2), [8], batch_size=2)
+            assert MultiResolution(ImageFolder(tmp_path, labels="none"), Box(2), [8], batch_size=2).num_classes == 0
         else:
             assert ImageFolder(tmp_path).num_classes == 2
 

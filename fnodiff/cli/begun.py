@@ -35,13 +35,14 @@ def say_other_data(file: Path, command: str, data: str, main: bool) -> None:
 
 
 def check_tuned(folder: Path, model: str) -> None:
-    """Raise unless the run in a folder finetunes this model."""
+    """Raise unless the run in a folder finetunes this model, as far as that is known."""
     file = folder / TUNED
-    if not file.is_file():
+    if not file.is_file() and (folder / BEGUN).is_file():
         raise ValueError(
-            f"expected a new --out, or that of an earlier finetune, got {folder} with another run; name another."
+            f"expected a new --out, or that of a finetuning, got {folder}, a run of fnodiff train; name another."
         )
-    if (begun := read_toml(file).get("finetune", {}).get("model")) != model:
+    begun = read_toml(file).get("finetune", {}).get("model", model) if file.is_file() else model
+    if begun != model and Path(begun).resolve() != Path(model).resolve():
         raise ValueError(
             f"expected MODEL {begun}, as the run in {folder}, got {model}; repeat it, or name another --out."
         )
@@ -61,6 +62,6 @@ def check_begun(folder: Path, flags: dict[str, Any], usual: dict[str, Any]) -> N
     before = read_toml(file).get("train", {})
     for name, now in flags.items():
         then = before.get(name.removeprefix("--"))
-        if then != now:
+        if then != now and (name, now) != ("--init", None):
             was, got = (f"no {name}" if value is None else f"{name} {value}" for value in (then, now))
             raise ValueError(f"expected {was}, as the run in {folder}, got {got}; repeat it, or name another --out.")

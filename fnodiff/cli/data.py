@@ -239,12 +239,14 @@ def true_fields(
     check_domain("true fields", fields, domain)
     chosen = np.random.default_rng(0).permutation(len(fields)).tolist()
     if label is not None and label >= 0 and getattr(fields, "num_classes", 0):
-        if classes and fields.num_classes != classes:
+        named = getattr(fields, "classes", None) is not None  # of integers the last may be missing
+        if classes and (fields.num_classes > classes or (named and fields.num_classes < classes)):
             raise ValueError(
                 f"expected true fields of the model's {classes} classes with --label, got {fields.num_classes} in {path}, "
                 f"whose numbers may mean others; pass data of all classes, or those of this one without labels."
             )
         labels = fields.labels if hasattr(fields, "labels") else _labels(fields)  # pictures need not be opened
+        labels = labels.argmax(1) if getattr(labels, "ndim", 1) > 1 else labels
         chosen = [i for i in chosen if labels[i] == label]
     if len(chosen) < count:
         got = f"{len(chosen)} in {path}"

@@ -85,7 +85,9 @@ class SampleFolder:
             raise ValueError(
                 f"expected the settings of samples in {file}, got something else ({error}); name another --out."
             ) from error
-        known = there.pop("conditions", {})
+        known = {}  # a file for each call: several may draw into one folder
+        for each in sorted(self.path.glob("conditions-*.json")):
+            known |= json.loads(each.read_text())
         for seed, condition in conditions.items():
             if known.get(seed, condition) != condition:
                 raise ValueError(
@@ -95,8 +97,11 @@ class SampleFolder:
             was, got = there.get(name), now.get(name)
             if was != got:
                 raise ValueError(f"expected {name} {was}, as {self.path} has, got {name} {got}; name another --out.")
-        now |= {"conditions": {**known, **conditions}} if known or conditions else {}
         replace_file(file, lambda new: new.write_text(json.dumps(now, indent=2) + "\n"))
+        if conditions:
+            first, *_, last = [*conditions, *conditions]
+            file = self.path / f"conditions-{first}-{last}.json"
+            replace_file(file, lambda new: new.write_text(json.dumps(conditions, indent=2) + "\n"))
 
     def fill(self, source: Samples, shape: Shape, *, batch: int, progress: bool, attributes: Mapping[str, Any]) -> None:
         """Draw what is missing, `batch` at a time. The attributes are those of a file of fields."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fnodiff.data import pixels
-from fnodiff.data.source import check_shares
 
 LABELS = "dataset.json"
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "images", "pictures", "img"}
@@ -87,7 +86,7 @@ def label_tensor(labels: list[Any], path: Path) -> Tensor:
         return torch.tensor(labels, dtype=torch.int64)
     vectors = all(isinstance(label, list) and all(type(v) in (int, float) for v in label) for label in labels)
     if vectors and len({len(label) for label in labels}) == 1 and labels[0]:
-        return check_shares(f"ImageFolder: {LABELS} of {path}", torch.tensor(labels, dtype=torch.float32))
+        return torch.tensor(labels, dtype=torch.float32)
     raise ValueError(
         f"ImageFolder: {LABELS} of {path}: expected an integer for every image, or a list of equally many numbers for "
         f"every image, got such as {labels[:3]}; mend the list."

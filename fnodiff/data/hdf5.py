@@ -36,7 +36,7 @@ from torch import Tensor
 
 from fnodiff.data.handle import Handle
 from fnodiff.data.latlon import LatLon
-from fnodiff.data.source import check_shares, number_names, reading, selected
+from fnodiff.data.source import number_names, reading, selected
 from fnodiff.domain import Domain, grid_name
 from fnodiff.expected import kinds_checked
 
@@ -151,8 +151,6 @@ class HDF5Fields:
         if self._labelled:
             label = file["label"][rows][inverse]
             out["label"] = torch.from_numpy(label.astype(np.int64 if label.ndim == 1 else np.float32))
-            if label.ndim > 1:
-                check_shares("HDF5Fields", out["label"])
         if self.condition_names:
             out["condition"] = torch.from_numpy(file["condition"][rows][inverse].astype(np.float32))
         if self.condition_channels:

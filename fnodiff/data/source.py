@@ -169,6 +169,8 @@ def checked(
             f"{owner}: expected {type(fields).__name__}.batch to return a dict with x, floats of shape ({expected}), and "
             f"tensors of {count} rows beside it, got {_described(batch)}; mend the source."
         )
+    if "label" in batch and batch["label"].ndim == 2 and batch["label"].is_floating_point():
+        check_shares(owner, batch["label"], indices)
     return batch
 
 
@@ -248,15 +250,15 @@ def numbers_together(owner: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_shares(owner: str, label: Tensor) -> Tensor:
-    """Labels (N, K), if they are shares of K classes: each at least 0, and of a sample one in all, or none."""
+def check_shares(owner: str, label: Tensor, indices: Sequence[int] | None = None) -> Tensor:
+    """Labels (N, K) of these samples, if they are shares of K classes: each at least 0, and of a sample one in all, or none."""
     total = label.sum(1)
     right = (label >= 0).all(1) & (((total - 1).abs() <= 1e-3) | (total == 0))
     if not bool(right.all()):
         wrong = int((~right).nonzero()[0, 0])
         raise ValueError(
             f"{owner}: expected labels of floats as shares of classes that sum to one, got {label[wrong].tolist()} of sample "
-            f"{wrong}; divide by the sum, or pass other numbers as condition=."
+            f"{wrong if indices is None else indices[wrong]}; divide by the sum, leave labels out, or pass numbers as condition=."
         )
     return label
 

@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from fnodiff.data.exported import CONVENTIONS, grid_coordinates
 from fnodiff.data.hdf5 import GRIDS, VERSION, datasets
-from fnodiff.data.source import Fields, check_shares, check_source, own_domain
+from fnodiff.data.source import Fields, check_source, own_domain
 from fnodiff.domain import Box, Domain, Shape, grid_name
 from fnodiff.expected import WrongKind, described, kinds_checked
 
@@ -189,7 +188,7 @@ def _encode(values: np.ndarray, name: str, rows: range, dtype: str | None) -> np
         if values.ndim == 1 and values.dtype.kind in "iu":
             return values.astype(np.int64)
         if values.ndim == 2 and values.dtype.kind == "f" and np.isfinite(values).all():
-            return check_shares("write_fields", torch.as_tensor(values.astype(np.float32))).numpy()
+            return values.astype(np.float32)
         raise ValueError(
             f"write_fields: expected labels as integers (B,) or finite floats (B, K), got {values.dtype} "
             f"{values.shape}; convert them in the source."

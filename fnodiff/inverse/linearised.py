@@ -13,6 +13,9 @@ from fnodiff.sde.normalization import Normalization
 MOST_NUMBERS = 2**19
 """Of gradients in one backward pass."""
 
+OF_NETWORK = 8
+"""Tensors of parameters, from which on a function is taken for a network rather than a solver with a few."""
+
 
 class Linearised:
     """An observation near an estimate: A(x_hat + u) = A(x_hat) + A' u, with A' and its transpose, in the model's units.
@@ -113,7 +116,7 @@ class Linearised:
         each = torch.eye(self.residual.shape[1], device=self.residual.device)[:, None].expand(
             -1, len(self.residual), -1
         )
-        if self._at.device.type == "cpu" and self._has_parameters():
+        if self._at.device.type == "cpu" and self._parameters() >= OF_NETWORK:
             return torch.stack([self.transpose(v) for v in each], 1)
         try:
             with sdpa_kernel(SDPBackend.MATH):
@@ -126,15 +129,14 @@ class Linearised:
             return torch.stack([self.transpose(v) for v in each], 1)
         return torch.cat(found).transpose(0, 1)
 
-    def _has_parameters(self) -> bool:
-        """Whether what is seen depends on more that can be differentiated than the field, as a network does."""
-        todo, known = [self._predicted.grad_fn], set()
+    def _parameters(self) -> int:
+        """How many tensors, other than the field, what is seen could be differentiated by."""
+        todo, known, found = [self._predicted.grad_fn], set(), 0
         while todo:
             node = todo.pop()
             if node is None or node in known:
                 continue
             known.add(node)
-            if getattr(node, "variable", self._at) is not self._at:
-                return True
+            found += getattr(node, "variable", self._at) is not self._at
             todo += [parent for parent, _ in node.next_functions]
-        return False
+        return found

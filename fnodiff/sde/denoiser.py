@@ -146,7 +146,7 @@ class Denoiser(nn.Module, abc.ABC):
 
 
 class Wrapper(Denoiser):
-    """A denoiser made of another one. Subclasses define `forward`, and `rows` if they hold something for each sample.
+    """A denoiser made of another one. Subclasses define `forward`; `rows` and `among` if they hold something for each sample.
 
     Args:
         denoiser: The other one. What it knows (`sde`, `normalization`, `spectrum`, ...) is read from it when it is asked for.
@@ -321,7 +321,8 @@ def _label_rows(denoiser: Denoiser, value: Any, count: int) -> Tensor:
     classes = rows.ndim == 1 and len(rows) == count > 1 and bool((rows == rows.round()).all())  # as likely as shares
     if rows.ndim == 0 or classes or bool((rows < 0).any()) or not bool(whole.all()):
         raise ValueError(
-            f"expected label as whole numbers, or shares of the classes that sum to one, got {rows.tolist()}; write label=1."
+            f"expected label as whole numbers, or shares that sum to one, got {rows.tolist()}; write label=1, or "
+            f"of shares a row for each sample, such as label=[[0.3, 0.7]]."
         )
     return shares
 

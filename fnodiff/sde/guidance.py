@@ -111,7 +111,8 @@ class Autoguided(Wrapper):
         (mean, std), (own_mean, own_std) = ((np.asarray(u.mean), np.asarray(u.std)) for u in units)
         same = mean.shape == own_mean.shape and std.shape == own_std.shape
         same = same and bool((abs(mean - own_mean) <= 1e-3 * std).all() and (abs(std / own_std - 1) <= 1e-3).all())
-        if guide.condition_names != denoiser.condition_names:
+        names = tuple(guide.condition_names), tuple(denoiser.condition_names)
+        if all(names) and names[0] != names[1]:
             raise ValueError(
                 f"Autoguided: expected a guide of the numbers {denoiser.condition_names}, got {guide.condition_names}; train "
                 f"it on the model's data."
@@ -136,6 +137,11 @@ class Autoguided(Wrapper):
             return x_hat
         worse = self.guide(x_t, t, **condition)
         return torch.where(over_space(acts, x_hat), worse + self.scale * (x_hat - worse), x_hat)
+
+    def among(self, count: int) -> Denoiser:
+        new = self.around(self.denoiser.among(count))
+        new.guide = self.guide.among(count)
+        return new
 
     def rows(self, part: slice) -> Denoiser:
         denoiser, guide = self.denoiser.rows(part), self.guide.rows(part)

@@ -340,7 +340,7 @@ def _batches(
     sde, device = denoiser.sde, device_of(denoiser, device)
     if progress:
         tqdm.write(f"{name}: {describe(stages)}", file=sys.stderr)
-    denoiser = denoiser.among(len(seeds)) if len(seeds) > batch else denoiser
+    denoiser = denoiser.among(len(seeds))
     with tqdm(total=len(seeds), disable=not progress, desc=name, unit="sample") as bar:
         for first in range(0, len(seeds), batch):
             part = slice(first, first + batch)
