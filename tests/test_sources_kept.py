@@ -61,8 +61,6 @@ def test_labels_that_are_no_shares_are_refused(tmp_path):
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": listed}))
         if wrong:
             with pytest.raises(ValueError, match=r"shares of classes that sum to one, .* of sample 1; .*leave labels"):
-                ValueError, match=r"shares of classes that sum to one, got \[1.5, -0.5\] of sample 1; .*leave labels"
-            ):
                 MultiResolution(ImageFolder(tmp_path), Box(2), [8], batch_size=2)
             assert MultiResolution(ImageFolder(tmp_path, labels="none"), Box(2), [8], batch_size=2).num_classes == 0
         else:

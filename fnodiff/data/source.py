@@ -258,7 +258,7 @@ def check_shares(owner: str, label: Tensor, indices: Sequence[int] | None = None
         wrong = int((~right).nonzero()[0, 0])
         raise ValueError(
             f"{owner}: expected labels of floats as shares of classes that sum to one, got {label[wrong].tolist()} of sample "
-            f"{wrong if indices is None else indices[wrong]}; divide by the sum, leave labels out, or pass numbers as condition=."
+            f"{wrong if indices is None else indices[wrong]}; divide by the sum, leave labels out, or pass condition=."
         )
     return label
 
