@@ -107,3 +107,10 @@ def test_weights_are_not_rounded_to_integers(models, tmp_path):
     with pytest.raises(ValueError, match=r"expected dtype torch.float16, .* got torch.int8"):
         model.save_pretrained(tmp_path / "small", dtype=torch.int8)
     assert Box(2) == model.sde.domain and not (tmp_path / "small").exists()
+
+
+def test_calls_with_the_same_ends_keep_each_others_conditions(models, tmp_path, capsys):
+    options = ["sample", models / "classes", "--size", 16, "--out", tmp_path / "out"]
+    assert drawn(*options, "--seeds", "0-2", *labels(tmp_path, 0, 1, 0)) == 0
+    assert drawn(*options, "--seeds", "0,2", *labels(tmp_path, 0, 0)) == 0
+    assert drawn(*options, "--seeds", "1", *labels(tmp_path, 0)) == 2 and "expected seed 1" in said(capsys)

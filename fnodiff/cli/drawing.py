@@ -101,7 +101,8 @@ class SampleFolder:
         if conditions:
             first, *_, last = [*conditions, *conditions]
             file = self.path / f"conditions-{first}-{last}.json"
-            replace_file(file, lambda new: new.write_text(json.dumps(conditions, indent=2) + "\n"))
+            own = {**(json.loads(file.read_text()) if file.is_file() else {}), **conditions}
+            replace_file(file, lambda new: new.write_text(json.dumps(own, indent=2) + "\n"))
 
     def fill(self, source: Samples, shape: Shape, *, batch: int, progress: bool, attributes: Mapping[str, Any]) -> None:
         """Draw what is missing, `batch` at a time. The attributes are those of a file of fields."""
