@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -47,7 +47,11 @@ class WrongKind(TypeError, ValueError):
     """An argument of another kind than was expected."""
 
 
-def kinds_checked(made: Made | None = None, *, but: Sequence[str] = ()) -> Made:
+@overload
+def kinds_checked(made: Made) -> Made: ...
+@overload
+def kinds_checked(*, but: Sequence[str]) -> Callable[[Made], Made]: ...
+def kinds_checked(made: Callable | None = None, *, but: Sequence[str] = ()) -> Any:
     """The class or the function, which refuses arguments of other kinds than its annotations name.
 
     Args:

@@ -25,9 +25,9 @@ WRONG = "network: int = model.network"
 
 @pytest.mark.slow
 def test_a_type_checker_accepts_the_ten_lines_and_refuses_wrong_ones(tmp_path: Path) -> None:
-    code = next(block for block in blocks("docs/index.md", "python") if "MomentMatching" in block)
+    code = next(block for block in blocks("docs/index.md", "python") if "posterior(" in block)
     script = tmp_path / "ten_lines.py"
-    script.write_text(GIVEN + code + f"y: Tensor = big\n{WRONG}\nfit(model, 3, steps=1)\n")
+    script.write_text(GIVEN + code + f"z: Tensor = big\n{WRONG}\nfit(model, 3, steps=1)\n")
     command = [
         sys.executable,
         "-m",

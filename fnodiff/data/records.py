@@ -43,6 +43,10 @@ class Reader:
     ) -> None:
         self.owner, self.label, self._axis, self._colours = owner, label, channel_axis, channels
         given = () if condition is None else [condition] if isinstance(condition, str | int) else condition
+        if not isinstance(given, Sequence) or not all(isinstance(key, str | int) for key in given):
+            raise ValueError(
+                f"{owner}: expected condition as a key of the records or several, got {condition!r}; name them."
+            )
         self.conditions = tuple(given)
         if channels not in (1, 3) or channel_axis not in (None, 1, -1):
             raise ValueError(
