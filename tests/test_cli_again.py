@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from command import drawn, run, same_weights, wavy
 
 from fnodiff import DFU, EDM, Box, EDMScaling, FunctionSpaceSDE, Model, Torus, WhiteNoise
+from fnodiff.cli.data import ArrayOptions, true_fields
 from fnodiff.cli.drawing import read_picture, write_picture
-from fnodiff.data import HDF5Fields
+from fnodiff.data import HDF5Fields, ImageFolder
 
 QUICK = ["--batch", 2, "--lr", 1e-12, "--quiet"]
 
@@ -114,3 +116,16 @@ def test_calls_with_the_same_ends_keep_each_others_conditions(models, tmp_path, 
     assert drawn(*options, "--seeds", "0-2", *labels(tmp_path, 0, 1, 0)) == 0
     assert drawn(*options, "--seeds", "0,2", *labels(tmp_path, 0, 0)) == 0
     assert drawn(*options, "--seeds", "1", *labels(tmp_path, 0)) == 2 and "expected seed 1" in said(capsys)
+
+
+def test_of_shares_the_largest_is_the_class(tmp_path):
+    shares = ([0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3])
+    for number, x in enumerate(wavy(4, (16, 16))):
+        write_picture(tmp_path / f"{number}.png", x)
+    listed = [[f"{number}.png", share] for number, share in enumerate(shares)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": listed}))
+    found = true_fields(str(tmp_path), ArrayOptions(), Box(2), 2, 1, 2)
+    expected = ImageFolder(tmp_path).batch([1, 2], (16, 16))["x"]
+    assert sorted(float(x.sum()) for x in found.batch([0, 1], (16, 16))["x"]) == pytest.approx(
+        sorted(float(x.sum()) for x in expected)
+    )

@@ -99,8 +99,8 @@ class SampleFolder:
                 raise ValueError(f"expected {name} {was}, as {self.path} has, got {name} {got}; name another --out.")
         replace_file(file, lambda new: new.write_text(json.dumps(now, indent=2) + "\n"))
         if conditions:
-            first, *_, last = [*conditions, *conditions]
-            file = self.path / f"conditions-{first}-{last}.json"
+            names = list(conditions)
+            file = self.path / f"conditions-{names[0]}-{names[-1]}.json"
             own = {**(json.loads(file.read_text()) if file.is_file() else {}), **conditions}
             replace_file(file, lambda new: new.write_text(json.dumps(own, indent=2) + "\n"))
 

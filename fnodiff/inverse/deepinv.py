@@ -64,9 +64,8 @@ class DeepinvObservation(Observation):
         self.linear = hasattr(physics, "A_adjoint")
         if (
             not callable(getattr(physics, "A", None))
-            or size is None
+            or not isinstance(size, Sequence)
             or spread is None
-            or not isinstance(size, Sequence | torch.Size)
             or (adjoint and not self.linear)
         ):
             raise ValueError(
